@@ -1,0 +1,47 @@
+# Every target does the set-up that it needs; doing it again is fast and changes nothing.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+DEVICE ?= cpu
+
+.PHONY: setup demo test lint bench proto constraints clean
+
+setup: $(VENV)/.done
+
+# torch by its exact version first: a range, asked for by another package, may take a build many times the size.
+$(VENV)/.done: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "padrec needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.11"; exit 1; }
+	@echo "setting up $(VENV) (a few minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --quiet -c constraints.txt $$(grep '^torch==' constraints.txt)
+	@$(PIP) install --quiet -c constraints.txt -e '.[model,build,dev]'
+	@touch $@
+
+demo: setup
+	@$(BIN)/padrec demo
+
+test: setup
+	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/ensure_redis.sh
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: setup
+	@$(BIN)/padrec bench trie --items 1000000
+
+# The generated code is committed; a test checks that it is current.
+proto: setup
+	@$(BIN)/python -m service.rpc.generate
+
+constraints: setup
+	@{ head -1 constraints.txt; $(PIP) freeze --exclude-editable --exclude pip --exclude setuptools | sed 's/+cpu//'; } > constraints.new
+	@mv constraints.new constraints.txt
+
+clean:
+	rm -rf $(VENV) .demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Items, their semantic IDs and tokens, the trie of real items, and the bundle that carries them."""

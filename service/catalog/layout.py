@@ -1,0 +1,62 @@
+"""How semantic IDs become tokens of the target's vocabulary."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """The prompt is `prefix`, then each item of the history (codes, separator), then `list_start`.
+
+    Attributes:
+        prefix: token IDs before the history.
+        list_start: token IDs between the history and the list; what follows them is the list.
+        separator: the token ID that ends an item.
+        code_tokens: for each level, the token ID of each code.
+    """
+
+    prefix: tuple[int, ...]
+    list_start: tuple[int, ...]
+    separator: int
+    code_tokens: tuple[tuple[int, ...], ...]
+
+    @property
+    def num_levels(self) -> int:
+        """Codes per semantic ID, L."""
+        return len(self.code_tokens)
+
+    @property
+    def tokens_per_item(self) -> int:
+        """L codes and a separator."""
+        return self.num_levels + 1
+
+    @cached_property
+    def table(self) -> npt.NDArray[np.int64]:
+        """Token IDs [L, largest code + 1], -1 where a level has no such code."""
+        table = np.full((self.num_levels, max(map(len, self.code_tokens))), -1, dtype=np.int64)
+        for level, tokens in enumerate(self.code_tokens):
+            table[level, : len(tokens)] = tokens
+        return table
+
+    def item_tokens(self, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """Tokens [num_items, L + 1] of items with `codes` [num_items, L]."""
+        tokens = np.full((len(codes), self.tokens_per_item), self.separator, dtype=np.int64)
+        tokens[:, :-1] = self.table[np.arange(self.num_levels), codes]
+        return tokens
+
+    def prompt(self, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """The prompt's tokens, [length], for a history with `codes` [num_items, L], oldest first."""
+        return np.concatenate([self.prefix, self.item_tokens(codes).ravel(), self.list_start]).astype(np.int64)
+
+    def prompt_length(self, num_items: int) -> int:
+        """Length in tokens of the prompt for a history of `num_items`."""
+        return len(self.prefix) + num_items * self.tokens_per_item + len(self.list_start)
+
+
+def code_token_names(code_sizes: Sequence[int]) -> list[list[str]]:
+    """The names of code tokens as the public generative-recommendation code writes them: `<a_0>`, `<b_7>`."""
+    return [[f"<{chr(ord('a') + level)}_{code}>" for code in range(n)] for level, n in enumerate(code_sizes)]

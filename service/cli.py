@@ -1,0 +1,5 @@
+"""The `padrec` command."""
+
+
+def main() -> None:
+    """Entry point."""

@@ -1,0 +1,112 @@
+"""Settings of the service, from a TOML file and `PADREC_*` environment variables, built once at start.
+
+The environment wins over the file: `PADREC_GATEWAY__PORT=9000` over `[gateway] port = 8000`.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from service.errors import InputError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GatewaySettings(_Section):
+    """The process that speaks items."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535, description="0 takes any free port")
+    worker: str | None = Field(
+        None, description="gRPC address of the worker; `padrec serve` fills it with its own Unix socket"
+    )
+    default_deadline_ms: int = Field(5_000, ge=1, description="for requests that name none")
+    max_deadline_ms: int = Field(60_000, ge=1)
+    max_history_items: int = Field(1_000, ge=1, description="longest `history` a request may carry")
+    max_excluded_items: int = Field(10_000, ge=0, description="most `exclude_item_ids` of a request")
+    max_events: int = Field(1_000, ge=1, description="most events of one POST /events")
+    max_body_bytes: int = Field(1_048_576, ge=1_024)
+
+
+class WorkerSettings(_Section):
+    """The process that owns the device."""
+
+    listen: str = Field("127.0.0.1:50051", description="gRPC address: host:port or unix:PATH")
+    metrics_port: int | None = Field(None, ge=0, le=65535, description="HTTP port of /metrics; None: none")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_batch: int = Field(32, ge=1, description="lists written at the same time")
+    max_queue: int = Field(256, ge=1, description="requests that may wait; one more is refused")
+    num_threads: int | None = Field(None, ge=1, description="CPU threads; None: what torch chooses")
+
+
+class HistorySettings(_Section):
+    """Where users' histories are kept."""
+
+    url: str = Field(
+        "sqlite:///padrec-history.sqlite3", description="sqlite:///PATH, or redis://HOST:PORT/DB"
+    )
+    max_items_per_user: int = Field(200, ge=1, description="the oldest go first")
+
+
+class LogSettings(_Section):
+    """What is logged and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal")
+
+
+class Settings(BaseSettings):
+    """All settings; frozen."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PADREC_", env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
+    gateway: GatewaySettings = GatewaySettings()
+    worker: WorkerSettings = WorkerSettings()
+    history: HistorySettings = HistorySettings()
+    log: LogSettings = LogSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order of precedence: environment, then what `load_settings` read from the file."""
+        return env_settings, init_settings
+
+
+def load_settings(file: Path | None = None) -> Settings:
+    """Read settings from `file` (TOML) and the environment.
+
+    Raises:
+        InputError: the file cannot be read, or a setting is unknown or out of range.
+    """
+    values = {}
+    if file is not None:
+        if not file.is_file():
+            raise InputError(f"no such settings file: {file}")
+        try:
+            values = TomlConfigSettingsSource(Settings, file)()
+        except (OSError, ValueError) as error:
+            raise InputError(f"{file} is not valid TOML: {error}") from error
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"setting '{name}': {first['msg']}") from error

@@ -1,0 +1,1 @@
+"""Datasets: importers, the synthetic shop, and the format both write."""

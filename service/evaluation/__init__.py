@@ -1,0 +1,1 @@
+"""Quality of lists, and benchmarks."""

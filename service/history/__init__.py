@@ -1,0 +1,1 @@
+"""Users' histories: one protocol, interchangeable stores."""

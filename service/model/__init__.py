@@ -1,0 +1,1 @@
+"""The target model: loading, building, checkpoints."""

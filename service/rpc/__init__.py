@@ -1,0 +1,1 @@
+"""The internal gRPC: generated code, the worker's client and server shells."""

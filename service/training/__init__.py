@@ -1,0 +1,1 @@
+"""Semantic IDs and the target, learned from a dataset."""

@@ -1,0 +1,80 @@
+"""The metrics of each kind of process, by the names that `docs/architecture.md` lists.
+
+A process makes one registry and one of these classes, and hands the object to those who count.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_ROUND_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024)
+_BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class GatewayMetrics:
+    """What the gateway counts.
+
+    Attributes:
+        request_duration: labels protocol (`rest`, `grpc`), method (the call) and status.
+        fallbacks: lists that did not come from the target; label reason.
+        history_store_errors: reads and writes that the history store refused.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.request_duration = Histogram(
+            "padrec_request_duration_seconds",
+            "From the request's arrival to its answer.",
+            ("protocol", "method", "status"),
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self.fallbacks = Counter(
+            "padrec_fallback", "Lists that did not come from the target.", ("reason",), registry=registry
+        )
+        self.history_store_errors = Counter(
+            "padrec_history_store_errors",
+            "Reads and writes that the history store refused.",
+            registry=registry,
+        )
+
+
+class WorkerMetrics:
+    """What the worker counts.
+
+    Attributes:
+        queue_duration: waiting time of a request before its prefill.
+        batch_size: lists written at the same time, observed once per round.
+        round_duration: label phase (`prefill`, `decode`, ...).
+        forced_tokens: tokens appended without asking the target.
+        num_waiting: requests in the queue now.
+        requests: requests that got their reply; label outcome (`ok`, `queue_full`, `deadline`, ...).
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.queue_duration = Histogram(
+            "padrec_queue_duration_seconds",
+            "Waiting time before the prefill.",
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self.batch_size = Histogram(
+            "padrec_batch_size",
+            "Lists written at the same time, per round.",
+            registry=registry,
+            buckets=_BATCH,
+        )
+        self.round_duration = Histogram(
+            "padrec_round_duration_seconds",
+            "Duration of one phase of a round.",
+            ("phase",),
+            registry=registry,
+            buckets=_ROUND_SECONDS,
+        )
+        self.forced_tokens = Counter(
+            "padrec_forced_tokens", "Tokens that were the only one allowed.", registry=registry
+        )
+        self.num_waiting = Gauge("padrec_queue_size", "Requests in the queue now.", registry=registry)
+        self.requests = Counter(
+            "padrec_worker_requests", "Requests that got their reply.", ("outcome",), registry=registry
+        )

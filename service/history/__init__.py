@@ -1,1 +1,1 @@
-"""Users' histories: one protocol, interchangeable stores."""
+"""Users' histories: one protocol, two stores (sqlite, embedded and durable; Redis, shared)."""

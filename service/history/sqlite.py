@@ -1,0 +1,184 @@
+"""Histories in one sqlite file: the embedded default, durable without any other process.
+
+Each append is one transaction in write-ahead mode with `synchronous=FULL`: sqlite has flushed it to the
+disk before it is acknowledged. Writes and reads each have a connection and a thread of their own, so the
+event loop never waits for the disk and readers never wait for the writer. Several processes may open the
+same file.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from service.errors import HistoryStoreError, InputError
+from service.history.store import EVENT_IDS_PER_ITEM
+from service.types import Event
+
+T = TypeVar("T")
+
+_SCHEMA_VERSION = 1
+_BUSY_SECONDS = 5.0
+
+# `arrival` is sqlite's own row number: AUTOINCREMENT never gives one out twice.
+_SCHEMA = """
+CREATE TABLE events (
+  arrival INTEGER PRIMARY KEY AUTOINCREMENT,
+  user_id TEXT NOT NULL,
+  timestamp REAL NOT NULL,
+  item_id TEXT NOT NULL
+);
+CREATE INDEX events_by_time ON events (user_id, timestamp, arrival, item_id);
+CREATE TABLE event_ids (
+  arrival INTEGER PRIMARY KEY,
+  user_id TEXT NOT NULL,
+  event_id TEXT NOT NULL,
+  UNIQUE (user_id, event_id)
+);
+CREATE INDEX event_ids_by_arrival ON event_ids (user_id, arrival);
+"""
+_OLD_EVENTS = """
+DELETE FROM events WHERE arrival IN (
+  SELECT arrival FROM events WHERE user_id = ? ORDER BY timestamp DESC, arrival DESC LIMIT -1 OFFSET ?)
+"""
+_OLD_EVENT_IDS = """
+DELETE FROM event_ids WHERE arrival IN (
+  SELECT arrival FROM event_ids WHERE user_id = ? ORDER BY arrival DESC LIMIT -1 OFFSET ?)
+"""
+_NEWEST = "SELECT item_id FROM events WHERE user_id = ? ORDER BY timestamp DESC, arrival DESC LIMIT ?"
+
+
+class SqliteHistoryStore:
+    """A `HistoryStore` in the file `path`, which is made if it is missing.
+
+    Raises:
+        InputError: the file cannot be opened for writing, is no sqlite database, or is another program's.
+    """
+
+    def __init__(self, path: Path, max_items: int) -> None:
+        self._path = path
+        self._max_items = max_items
+        try:
+            self._writing = _open(path)
+            self._reading = _connect(path)
+        except sqlite3.Error as error:
+            raise InputError(f"history file {path}: {error}") from error
+        self._writer = ThreadPoolExecutor(1, "history-writer")
+        self._reader = ThreadPoolExecutor(1, "history-reader")
+
+    async def append(self, events: Sequence[Event]) -> None:
+        """See `HistoryStore`."""
+        if events:
+            await self._run(self._writer, self._append, events)
+
+    async def get(self, user_id: str) -> list[str]:
+        """See `HistoryStore`."""
+        return await self._run(self._reader, self._get, user_id)
+
+    async def delete(self, user_id: str) -> None:
+        """See `HistoryStore`."""
+        await self._run(self._writer, self._delete, user_id)
+
+    async def ping(self) -> None:
+        """See `HistoryStore`."""
+        await self._run(self._reader, self._get, "")
+
+    async def close(self) -> None:
+        """See `HistoryStore`."""
+        await self._run(self._writer, self._writing.close)
+        await self._run(self._reader, self._reading.close)
+        self._writer.shutdown()
+        self._reader.shutdown()
+
+    async def _run(self, executor: ThreadPoolExecutor, function: Callable[..., T], *args: Any) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(executor, function, *args)
+        except sqlite3.Error as error:
+            raise HistoryStoreError(f"history file {self._path}: {error}") from error
+
+    def _append(self, events: Sequence[Event]) -> None:
+        with _transaction(self._writing) as db:
+            for event in events:
+                self._insert(db, event)
+            for user_id in {event.user_id for event in events}:
+                db.execute(_OLD_EVENTS, (user_id, self._max_items))
+                db.execute(_OLD_EVENT_IDS, (user_id, self._max_items * EVENT_IDS_PER_ITEM))
+
+    def _insert(self, db: sqlite3.Connection, event: Event) -> None:
+        known = "SELECT 1 FROM event_ids WHERE user_id = ? AND event_id = ?"
+        if event.event_id is not None and db.execute(known, (event.user_id, event.event_id)).fetchone():
+            return
+        arrival = db.execute(
+            "INSERT INTO events (user_id, timestamp, item_id) VALUES (?, ?, ?)",
+            (event.user_id, event.timestamp, event.item_id),
+        ).lastrowid
+        if event.event_id is not None:
+            db.execute("INSERT INTO event_ids VALUES (?, ?, ?)", (arrival, event.user_id, event.event_id))
+
+    def _get(self, user_id: str) -> list[str]:
+        rows = self._reading.execute(_NEWEST, (user_id, self._max_items)).fetchall()
+        return [item_id for (item_id,) in reversed(rows)]
+
+    def _delete(self, user_id: str) -> None:
+        with _transaction(self._writing) as db:
+            db.execute("DELETE FROM events WHERE user_id = ?", (user_id,))
+            db.execute("DELETE FROM event_ids WHERE user_id = ?", (user_id,))
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Commit at the end of the block, or undo all of it; the write lock is taken at its start."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield db
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # One thread uses each connection; it is merely not the one that opens it.
+    db = sqlite3.connect(
+        path.absolute(), timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    db.execute("PRAGMA synchronous = FULL")
+    return db
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Connect for writing; the first to come makes the tables."""
+    db = _connect(path)
+    try:
+        _write_ahead(db)
+        with _transaction(db):
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            (num_tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            if version == 0 and num_tables == 0:
+                for statement in _SCHEMA.split(";"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+            elif version != _SCHEMA_VERSION:
+                raise InputError(f"history file {path}: not written by this version of padrec")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _write_ahead(db: sqlite3.Connection) -> None:
+    """Switch to write-ahead mode; sqlite does not itself wait for others who open the file right now."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)

@@ -1,0 +1,40 @@
+"""What a history store does; `tests/history/test_contract.py` holds every store to it."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from service.types import Event
+
+EVENT_IDS_PER_ITEM = 4
+
+
+class HistoryStore(Protocol):
+    """Users' items, by time.
+
+    A history is ordered by timestamp, equal timestamps by arrival, and keeps the newest `max_items` events;
+    a user may meet an item many times. An event whose `event_id` is among the last
+    `EVENT_IDS_PER_ITEM * max_items` that the user sent changes nothing, so a caller that is not sure whether
+    an append arrived sends it again.
+
+    Every method raises `HistoryStoreError` when the store cannot be read or written now.
+    """
+
+    async def append(self, events: Sequence[Event]) -> None:
+        """Add events, all or none of them; when this returns they survive a kill of any process."""
+        ...
+
+    async def get(self, user_id: str) -> list[str]:
+        """The user's item IDs, oldest first; empty for an unknown user."""
+        ...
+
+    async def delete(self, user_id: str) -> None:
+        """Forget everything about a user; an unknown one is no error."""
+        ...
+
+    async def ping(self) -> None:
+        """Return when the store answers."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of files, threads and connections; nothing may be called after this."""
+        ...

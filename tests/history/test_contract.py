@@ -1,0 +1,208 @@
+"""What every history store must do."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+
+from service.config import HistorySettings
+from service.history.opening import open_store
+from service.history.store import EVENT_IDS_PER_ITEM, HistoryStore
+from service.types import Event
+
+OpenStore = Callable[[int], HistoryStore]
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+async def open_bounded(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenStore]:
+    """Opens stores of one kind, all on the same data, that keep so many items for each user."""
+    url = f"sqlite:///{tmp_path}/history.sqlite3"
+    if request.param == "redis":
+        url = request.getfixturevalue("redis_url")
+        async with Redis.from_url(url) as client:
+            await client.flushall()
+    async with AsyncExitStack() as stack:
+
+        def open_one(max_items: int) -> HistoryStore:
+            store = open_store(HistorySettings(url=url, max_items_per_user=max_items))
+            stack.push_async_callback(store.close)
+            return store
+
+        yield open_one
+
+
+@pytest.fixture
+def store(open_bounded: OpenStore) -> HistoryStore:
+    return open_bounded(5)
+
+
+def event(item: str, timestamp: float, event_id: str | None = None, user: str = "ann") -> Event:
+    return Event(user_id=user, item_id=item, timestamp=timestamp, event_id=event_id)
+
+
+async def test_an_unknown_user_has_an_empty_history(store: HistoryStore) -> None:
+    assert await store.get("nobody") == []
+    await store.delete("nobody")
+
+
+async def test_items_come_back_oldest_first(store: HistoryStore) -> None:
+    await store.append([event("b", 2.0), event("c", 3.5)])
+    await store.append([event("a", 1.0)])
+    assert await store.get("ann") == ["a", "b", "c"]
+
+
+async def test_equal_timestamps_keep_the_order_of_arrival(store: HistoryStore) -> None:
+    await store.append([event("z", 1.0), event("a", 1.0)])
+    await store.append([event("m", 1.0)])
+    assert await store.get("ann") == ["z", "a", "m"]
+
+
+async def test_timestamps_are_kept_exactly(store: HistoryStore) -> None:
+    now = 1_760_000_000.123456
+    await store.append([event("later", now + 1e-6), event("sooner", now), event("before", -5e9)])
+    assert await store.get("ann") == ["before", "sooner", "later"]
+
+
+async def test_only_the_newest_are_kept(store: HistoryStore) -> None:
+    await store.append([event(str(number), float(number)) for number in range(9)])
+    assert await store.get("ann") == ["4", "5", "6", "7", "8"]
+    await store.append([event("too old", 0.0)])
+    assert await store.get("ann") == ["4", "5", "6", "7", "8"]
+
+
+async def test_a_repeated_item_counts_each_time(store: HistoryStore) -> None:
+    await store.append([event("a", 1.0), event("a", 1.0), event("b", 2.0)])
+    assert await store.get("ann") == ["a", "a", "b"]
+
+
+async def test_a_repeated_event_id_changes_nothing(store: HistoryStore) -> None:
+    await store.append([event("a", 1.0, "1"), event("x", 1.5, "1"), event("b", 2.0, "2")])
+    await store.append([event("a", 9.0, "1")])
+    assert await store.get("ann") == ["a", "b"]
+
+
+async def test_an_event_id_is_remembered_after_its_event_was_dropped(store: HistoryStore) -> None:
+    await store.append([event(str(number), float(number), f"id {number}") for number in range(10)])
+    await store.append([event("0", 99.0, "id 0")])
+    assert await store.get("ann") == ["5", "6", "7", "8", "9"]
+
+
+async def test_event_ids_are_bounded_too(store: HistoryStore) -> None:
+    num_events = 5 * EVENT_IDS_PER_ITEM + 1
+    await store.append([event(str(number), float(number), f"id {number}") for number in range(num_events)])
+    await store.append([event("1", 98.0, "id 1"), event("0", 99.0, "id 0")])
+    assert await store.get("ann") == ["17", "18", "19", "20", "0"]
+
+
+async def test_event_ids_belong_to_their_user(store: HistoryStore) -> None:
+    await store.append([event("a", 1.0, "1"), event("b", 1.0, "1", user="bob")])
+    assert await store.get("ann") == ["a"]
+    assert await store.get("bob") == ["b"]
+
+
+async def test_delete_forgets_one_user_and_all_of_them(store: HistoryStore) -> None:
+    await store.append([event("a", 1.0, "1"), event("b", 1.0, user="bob")])
+    await store.delete("ann")
+    assert await store.get("ann") == []
+    assert await store.get("bob") == ["b"]
+    await store.append([event("a", 1.0, "1")])
+    assert await store.get("ann") == ["a"]
+
+
+async def test_appending_nothing_is_fine(store: HistoryStore) -> None:
+    await store.append([])
+    await store.ping()
+
+
+@pytest.mark.parametrize("name", ["a b", "}{", "a}:history", "'; DROP TABLE events; --", "ünï→😀", "x" * 256])
+async def test_any_text_is_an_id(store: HistoryStore, name: str) -> None:
+    await store.append([event(name, 1.0, name, user=name), event(name, 2.0, name, user=name)])
+    assert await store.get(name) == [name]
+
+
+async def test_all_events_of_an_append_or_none(store: HistoryStore) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        await store.append([event("a", 1.0), event("b", 1.0, user="bob"), event("\ud800", 2.0)])
+    assert await store.get("ann") == []
+    assert await store.get("bob") == []
+
+
+async def test_another_store_on_the_same_data_sees_what_was_acknowledged(open_bounded: OpenStore) -> None:
+    first, second = open_bounded(5), open_bounded(5)
+    await first.append([event("a", 1.0, "1")])
+    assert await second.get("ann") == ["a"]
+    await second.append([event("a", 1.0, "1"), event("b", 2.0)])
+    assert await first.get("ann") == ["a", "b"]
+
+
+async def test_a_smaller_bound_holds_at_once(open_bounded: OpenStore) -> None:
+    await open_bounded(5).append([event(str(number), float(number)) for number in range(5)])
+    assert await open_bounded(2).get("ann") == ["3", "4"]
+
+
+async def test_concurrent_appends_all_count(open_bounded: OpenStore) -> None:
+    stores = [open_bounded(100), open_bounded(100)]
+    await asyncio.gather(
+        *(
+            stores[number % 2].append(
+                [event(f"{number}", float(number), f"id {number}"), event("same", -1.0, "x")]
+            )
+            for number in range(40)
+        ),
+        *(stores[number % 2].get("ann") for number in range(40)),
+    )
+    assert await stores[0].get("ann") == ["same"] + [str(number) for number in range(40)]
+
+
+class Model:
+    """A history as plainly as it can be written."""
+
+    def __init__(self, max_items: int) -> None:
+        self.max_items = max_items
+        self.num_arrived = 0
+        self.events: list[tuple[float, int, str]] = []
+        self.event_ids: list[str] = []
+
+    def append(self, events: list[Event]) -> None:
+        for one in events:
+            if one.event_id in self.event_ids:
+                continue
+            self.num_arrived += 1
+            self.events.append((one.timestamp, self.num_arrived, one.item_id))
+            if one.event_id is not None:
+                self.event_ids.append(one.event_id)
+        self.events = sorted(self.events)[-self.max_items :]
+        self.event_ids = self.event_ids[-self.max_items * EVENT_IDS_PER_ITEM :]
+
+    def get(self) -> list[str]:
+        return [item for _, _, item in self.events]
+
+
+EVENTS = st.builds(
+    event,
+    st.sampled_from("abcdef"),
+    st.one_of(st.integers(0, 4).map(float), st.floats(-1e12, 1e12)),
+    st.one_of(st.none(), st.integers(0, 30).map(str)),
+)
+
+
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(batches=st.lists(st.lists(EVENTS, max_size=12), max_size=8))
+async def test_it_does_what_the_model_does(store: HistoryStore, batches: list[list[Event]]) -> None:
+    user = uuid.uuid4().hex
+    model = Model(5)
+    for batch in batches:
+        own = [event(one.item_id, one.timestamp, one.event_id, user=user) for one in batch]
+        model.append(own)
+        await store.append(own)
+        assert await store.get(user) == model.get()

@@ -1,0 +1,105 @@
+"""The gateway's side of the internal protocol."""
+
+import json
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from service.rpc.generated.padrec.worker.v1 import worker_pb2, worker_pb2_grpc
+from service.rpc.messages import (
+    WorkerDescription,
+    description_from_message,
+    list_from_message,
+    request_to_message,
+)
+from service.rpc.status import error_of
+from service.types import DecodedList, DecodeRequest
+
+READY_TIMEOUT = 1.0
+
+# Writing a list changes nothing, so a call whose worker went away may be tried again.
+_SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [{"service": "padrec.worker.v1.Worker"}],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+_OPTIONS = (
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    # A worker that was started again is found within a second, one that hangs without closing within ten.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class WorkerClient:
+    """Calls one worker; made and used inside one running event loop.
+
+    Args:
+        address: `host:port` or `unix:PATH`. Nobody needs to listen there yet.
+        catalog_version: of the bundle whose rows the caller speaks.
+    """
+
+    def __init__(self, address: str, catalog_version: str) -> None:
+        self._catalog_version = catalog_version
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._worker = worker_pb2_grpc.WorkerStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    async def decode(self, request: DecodeRequest, *, timeout: float) -> tuple[DecodedList, str]:
+        """Have a list written; cancelling the task that awaits this cancels the call.
+
+        Args:
+            request: what to write.
+            timeout: seconds until the deadline; retries of an unavailable worker happen within it.
+
+        Returns:
+            The list, and the version of the model that wrote it.
+
+        Raises:
+            QueueFullError: the worker's queue is full.
+            DeadlineExceededError: the time is over.
+            UnavailableError: no worker answers, it is draining, or it serves another catalogue.
+            PadrecError: anything else that the worker answers.
+        """
+        message = request_to_message(request, self._catalog_version)
+        try:
+            reply = await self._worker.Decode(message, timeout=timeout)
+        except grpc.aio.AioRpcError as status:
+            raise error_of(status) from status
+        return list_from_message(reply, request.request_id), reply.model_version
+
+    async def ready(self) -> bool:
+        """Whether the worker takes requests now; False too when it does not say so within a second."""
+        request = health_pb2.HealthCheckRequest(service="")
+        try:
+            reply = await self._health.Check(request, timeout=READY_TIMEOUT)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def describe(self, *, timeout: float = READY_TIMEOUT) -> WorkerDescription:
+        """What the worker serves and how busy it is; raises what `decode` raises."""
+        try:
+            reply = await self._worker.Describe(worker_pb2.DescribeRequest(), timeout=timeout)
+        except grpc.aio.AioRpcError as status:
+            raise error_of(status) from status
+        return description_from_message(reply)
+
+    async def close(self) -> None:
+        """Close the connection; calls that still run are cancelled."""
+        await self._channel.close()

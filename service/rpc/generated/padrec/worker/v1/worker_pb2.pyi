@@ -1,0 +1,75 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DecodeRequest(_message.Message):
+    __slots__ = ("request_id", "catalog_version", "history", "excluded", "num_items", "temperature", "top_p", "seed")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CATALOG_VERSION_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_FIELD_NUMBER: _ClassVar[int]
+    NUM_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    catalog_version: str
+    history: _containers.RepeatedScalarFieldContainer[int]
+    excluded: _containers.RepeatedScalarFieldContainer[int]
+    num_items: int
+    temperature: float
+    top_p: float
+    seed: int
+    def __init__(self, request_id: _Optional[str] = ..., catalog_version: _Optional[str] = ..., history: _Optional[_Iterable[int]] = ..., excluded: _Optional[_Iterable[int]] = ..., num_items: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class DecodedItem(_message.Message):
+    __slots__ = ("row", "score")
+    ROW_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    row: int
+    score: float
+    def __init__(self, row: _Optional[int] = ..., score: _Optional[float] = ...) -> None: ...
+
+class DecodeReply(_message.Message):
+    __slots__ = ("items", "exhausted", "model_version", "num_rounds", "num_forced_tokens", "queue_seconds", "prefill_seconds", "decode_seconds")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    EXHAUSTED_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    NUM_ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    NUM_FORCED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[DecodedItem]
+    exhausted: bool
+    model_version: str
+    num_rounds: int
+    num_forced_tokens: int
+    queue_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+    def __init__(self, items: _Optional[_Iterable[_Union[DecodedItem, _Mapping]]] = ..., exhausted: _Optional[bool] = ..., model_version: _Optional[str] = ..., num_rounds: _Optional[int] = ..., num_forced_tokens: _Optional[int] = ..., queue_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ...) -> None: ...
+
+class DescribeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DescribeReply(_message.Message):
+    __slots__ = ("model_version", "catalog_version", "num_running", "max_batch", "num_waiting", "max_queue")
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CATALOG_VERSION_FIELD_NUMBER: _ClassVar[int]
+    NUM_RUNNING_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_FIELD_NUMBER: _ClassVar[int]
+    NUM_WAITING_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUEUE_FIELD_NUMBER: _ClassVar[int]
+    model_version: str
+    catalog_version: str
+    num_running: int
+    max_batch: int
+    num_waiting: int
+    max_queue: int
+    def __init__(self, model_version: _Optional[str] = ..., catalog_version: _Optional[str] = ..., num_running: _Optional[int] = ..., max_batch: _Optional[int] = ..., num_waiting: _Optional[int] = ..., max_queue: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,78 @@
+"""Checks an address before gRPC listens on it: gRPC says little, and replaces sockets that are in use."""
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+from service.errors import InputError
+
+UNIX = "unix:"
+# sockaddr_un holds 108 bytes on Linux, 104 elsewhere, the final zero included.
+MAX_UNIX_PATH_BYTES = 103
+
+
+def check_listen(address: str) -> None:
+    """Check that `address`, `host:port` or `unix:PATH`, is free; a socket file that nobody serves is removed.
+
+    Raises:
+        InputError: the address is malformed, in use, or not this machine's.
+    """
+    if address.startswith(UNIX):
+        _check_unix(Path(address.removeprefix(UNIX)))
+    else:
+        listen_tcp(*split_host_port(address)).close()
+
+
+def split_host_port(address: str) -> tuple[str, int]:
+    """`host:port` or `[ipv6]:port` as host and port.
+
+    Raises:
+        InputError: it is not of that form.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise InputError(f"'{address}' is no address: expected host:port or unix:PATH")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def listen_tcp(host: str, port: int) -> socket.socket:
+    """A listening TCP socket on `host` and `port`; port 0 takes any free one.
+
+    Raises:
+        InputError: the port is in use, or the host is not this machine's.
+    """
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise InputError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen()  # with SO_REUSEADDR, a port that another socket listens on may be refused only here
+    except OSError as error:
+        listener.close()
+        raise InputError(f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}") from error
+    return listener
+
+
+def _check_unix(path: Path) -> None:
+    if len(os.fsencode(path)) > MAX_UNIX_PATH_BYTES:
+        raise InputError(f"cannot listen on {path}: longer than {MAX_UNIX_PATH_BYTES} bytes")
+    if not path.parent.is_dir():
+        raise InputError(f"cannot listen on {path}: no such folder: {path.parent}")
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise InputError(f"cannot listen on {path}: it exists and is no socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink(missing_ok=True)
+            return
+    raise InputError(f"cannot listen on {path}: another process serves it")

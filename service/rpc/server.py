@@ -1,0 +1,145 @@
+"""The worker's side of the internal protocol: a shell that translates, around a handler that decides."""
+
+import time
+from typing import Any, NoReturn, Protocol
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from service.errors import InputError, PadrecError, UnavailableError
+from service.rpc.generated.padrec.worker.v1 import worker_pb2, worker_pb2_grpc
+from service.rpc.listen import UNIX, check_listen, split_host_port
+from service.rpc.messages import (
+    WorkerDescription,
+    description_to_message,
+    list_to_message,
+    request_from_message,
+)
+from service.rpc.status import CatalogMismatchError, code_of, metadata_of
+from service.types import DecodedList, DecodeRequest
+
+_SERVICES = ("", "padrec.worker.v1.Worker")
+_OPTIONS = (
+    # Otherwise two workers share a port without a word.
+    ("grpc.so_reuseport", 0),
+    # Lets gateways ask a silent connection every few seconds.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+
+class Handler(Protocol):
+    """What answers the calls."""
+
+    async def decode(self, request: DecodeRequest, deadline: float | None) -> DecodedList:
+        """Write a list; `deadline` by `time.monotonic`. Cancelled when the caller went away."""
+        ...
+
+    def describe(self) -> WorkerDescription:
+        """What is served now."""
+        ...
+
+
+class WorkerServer:
+    """Listens from `start` on, takes requests between `serve` and `drain`.
+
+    Args:
+        listen: `host:port` (port 0: any free one) or `unix:PATH` (a socket that nobody serves is replaced).
+    """
+
+    def __init__(self, listen: str) -> None:
+        self._listen = listen
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self._servicer = _Servicer()
+        self._health = health.aio.HealthServicer()
+
+    async def start(self) -> str:
+        """Listen, as not serving; returns the address to call.
+
+        Raises:
+            InputError: the address is malformed or in use.
+        """
+        check_listen(self._listen)
+        await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
+        worker_pb2_grpc.add_WorkerServicer_to_server(self._servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        try:
+            port = self._server.add_insecure_port(self._listen)
+        except RuntimeError as error:
+            raise InputError(f"cannot listen on {self._listen}") from error
+        await self._server.start()
+        if self._listen.startswith(UNIX):
+            return self._listen
+        host, _ = split_host_port(self._listen)
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def serve(self, handler: Handler) -> None:
+        """Take requests from now on."""
+        self._servicer.handler = handler
+        await self._report(health_pb2.HealthCheckResponse.SERVING)
+
+    async def drain(self) -> None:
+        """Take no more requests; those that were taken still get their reply."""
+        self._servicer.refusal = "the worker is draining"
+        self._servicer.handler = None
+        await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def stop(self, grace: float) -> None:
+        """Close; calls that are not done after `grace` seconds are cancelled."""
+        await self._server.stop(grace)
+
+    async def _report(self, status: int) -> None:
+        for service in _SERVICES:
+            await self._health.set(service, status)
+
+
+class _Servicer:
+    """The two calls of `proto/padrec/worker/v1/worker.proto`."""
+
+    def __init__(self) -> None:
+        self.handler: Handler | None = None
+        self.refusal = "the worker is starting"
+
+    async def Decode(  # noqa: N802
+        self, message: worker_pb2.DecodeRequest, context: Any
+    ) -> worker_pb2.DecodeReply:
+        try:
+            handler = self._serving()
+            serves = handler.describe()
+            if message.catalog_version != serves.catalog_version:
+                raise CatalogMismatchError(
+                    f"the request speaks catalogue '{message.catalog_version}', "
+                    f"the worker serves '{serves.catalog_version}'"
+                )
+            decoded = await handler.decode(request_from_message(message), _deadline(context))
+        except Exception as error:
+            await _abort(context, error)
+        return list_to_message(decoded, serves.model_version)
+
+    async def Describe(  # noqa: N802
+        self, message: worker_pb2.DescribeRequest, context: Any
+    ) -> worker_pb2.DescribeReply:
+        try:
+            return description_to_message(self._serving().describe())
+        except Exception as error:
+            await _abort(context, error)
+
+    def _serving(self) -> Handler:
+        if self.handler is None:
+            raise UnavailableError(self.refusal)
+        return self.handler
+
+
+def _deadline(context: Any) -> float | None:
+    remaining = context.time_remaining()
+    return None if remaining is None else time.monotonic() + float(remaining)
+
+
+async def _abort(context: Any, error: Exception) -> NoReturn:
+    if not isinstance(error, PadrecError):
+        structlog.get_logger().exception("call failed", exc_info=error)
+        error = PadrecError("internal error of the worker")
+    await context.abort(code_of(error), str(error), metadata_of(error))
+    raise AssertionError("abort raises")

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -31,7 +31,7 @@ ITEMS = "items.parquet"
 POPULAR = "popular.json"
 TARGET = "target"
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 1
 
 
 class _Frozen(BaseModel):

@@ -1,0 +1,1 @@
+"""The synthetic shop: its words, its shelves and its customers."""

@@ -139,7 +139,7 @@ def _deadline(context: Any) -> float | None:
 
 async def _abort(context: Any, error: Exception) -> NoReturn:
     if not isinstance(error, PadrecError):
-        structlog.get_logger().exception("call failed", exc_info=error)
+        structlog.get_logger(__name__).exception("call failed", exc_info=error)
         error = PadrecError("internal error of the worker")
     await context.abort(code_of(error), str(error), metadata_of(error))
     raise AssertionError("abort raises")

@@ -1,0 +1,125 @@
+"""Where the RPC side meets the engine's thread: requests are checked, queued, and their reply awaited."""
+
+import asyncio
+from dataclasses import dataclass
+
+from service.catalog.bundle import Manifest
+from service.errors import (
+    CancelledByCallerError,
+    DeadlineExceededError,
+    PadrecError,
+    QueueFullError,
+    RequestError,
+    UnavailableError,
+)
+from service.rpc.messages import WorkerDescription
+from service.telemetry.metrics import WorkerMetrics
+from service.types import DecodedList, DecodeRequest
+from service.worker.scheduler import Scheduler
+
+_OUTCOMES: tuple[tuple[type[PadrecError], str], ...] = (
+    (RequestError, "invalid"),
+    (QueueFullError, "queue_full"),
+    (DeadlineExceededError, "deadline"),
+    (CancelledByCallerError, "cancelled"),
+    (UnavailableError, "unavailable"),
+)
+
+
+@dataclass(frozen=True)
+class DecodeHandler:
+    """Answers the calls of `service.rpc.server`, on the event loop.
+
+    Attributes:
+        manifest: of the bundle that is served.
+        max_batch: lists that the engine writes at the same time.
+    """
+
+    manifest: Manifest
+    scheduler: Scheduler
+    max_batch: int
+    metrics: WorkerMetrics
+
+    async def decode(self, request: DecodeRequest, deadline: float | None) -> DecodedList:
+        """Have a list written; cancelling the task that awaits this drops the request at the next round.
+
+        Args:
+            request: rows of the manifest's catalogue.
+            deadline: by `time.monotonic`; None: no deadline.
+
+        Raises:
+            RequestError: a row is outside the catalogue, there is no history or too much, or `num_items` is
+                out of range.
+            QueueFullError, DeadlineExceededError, UnavailableError, PadrecError: what the scheduler says.
+        """
+        try:
+            check_request(request, self.manifest)
+            decoded = await self._reply_to(request, deadline)
+        except PadrecError as error:
+            self._count(next((name for kind, name in _OUTCOMES if isinstance(error, kind)), "error"))
+            raise
+        except asyncio.CancelledError:
+            self._count("cancelled")
+            raise
+        self._count("ok")
+        return decoded
+
+    def describe(self) -> WorkerDescription:
+        """What is served now."""
+        return WorkerDescription(
+            model_version=self.manifest.model_version,
+            catalog_version=self.manifest.catalog_version,
+            num_running=self.scheduler.num_running,
+            max_batch=self.max_batch,
+            num_waiting=self.scheduler.num_waiting,
+            max_queue=self.scheduler.max_waiting,
+        )
+
+    async def _reply_to(self, request: DecodeRequest, deadline: float | None) -> DecodedList:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[DecodedList] = loop.create_future()
+
+        def reply(outcome: DecodedList | PadrecError) -> None:
+            loop.call_soon_threadsafe(_settle, future, outcome)
+
+        self.scheduler.submit(request, deadline, reply)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self.scheduler.cancel(request.request_id)
+            raise
+
+    def _count(self, outcome: str) -> None:
+        self.metrics.requests.labels(outcome).inc()
+
+
+def check_request(request: DecodeRequest, manifest: Manifest) -> None:
+    """Check what the target could not read.
+
+    Raises:
+        RequestError: naming the field at fault.
+    """
+    decoding = manifest.decoding
+    if not 1 <= len(request.history) <= decoding.max_history_items:
+        limit = decoding.max_history_items
+        raise RequestError("history", f"history has {len(request.history)} items; 1 to {limit} are read")
+    if not 1 <= request.num_items <= decoding.max_num_items:
+        raise RequestError(
+            "num_items", f"num_items is {request.num_items}, not 1 to {decoding.max_num_items}"
+        )
+    for field, rows in (("history", request.history), ("excluded", request.excluded)):
+        if rows and not 0 <= min(rows) <= max(rows) < manifest.num_items:
+            raise RequestError(field, f"{field} names a row outside the catalogue's {manifest.num_items}")
+    if not request.temperature >= 0:
+        raise RequestError("temperature", f"temperature is {request.temperature}, not 0 or more")
+    if not 0 < request.top_p <= 1:
+        raise RequestError("top_p", f"top_p is {request.top_p}, not in (0, 1]")
+
+
+def _settle(future: asyncio.Future[DecodedList], outcome: DecodedList | PadrecError) -> None:
+    if future.done():  # the caller went away while the reply was on its way
+        return
+    if isinstance(outcome, PadrecError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

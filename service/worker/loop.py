@@ -1,0 +1,135 @@
+"""The engine's thread: the only one that touches the engine."""
+
+import threading
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
+
+import structlog
+
+from service.errors import PadrecError, UnavailableError
+from service.telemetry.metrics import WorkerMetrics
+from service.types import DecodedList, DecodeRequest
+from service.worker.scheduler import Scheduler
+
+
+class Engine(Protocol):
+    """Writes lists, a round at a time."""
+
+    max_batch: int
+
+    @property
+    def num_running(self) -> int:
+        """Lists in flight."""
+        ...
+
+    def add(self, requests: Sequence[DecodeRequest]) -> None:
+        """Prefill these requests; they run from the next round on."""
+        ...
+
+    def drop(self, request_ids: Collection[str]) -> None:
+        """Forget these requests; unknown IDs are ignored."""
+        ...
+
+    def round(self) -> list[DecodedList]:
+        """One pass for all lists in flight; those that it finished."""
+        ...
+
+
+class EngineLoop:
+    """Makes an engine and runs it on a thread until the scheduler is closed and nothing runs any more.
+
+    Args:
+        build: makes the engine, warm, on the thread that will use it.
+        scheduler: where requests come from and replies go.
+        metrics: where rounds are counted.
+        on_ready: called on the thread when the engine is made.
+        on_end: called on the thread at its very end; `failure` says why it ended.
+
+    Attributes:
+        failure: what ended the loop before its time: an error of `build` or of the device; None otherwise.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], Engine],
+        scheduler: Scheduler,
+        metrics: WorkerMetrics,
+        *,
+        on_ready: Callable[[], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        self.failure: Exception | None = None
+        self._build = build
+        self._scheduler = scheduler
+        self._metrics = metrics
+        self._on_ready = on_ready
+        self._on_end = on_end
+        # A daemon: a device that hangs must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread's end; False: it still runs after `timeout` seconds."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            engine = self._build()
+            self._on_ready()
+            while self._scheduler.wait():
+                self._guarded_step(engine)
+        except Exception as error:
+            self.failure = error
+            self._scheduler.close()
+            self._scheduler.fail_running(UnavailableError("the worker's device failed"))
+        self._on_end()
+
+    def _guarded_step(self, engine: Engine) -> None:
+        """One step; an error that is not the device's costs the requests in the engine, not the worker."""
+        try:
+            self._step(engine)
+        except Exception as error:
+            if is_device_error(error):
+                raise
+            structlog.get_logger(__name__).exception("round failed", num_running=engine.num_running)
+            self._scheduler.fail_running(PadrecError("the engine failed to write this list"))
+            engine.drop(self._scheduler.drop_unwanted())
+
+    def _step(self, engine: Engine) -> None:
+        """Drop what is cancelled or late, admit what fits, run one round, reply to the finished."""
+        engine.drop(self._scheduler.drop_unwanted())
+        self._admit(engine)
+        for decoded in self._round(engine):
+            self._scheduler.finish(decoded)
+            self._metrics.forced_tokens.inc(decoded.num_forced_tokens)
+
+    def _admit(self, engine: Engine) -> None:
+        admitted = self._scheduler.admit(engine.max_batch - engine.num_running)
+        if not admitted:
+            return
+        for _, queue_seconds in admitted:
+            self._metrics.queue_duration.observe(queue_seconds)
+        with self._metrics.round_duration.labels("prefill").time():
+            engine.add([request for request, _ in admitted])
+
+    def _round(self, engine: Engine) -> list[DecodedList]:
+        if not engine.num_running:
+            return []
+        self._metrics.batch_size.observe(engine.num_running)
+        with self._metrics.round_duration.labels("decode").time():
+            return engine.round()
+
+
+def is_device_error(error: Exception) -> bool:
+    """Whether the device is lost with this error, so that only a new process can go on.
+
+    Memory that ran out is no such error: it is free again when the requests are dropped. Told by name and
+    text, since the loop itself needs no torch.
+    """
+    if not isinstance(error, RuntimeError) or type(error).__name__ == "OutOfMemoryError":
+        return False
+    return type(error).__name__ == "AcceleratorError" or "CUDA" in str(error)

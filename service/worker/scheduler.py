@@ -1,0 +1,202 @@
+"""Which requests wait, which run, and the reply that each of them gets: exactly one.
+
+Pure Python, no tensors. The RPC side calls `submit` and `cancel`; the engine's thread calls the rest.
+"""
+
+import bisect
+import itertools
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from service.errors import (
+    CancelledByCallerError,
+    DeadlineExceededError,
+    PadrecError,
+    QueueFullError,
+    UnavailableError,
+)
+from service.types import DecodedList, DecodeRequest
+
+Reply = Callable[[DecodedList | PadrecError], None]
+
+_RATE_WINDOW = 64
+_RETRY_AFTER_RANGE = (0.1, 60.0)
+
+
+@dataclass(slots=True)
+class _Ticket:
+    """A request on its way.
+
+    Attributes:
+        deadline: by the scheduler's clock; infinity where the caller named none.
+        number: rises with arrival.
+        queue_seconds: filled by `Scheduler.admit`.
+    """
+
+    request: DecodeRequest
+    deadline: float
+    number: int
+    arrived: float
+    reply: Reply
+    queue_seconds: float = 0.0
+
+    @property
+    def order(self) -> tuple[float, int]:
+        """What goes first: the earlier deadline, then the earlier arrival."""
+        return self.deadline, self.number
+
+
+class Scheduler:
+    """A bounded queue and the requests that left it for the engine.
+
+    A reply is called with a written list or an error, once per submitted request, from whichever thread
+    decides it; it must return at once, must not raise, and must not call the scheduler.
+
+    Args:
+        max_waiting: requests that may wait; one more is refused.
+        clock: seconds that only rise; deadlines are read by it.
+    """
+
+    def __init__(self, max_waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.max_waiting = max_waiting
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._numbers = itertools.count()
+        self._waiting: list[_Ticket] = []  # sorted by `order`, so that what is late stands in front
+        self._running: dict[str, _Ticket] = {}
+        self._unwanted: set[str] = set()  # has its reply, but is still in the engine
+        self._closed = False
+        self._finished_at: deque[float] = deque(maxlen=_RATE_WINDOW)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Requests in the engine that still want their list."""
+        return len(self._running)
+
+    def submit(self, request: DecodeRequest, deadline: float | None, reply: Reply) -> None:
+        """Put a request on the queue, or refuse it at once; `reply` is called only if it is not refused.
+
+        Raises:
+            UnavailableError: the scheduler is closed, or a request with this ID is still in flight.
+            DeadlineExceededError: the deadline has passed already.
+            QueueFullError: `max_waiting` requests wait.
+        """
+        with self._changed:
+            now = self._clock()
+            if self._closed:
+                raise UnavailableError("the worker is draining")
+            if deadline is not None and deadline <= now:
+                raise DeadlineExceededError("the deadline passed before the request arrived")
+            self._expire(now)
+            if self._is_in_flight(request.request_id):
+                raise UnavailableError(f"request '{request.request_id}' is still in flight")
+            if len(self._waiting) >= self.max_waiting:
+                raise QueueFullError(f"{len(self._waiting)} requests wait already", self._retry_after(now))
+            if not self._waiting and not self._running:
+                # What was served before a pause says nothing of the rate from here on.
+                self._finished_at.clear()
+                self._finished_at.append(now)
+            latest = math.inf if deadline is None else deadline
+            ticket = _Ticket(request, latest, next(self._numbers), now, reply)
+            bisect.insort(self._waiting, ticket, key=lambda waiting: waiting.order)
+            self._changed.notify()
+
+    def cancel(self, request_id: str) -> None:
+        """The caller went away: reply CancelledByCallerError, unless the request has its reply already."""
+        with self._changed:
+            gone = CancelledByCallerError("the caller went away")
+            for i, ticket in enumerate(self._waiting):
+                if ticket.request.request_id == request_id:
+                    self._waiting.pop(i).reply(gone)
+                    return
+            if ticket_running := self._running.pop(request_id, None):
+                self._unwanted.add(request_id)
+                ticket_running.reply(gone)
+
+    def wait(self) -> bool:
+        """Wait until there is something to do; False: closed, and nothing is left to do."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._has_work() or self._closed)
+            return self._has_work()
+
+    def drop_unwanted(self) -> set[str]:
+        """Reply to whatever is late; the IDs that the engine must forget, cancelled ones included."""
+        with self._changed:
+            now = self._clock()
+            self._expire(now)
+            for request_id in [name for name, ticket in self._running.items() if ticket.deadline <= now]:
+                self._unwanted.add(request_id)
+                self._running.pop(request_id).reply(_late())
+            unwanted, self._unwanted = self._unwanted, set()
+            return unwanted
+
+    def admit(self, count: int) -> list[tuple[DecodeRequest, float]]:
+        """Take up to `count` requests off the queue, each with its seconds there; they run from now on."""
+        with self._changed:
+            now = self._clock()
+            self._expire(now)
+            admitted, self._waiting = self._waiting[:count], self._waiting[count:]
+            for ticket in admitted:
+                ticket.queue_seconds = now - ticket.arrived
+                self._running[ticket.request.request_id] = ticket
+            return [(ticket.request, ticket.queue_seconds) for ticket in admitted]
+
+    def finish(self, decoded: DecodedList) -> None:
+        """Reply with a written list, unless its request was cancelled meanwhile."""
+        with self._changed:
+            self._unwanted.discard(decoded.request_id)
+            if ticket := self._running.pop(decoded.request_id, None):
+                self._finished_at.append(self._clock())
+                ticket.reply(replace(decoded, queue_seconds=ticket.queue_seconds))
+
+    def fail_running(self, error: PadrecError) -> None:
+        """Reply `error` to all that run; `drop_unwanted` names them next."""
+        with self._changed:
+            self._unwanted.update(self._running)
+            for ticket in self._running.values():
+                ticket.reply(error)
+            self._running.clear()
+
+    def close(self) -> None:
+        """Take no more requests and refuse those that wait; those that run go on."""
+        with self._changed:
+            self._closed = True
+            for ticket in self._waiting:
+                ticket.reply(UnavailableError("the worker is draining"))
+            self._waiting.clear()
+            self._changed.notify()
+
+    def _has_work(self) -> bool:
+        return bool(self._waiting or self._running or self._unwanted)
+
+    def _is_in_flight(self, request_id: str) -> bool:
+        return (
+            request_id in self._running
+            or request_id in self._unwanted
+            or any(ticket.request.request_id == request_id for ticket in self._waiting)
+        )
+
+    def _expire(self, now: float) -> None:
+        while self._waiting and self._waiting[0].deadline <= now:
+            self._waiting.pop(0).reply(_late())
+
+    def _retry_after(self, now: float) -> float:
+        """Seconds until the queue, as it stands, is served at the recent rate."""
+        first, count = self._finished_at[0], len(self._finished_at) - 1
+        if count < 1 or now <= first:
+            return 1.0
+        shortest, longest = _RETRY_AFTER_RANGE
+        return min(max(len(self._waiting) * (now - first) / count, shortest), longest)
+
+
+def _late() -> DeadlineExceededError:
+    return DeadlineExceededError("the deadline passed before the list was written")

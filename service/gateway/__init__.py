@@ -1,1 +1,1 @@
-"""The process that speaks items: the use case and its translators. Never imports torch."""
+"""The process that speaks items: `recommender` is the use case, `rest` translates it, `server` runs it."""

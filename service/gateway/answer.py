@@ -1,0 +1,75 @@
+"""What callers are told."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.types import AttributeValue
+
+FallbackReason = Literal["cold_start", "history_unavailable"]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+
+class ItemAnswer(_Answer):
+    """An item of the catalogue."""
+
+    item_id: str
+    title: str
+    attributes: dict[str, AttributeValue]
+
+
+class RecommendedItem(ItemAnswer):
+    """An item of a list."""
+
+    rank: int = Field(description="From 1, best first.")
+    score: float | None = Field(
+        description="The model's probability, in (0, 1], of this item at this place; null in a fallback list."
+    )
+
+
+class Timings(_Answer):
+    """Where the time went, in milliseconds."""
+
+    history_ms: float = Field(description="Reading the stored history.")
+    queue_ms: float = Field(description="Waiting for the worker.")
+    prefill_ms: float = Field(description="Reading the history into the model.")
+    decode_ms: float = Field(description="Writing the list.")
+    total_ms: float
+
+
+class Recommendation(_Answer):
+    """A list of distinct items, best first."""
+
+    recommendation_id: str
+    user_id: str
+    items: tuple[RecommendedItem, ...]
+    model_version: str
+    catalog_version: str
+    fallback: FallbackReason | None = Field(
+        description="Why the list is of popular items rather than the model's; null: it is the model's."
+    )
+    degraded: bool = Field(description="The history store was down.")
+    exhausted: bool = Field(description="Fewer items than asked for, because no other item was allowed.")
+    ignored_item_ids: tuple[str, ...] = Field(
+        description="Items of the history or the exclusions that the catalogue does not hold."
+    )
+    timings: Timings
+
+
+class EventsAccepted(_Answer):
+    """The events are durable."""
+
+    accepted: int
+    ignored_item_ids: tuple[str, ...] = Field(
+        description="Items that the catalogue does not hold: recorded, and ignored until it does."
+    )
+
+
+class UserHistory(_Answer):
+    """A user's stored history."""
+
+    user_id: str
+    item_ids: tuple[str, ...] = Field(description="Oldest first.")

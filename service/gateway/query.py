@@ -1,0 +1,120 @@
+"""What callers ask, valid once built: the edge of the service.
+
+Bounds that depend on settings or on the bundle are checked by the recommender.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+
+MAX_ID_LENGTH = 256
+MAX_NUM_ITEMS = 50
+
+UserId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
+ItemId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
+
+
+class _Query(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class RecommendQuery(_Query):
+    """Which items should this user see next?"""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"user_id": "user-42"},
+                {"user_id": "user-42", "history": ["item-7", "item-19"], "num_items": 5},
+            ]
+        }
+    )
+
+    user_id: UserId
+    num_items: int = Field(10, strict=True, ge=1, le=MAX_NUM_ITEMS, description="How many items to list.")
+    history: tuple[ItemId, ...] | None = Field(
+        None, description="The user's items, oldest first, instead of the stored history; [] for a new user."
+    )
+    exclude_item_ids: tuple[ItemId, ...] = Field((), description="Items that must not be listed.")
+    exclude_seen: bool = Field(True, strict=True, description="Do not list items of the history either.")
+    deadline_ms: int | None = Field(
+        None,
+        strict=True,
+        ge=1,
+        description="Time for the answer, in milliseconds; null: the service's default.",
+    )
+    temperature: float = Field(
+        0.0, strict=True, ge=0, le=2, description="0 writes the most probable list; above 0 samples one."
+    )
+    top_p: float = Field(
+        1.0,
+        strict=True,
+        gt=0,
+        le=1,
+        description="Sampling keeps the likeliest tokens up to this probability.",
+    )
+    seed: int | None = Field(
+        None,
+        strict=True,
+        ge=0,
+        lt=2**63,
+        description="Makes a sampled list reproducible; null: another each time.",
+    )
+
+
+def _seconds(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise ValueError("give seconds since the epoch, or ISO 8601 with a time zone")
+    return moment.timestamp()
+
+
+Timestamp = Annotated[
+    float,
+    # Up to the year 9999: what is larger was given in milliseconds.
+    Field(strict=True, ge=0, le=253_402_300_799),
+    BeforeValidator(_seconds),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "format": "date-time"}]}),
+]
+
+
+class NewEvent(_Query):
+    """A user met an item."""
+
+    user_id: UserId
+    item_id: ItemId
+    timestamp: Timestamp | None = Field(
+        None, description="Seconds since the epoch, or ISO 8601 with a time zone; null: now."
+    )
+    event_id: Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)] | None = Field(
+        None, description="Your key for this event: sent again with the same key, it counts once."
+    )
+
+
+class EventBatch(_Query):
+    """Events to be recorded, all or none of them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "events": [
+                        {
+                            "user_id": "user-42",
+                            "item_id": "item-7",
+                            "timestamp": "2026-01-31T12:00:00Z",
+                            "event_id": "order-1001",
+                        }
+                    ]
+                }
+            ]
+        }
+    )
+
+    events: tuple[NewEvent, ...] = Field(min_length=1)

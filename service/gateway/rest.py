@@ -1,0 +1,101 @@
+"""REST: translates HTTP to the recommender and back, and nothing more."""
+
+from importlib.metadata import version
+from typing import Annotated
+
+from fastapi import APIRouter, FastAPI, Path, Request, Response
+from fastapi.exceptions import HTTPException
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+
+from service.gateway.answer import EventsAccepted, ItemAnswer, Recommendation, UserHistory
+from service.gateway.disconnect import while_connected
+from service.gateway.health import health_router
+from service.gateway.middleware import BodyLimit, Measured
+from service.gateway.openapi import problems, with_problems
+from service.gateway.problems import add_handlers
+from service.gateway.query import MAX_ID_LENGTH, EventBatch, RecommendQuery
+from service.gateway.recommender import Recommender
+
+IdInPath = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)]
+
+
+def create_app(recommender: Recommender) -> FastAPI:
+    """The HTTP application of a recommender."""
+    app = FastAPIOffline(
+        title="padrec",
+        summary="Which items should this user see next? A language model writes the list.",
+        version=version("padrec"),
+        redoc_url=None,
+    )
+    app.include_router(_router(recommender))
+    app.include_router(health_router(recommender))
+    add_handlers(app)
+    app.openapi = with_problems(app.openapi)  # type: ignore[method-assign]
+    # The last one added sees a request first.
+    app.add_middleware(BodyLimit, max_bytes=recommender.settings.max_body_bytes)
+    app.add_middleware(Measured, metrics=recommender.metrics)
+    return app
+
+
+def _router(recommender: Recommender) -> APIRouter:
+    router = APIRouter()
+
+    @router.post(
+        "/recommend",
+        response_model=Recommendation,
+        responses=problems(413, 422, 429, 500, 503, 504),
+        tags=["lists"],
+    )
+    async def recommend(query: RecommendQuery, request: Request) -> Response:
+        """The items that a user should see next, best first."""
+        return _json(await while_connected(request, recommender.recommend(query)))
+
+    @router.post(
+        "/events", response_model=EventsAccepted, responses=problems(413, 422, 500, 503), tags=["histories"]
+    )
+    async def record_events(batch: EventBatch) -> Response:
+        """Record that users met items; once answered, the events are durable."""
+        ignored = await recommender.record_events(batch.events)
+        return _json(EventsAccepted(accepted=len(batch.events), ignored_item_ids=ignored))
+
+    @router.get(
+        "/users/{user_id:path}/history",
+        response_model=UserHistory,
+        responses=problems(422, 500, 503),
+        tags=["histories"],
+    )
+    async def get_history(user_id: IdInPath) -> Response:
+        """The stored history of a user; empty for an unknown one."""
+        item_ids = await recommender.get_history(user_id)
+        return _json(UserHistory(user_id=user_id, item_ids=tuple(item_ids)))
+
+    @router.delete(
+        "/users/{user_id:path}/history",
+        responses=problems(422, 500, 503),
+        tags=["histories"],
+        status_code=204,
+    )
+    async def delete_history(user_id: IdInPath) -> None:
+        """Forget a user's history."""
+        await recommender.delete_history(user_id)
+
+    @router.get("/items/{item_id:path}", responses=problems(404, 422, 500), tags=["items"])
+    async def get_item(item_id: IdInPath) -> ItemAnswer:
+        """An item of the catalogue."""
+        item = recommender.get_item(item_id)
+        if item is None:
+            raise HTTPException(404, f"no such item: {item_id}")
+        return ItemAnswer(item_id=item.item_id, title=item.title, attributes=dict(item.attributes))
+
+    @router.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(generate_latest(recommender.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def _json(answer: BaseModel) -> Response:
+    """Written to JSON once; the framework would validate it again and write it by a longer way."""
+    return Response(answer.model_dump_json(), media_type="application/json")

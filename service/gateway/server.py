@@ -1,0 +1,106 @@
+"""The gateway as a process."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import structlog
+import uvicorn
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from service.catalog.bundle import ITEMS, POPULAR, Bundle
+from service.config import Settings
+from service.errors import InputError
+from service.gateway.recommender import Recommender
+from service.gateway.rest import create_app
+from service.history.opening import open_store
+from service.rpc.client import WorkerClient
+from service.rpc.listen import listen_tcp
+from service.telemetry.logs import configure_logging
+from service.telemetry.metrics import GatewayMetrics
+
+_log = structlog.get_logger(__name__)
+
+# Requests in flight may end after the signal to stop; the orchestrators' usual patience is 30 seconds.
+_DRAIN_SECONDS = 10
+
+
+def run_gateway(bundle_path: Path, settings: Settings, *, sockets: list[socket.socket] | None = None) -> None:
+    """Serve a bundle until SIGINT or SIGTERM, then answer what is in flight and return.
+
+    Call it in the main thread, which is the one that gets signals.
+
+    Args:
+        bundle_path: only the catalogue and the popular list are read.
+        settings: `gateway.worker` is required; the worker need not answer yet.
+        sockets: bound sockets to serve on, closed at the end; None binds `gateway.host` and `gateway.port`.
+
+    Raises:
+        InputError: a setting is missing, the port is in use, or the history file cannot be used.
+        BundleError: the bundle is torn.
+    """
+    configure_logging(settings.log)
+    if settings.gateway.worker is None:
+        raise InputError("setting 'gateway.worker': give the worker's address, host:port or unix:PATH")
+    with ExitStack() as stack:
+        listeners = sockets or [listen_tcp(settings.gateway.host, settings.gateway.port)]
+        for listener in listeners:
+            stack.enter_context(listener)
+        bundle = Bundle.open(bundle_path, only=[ITEMS, POPULAR])
+        asyncio.run(_serve(bundle, settings, settings.gateway.worker, listeners))
+
+
+async def _serve(
+    bundle: Bundle, settings: Settings, worker_address: str, listeners: list[socket.socket]
+) -> None:
+    catalogue, popular = bundle.read_catalogue(), bundle.read_popular()
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    store = open_store(settings.history)
+    worker = WorkerClient(worker_address, bundle.manifest.catalog_version)
+    try:
+        recommender = Recommender(
+            catalogue, bundle.manifest, popular, store, worker, settings.gateway, GatewayMetrics(registry)
+        )
+        config = uvicorn.Config(
+            create_app(recommender),
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,  # it would log user IDs
+            server_header=False,
+            timeout_graceful_shutdown=_DRAIN_SECONDS,
+        )
+        await _Server(config).serve(listeners)
+    finally:
+        await worker.close()
+        await store.close()
+
+
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            _log.info("gateway listening", url=_url(listener))
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As the base class does, but without raising the signal again at the end: `run_gateway` returns."""
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _url(listener: socket.socket) -> str:
+    address = listener.getsockname()
+    if isinstance(address, str):
+        return f"unix:{address}"
+    host, port = address[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

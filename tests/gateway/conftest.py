@@ -1,0 +1,147 @@
+"""A gateway without its worker: a small bundle, real histories, lists as each test wants them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.catalog.bundle import Bundle
+from service.config import GatewaySettings
+from service.errors import HistoryStoreError
+from service.gateway.recommender import Recommender
+from service.gateway.rest import create_app
+from service.history.sqlite import SqliteHistoryStore
+from service.history.store import HistoryStore
+from service.telemetry.metrics import GatewayMetrics
+from service.types import DecodedItem, DecodedList, DecodeRequest
+
+
+class FakeWorker:
+    """Writes the first rows that are not excluded, or fails as told."""
+
+    def __init__(self, num_rows: int) -> None:
+        self.num_rows = num_rows
+        self.requests: list[DecodeRequest] = []
+        self.timeouts: list[float] = []
+        self.error: Exception | None = None
+        self.is_ready = True
+        self.release = asyncio.Event()
+        self.release.set()
+        self.started = asyncio.Event()
+        self.cancelled = asyncio.Event()
+
+    async def decode(self, request: DecodeRequest, *, timeout: float) -> tuple[DecodedList, str]:
+        self.requests.append(request)
+        self.timeouts.append(timeout)
+        self.started.set()
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        if self.error is not None:
+            raise self.error
+        rows = [row for row in range(self.num_rows) if row not in request.excluded][: request.num_items]
+        written = DecodedList(
+            request_id=request.request_id,
+            items=tuple(DecodedItem(row, 1 / (2 + place)) for place, row in enumerate(rows)),
+            exhausted=len(rows) < request.num_items,
+            num_rounds=3,
+            num_forced_tokens=1,
+            prefill_seconds=0.002,
+            decode_seconds=0.003,
+            queue_seconds=0.001,
+        )
+        return written, "model-1"
+
+    async def ready(self) -> bool:
+        return self.is_ready
+
+    async def close(self) -> None: ...
+
+
+class DownStore:
+    """A history store that cannot be reached."""
+
+    async def append(self, events: object) -> None:
+        raise HistoryStoreError("history store: connection refused")
+
+    async def get(self, user_id: str) -> list[str]:
+        raise HistoryStoreError("history store: connection refused")
+
+    async def delete(self, user_id: str) -> None:
+        raise HistoryStoreError("history store: connection refused")
+
+    async def ping(self) -> None:
+        raise HistoryStoreError("history store: connection refused")
+
+    async def close(self) -> None: ...
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, make_bundle: Callable[..., Path]) -> Bundle:
+    return Bundle.open(make_bundle(tmp_path, 20, max_history_items=4, max_num_items=30))
+
+
+@pytest.fixture
+def worker(bundle: Bundle) -> FakeWorker:
+    return FakeWorker(bundle.manifest.num_items)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[HistoryStore]:
+    store = SqliteHistoryStore(tmp_path / "history.sqlite3", 10)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def down_store() -> HistoryStore:
+    return DownStore()
+
+
+@pytest.fixture
+def settings() -> GatewaySettings:
+    return GatewaySettings(
+        max_history_items=12, max_excluded_items=25, max_events=3, max_deadline_ms=9_000, max_body_bytes=4_096
+    )
+
+
+MakeRecommender = Callable[[HistoryStore], Recommender]
+
+
+@pytest.fixture
+def make_recommender(bundle: Bundle, worker: FakeWorker, settings: GatewaySettings) -> MakeRecommender:
+    def make(store: HistoryStore) -> Recommender:
+        catalogue, popular = bundle.read_catalogue(), bundle.read_popular()
+        metrics = GatewayMetrics(CollectorRegistry())
+        return Recommender(catalogue, bundle.manifest, popular, store, worker, settings, metrics)
+
+    return make
+
+
+@pytest.fixture
+def recommender(make_recommender: MakeRecommender, store: HistoryStore) -> Recommender:
+    return make_recommender(store)
+
+
+@pytest.fixture
+async def client(recommender: Recommender) -> AsyncIterator[httpx.AsyncClient]:
+    async with http_client(recommender) as client:
+        yield client
+
+
+@pytest.fixture
+async def degraded_client(
+    make_recommender: MakeRecommender, down_store: HistoryStore
+) -> AsyncIterator[httpx.AsyncClient]:
+    async with http_client(make_recommender(down_store)) as client:
+        yield client
+
+
+def http_client(recommender: Recommender) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(create_app(recommender), raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://gateway")

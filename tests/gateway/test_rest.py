@@ -1,0 +1,218 @@
+from typing import Any
+
+import httpx
+import pytest
+
+from service.errors import (
+    CancelledByCallerError,
+    DeadlineExceededError,
+    PadrecError,
+    QueueFullError,
+    UnavailableError,
+)
+from service.history.store import HistoryStore
+
+ASK = {"user_id": "ann", "history": ["item-1"]}
+
+
+def check_problem(answer: httpx.Response, status: int, detail: str) -> dict[str, Any]:
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert body["type"] == "about:blank"
+    assert body["title"] == httpx.codes(status).name.replace("_", " ").title() or status in (413, 422)
+    assert body["status"] == status
+    assert detail in body["detail"]
+    return body
+
+
+async def test_a_recommendation(client: httpx.AsyncClient) -> None:
+    answer = await client.post(
+        "/recommend", json={"user_id": "ann", "history": ["item-1", "no-1"], "num_items": 2}
+    )
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert list(body) == [
+        "recommendation_id",
+        "user_id",
+        "items",
+        "model_version",
+        "catalog_version",
+        "fallback",
+        "degraded",
+        "exhausted",
+        "ignored_item_ids",
+        "timings",
+    ]
+    assert body["ignored_item_ids"] == ["no-1"]
+    assert body["fallback"] is None
+    assert [set(item) for item in body["items"]] == [{"item_id", "title", "attributes", "rank", "score"}] * 2
+    assert set(body["timings"]) == {"history_ms", "queue_ms", "prefill_ms", "decode_ms", "total_ms"}
+
+
+async def test_an_empty_history_is_a_cold_start(client: httpx.AsyncClient) -> None:
+    body = (await client.post("/recommend", json={"user_id": "ann", "history": []})).json()
+    assert body["fallback"] == "cold_start"
+    assert [item["score"] for item in body["items"]] == [None] * 10
+
+
+async def test_events_history_and_deletion(client: httpx.AsyncClient, worker: Any) -> None:
+    events = [
+        {"user_id": "a/b ü", "item_id": "item-3", "timestamp": "2026-01-01T00:00:00Z", "event_id": "1"},
+        {"user_id": "a/b ü", "item_id": "no-1", "timestamp": 1.5},
+    ]
+    answer = await client.post("/events", json={"events": events})
+    assert (answer.status_code, answer.json()) == (200, {"accepted": 2, "ignored_item_ids": ["no-1"]})
+    await client.post("/events", json={"events": events[:1]})
+    path = "/users/a%2Fb%20%C3%BC/history"
+    assert (await client.get(path)).json() == {"user_id": "a/b ü", "item_ids": ["no-1", "item-3"]}
+    body = (await client.post("/recommend", json={"user_id": "a/b ü"})).json()
+    assert body["ignored_item_ids"] == ["no-1"]
+    assert len(worker.requests) == 1
+    answer = await client.delete(path)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert (await client.get(path)).json()["item_ids"] == []
+
+
+async def test_an_item(client: httpx.AsyncClient) -> None:
+    body = (await client.get("/items/item-4")).json()
+    assert body == {"item_id": "item-4", "title": "Item 4", "attributes": {"price": 4.0, "brand": "Brand 1"}}
+    check_problem(await client.get("/items/a/b"), 404, "no such item: a/b")
+
+
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("num_items", {"num_items": 0}),
+        ("num_items", {"num_items": 51}),
+        ("num_items", {"num_items": 31}),
+        ("history", {"history": ["i"] * 13}),
+        ("history.1", {"history": ["item-1", 7]}),
+        ("exclude_item_ids", {"exclude_item_ids": ["i"] * 26}),
+        ("deadline_ms", {"deadline_ms": 9_001}),
+        ("user_id", {"user_id": ""}),
+        ("k", {"k": 10}),
+    ],
+)
+async def test_a_query_out_of_range_names_its_field(
+    client: httpx.AsyncClient, field: str, fields: dict[str, Any]
+) -> None:
+    body = check_problem(await client.post("/recommend", json=ASK | fields), 422, f"{field}: ")
+    assert body["title"].startswith("Unprocessable")
+    assert [error["field"] for error in body["errors"]] == [field]
+    assert body["detail"] == f"{field}: {body['errors'][0]['message']}"
+
+
+async def test_every_wrong_field_is_listed(client: httpx.AsyncClient) -> None:
+    body = check_problem(
+        await client.post("/recommend", json={"num_items": 0}), 422, "user_id: Field required"
+    )
+    assert [error["field"] for error in body["errors"]] == ["user_id", "num_items"]
+
+
+async def test_events_out_of_range_name_their_field(client: httpx.AsyncClient) -> None:
+    one = {"user_id": "ann", "item_id": "item-1"}
+    answer = await client.post("/events", json={"events": [one, one | {"timestamp": "noon"}]})
+    check_problem(answer, 422, "events.1.timestamp: ")
+    check_problem(await client.post("/events", json={"events": [one] * 4}), 422, "events: at most 3")
+    check_problem(await client.post("/events", json={"events": []}), 422, "events: ")
+    assert (await client.get("/users/ann/history")).json()["item_ids"] == []
+
+
+@pytest.mark.parametrize("path", ["/recommend", "/events"])
+async def test_a_body_that_is_no_json_object(client: httpx.AsyncClient, path: str) -> None:
+    json = {"Content-Type": "application/json"}
+    check_problem(await client.post(path, content=b'{"user_id": ', headers=json), 422, "body: not valid JSON")
+    check_problem(await client.post(path, content=b"[]", headers=json), 422, "body: send a JSON object")
+    check_problem(await client.post(path), 422, "body: ")
+    check_problem(await client.post(path, data={"user_id": "ann"}), 422, "Content-Type: application/json")
+    assert (await client.post(path, content=b"\xff\xfe{}", headers=json)).status_code in (400, 422)
+
+
+async def test_a_user_id_that_is_too_long(client: httpx.AsyncClient) -> None:
+    check_problem(await client.get(f"/users/{'x' * 257}/history"), 422, "user_id: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "detail", "retry_after"),
+    [
+        (QueueFullError("the queue is full", 0.2), 429, "the queue is full", "1"),
+        (UnavailableError("no worker answers", 2.5), 503, "no worker answers", "3"),
+        (DeadlineExceededError("the deadline passed"), 504, "the deadline passed", None),
+        (PadrecError("the worker answered INTERNAL: CUDA"), 500, "internal error", None),
+    ],
+)
+async def test_what_the_worker_says(
+    client: httpx.AsyncClient,
+    worker: Any,
+    error: Exception,
+    status: int,
+    detail: str,
+    retry_after: str | None,
+) -> None:
+    worker.error = error
+    answer = await client.post("/recommend", json=ASK)
+    check_problem(answer, status, detail)
+    assert answer.headers.get("retry-after") == retry_after
+
+
+async def test_a_call_that_the_caller_gave_up(client: httpx.AsyncClient, worker: Any) -> None:
+    worker.error = CancelledByCallerError("the caller went away")
+    assert (await client.post("/recommend", json=ASK)).status_code == 499
+
+
+async def test_an_unexpected_error_tells_nothing(client: httpx.AsyncClient, worker: Any) -> None:
+    worker.error = RuntimeError("secret")
+    answer = await client.post("/recommend", json=ASK)
+    check_problem(answer, 500, "internal error")
+    assert "secret" not in answer.text
+
+
+async def test_without_the_history_store(degraded_client: httpx.AsyncClient) -> None:
+    body = (await degraded_client.post("/recommend", json={"user_id": "ann"})).json()
+    assert (body["degraded"], body["fallback"]) == (True, "history_unavailable")
+    assert len(body["items"]) == 10
+    body = (await degraded_client.post("/recommend", json=ASK)).json()
+    assert (body["degraded"], body["fallback"]) == (False, None)
+    event = {"user_id": "ann", "item_id": "item-1"}
+    for answer in (
+        await degraded_client.post("/events", json={"events": [event]}),
+        await degraded_client.get("/users/ann/history"),
+        await degraded_client.delete("/users/ann/history"),
+    ):
+        check_problem(answer, 503, "history store: connection refused")
+        assert answer.headers["retry-after"] == "1"
+
+
+async def test_paths_and_methods_that_do_not_exist(client: httpx.AsyncClient) -> None:
+    check_problem(await client.get("/nowhere"), 404, "Not Found")
+    answer = await client.get("/recommend")
+    check_problem(answer, 405, "Method Not Allowed")
+    assert answer.headers["allow"] == "POST"
+
+
+async def test_metrics_count_calls_by_route(client: httpx.AsyncClient, store: HistoryStore) -> None:
+    await client.post("/recommend", json=ASK)
+    await client.post("/recommend", json={})
+    await client.get("/users/ann/history")
+    await client.get("/nowhere")
+    answer = await client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    for labels in (
+        'method="recommend",protocol="rest",status="200"',
+        'method="recommend",protocol="rest",status="422"',
+        'method="get_history",protocol="rest",status="200"',
+        'method="unknown",protocol="rest",status="404"',
+    ):
+        assert f"padrec_request_duration_seconds_count{{{labels}}} 1.0" in answer.text
+    assert "ann" not in answer.text
+
+
+async def test_the_documentation_needs_no_other_server(client: httpx.AsyncClient) -> None:
+    page = await client.get("/docs")
+    assert page.status_code == 200
+    assert "https://" not in page.text
+    for asset in ("swagger-ui-bundle.js", "swagger-ui.css"):
+        assert asset in page.text
+        assert (await client.get(f"/static-offline-docs/{asset}")).status_code == 200

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import structlog
@@ -26,6 +27,7 @@ from service.types import DecodedList, DecodeRequest, Event, Item
 _log = structlog.get_logger(__name__)
 
 _CHECK_SECONDS = 1.0
+_NUM_CACHED_ITEMS = 10_000
 
 
 class Worker(Protocol):
@@ -73,6 +75,8 @@ class Recommender:
         self.metrics = metrics
         self._catalogue = catalogue
         self._manifest = manifest
+        # Lists repeat: reading an item from the table takes longer than all other work on it.
+        self._item = lru_cache(_NUM_CACHED_ITEMS)(catalogue.item)
         self._popular = PopularList(self._known(popular)[0], len(catalogue))
         self._store = history_store
         self._worker = worker
@@ -243,7 +247,7 @@ class Recommender:
 
     def _items(self, ranking: "_Ranking") -> Iterator[RecommendedItem]:
         for rank, (row, score) in enumerate(ranking.rows, start=1):
-            item = self._catalogue.item(row)
+            item = self._item(row)
             yield RecommendedItem(
                 item_id=item.item_id,
                 title=item.title,

@@ -41,6 +41,7 @@ class WorkerSettings(_Section):
     """The process that owns the device."""
 
     listen: str = Field("127.0.0.1:50051", description="gRPC address: host:port or unix:PATH")
+    metrics_host: str = "127.0.0.1"
     metrics_port: int | None = Field(None, ge=0, le=65535, description="HTTP port of /metrics; None: none")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

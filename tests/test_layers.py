@@ -8,7 +8,7 @@ import pytest
 SERVICE = Path(__file__).parent.parent / "service"
 
 ROWS = [
-    {"types", "errors", "config", "files"},
+    {"types", "errors", "config", "files", "processes"},
     {"catalog", "history", "telemetry", "rpc", "data"},
     {"model", "gateway"},
     {"engine", "training"},

@@ -1,0 +1,162 @@
+"""The worker as a process."""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Literal
+
+import structlog
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from service.catalog.bundle import Bundle
+from service.config import Settings, WorkerSettings
+from service.errors import UnavailableError
+from service.processes import end_with_supervisor
+from service.rpc.server import WorkerServer
+from service.telemetry.logs import configure_logging
+from service.telemetry.metrics import WorkerMetrics
+from service.types import DecodeRequest
+from service.worker.handler import DecodeHandler
+from service.worker.loop import Engine, EngineLoop
+from service.worker.metrics_server import metrics_server
+from service.worker.scheduler import Scheduler
+
+EngineBuilder = Callable[[Bundle, WorkerSettings], Engine]
+_Happening = Literal["ready", "stop", "ended"]
+
+# The exit code that says: the bundle and the settings are fine, start me again.
+EXIT_FAILED = 70
+
+# Lists that run may end after the signal to stop; less than the supervisor's patience.
+_DRAIN_SECONDS = 8.0
+_REPLY_SECONDS = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+def run_worker(bundle: Path, settings: Settings, build_engine: EngineBuilder) -> None:
+    """Serve a bundle until SIGINT or SIGTERM, then finish the lists that run and return.
+
+    Call it in the main thread, which is the one that gets signals. An engine that fails while it serves ends
+    the process with `EXIT_FAILED`; what it holds cannot be trusted any more, nor taken down in order.
+
+    Args:
+        bundle: the folder; every file is checked.
+        settings: `worker` and `log`.
+        build_engine: loads the target; called on the engine's thread.
+
+    Raises:
+        InputError: the address is in use, or a setting is wrong.
+        BundleError: the bundle is torn.
+        Exception: whatever `build_engine` raises.
+    """
+    configure_logging(settings.log)
+    end_with_supervisor()
+    opened = Bundle.open(bundle)
+    worker = asyncio.run(_Worker.live(opened, settings.worker, build_engine))
+    failure = worker.engine_loop.failure
+    if worker.last == "ended" and failure:
+        if not worker.was_ready:
+            raise failure
+        _exit_now(EXIT_FAILED)
+    if not worker.engine_loop.join(0):
+        _exit_now(0)
+
+
+class _Worker:
+    """Everything in the process, from start to end; made inside the event loop.
+
+    Attributes:
+        was_ready: whether it came to serve.
+        last: what made it end: a signal, or the engine's thread; filled by `live`.
+    """
+
+    def __init__(self, bundle: Bundle, settings: WorkerSettings, build_engine: EngineBuilder) -> None:
+        self.was_ready = False
+        self.last: _Happening = "stop"
+        self._event_loop = asyncio.get_running_loop()
+        self._bundle = bundle
+        self._settings = settings
+        self._build_engine = build_engine
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._metrics = WorkerMetrics(self._registry)
+        self._scheduler = Scheduler(settings.max_queue)
+        self._metrics.num_waiting.set_function(lambda: self._scheduler.num_waiting)
+        self._happened: asyncio.Queue[_Happening] = asyncio.Queue()
+        self.engine_loop = EngineLoop(
+            self._build,
+            self._scheduler,
+            self._metrics,
+            on_ready=lambda: self._tell("ready"),
+            on_end=lambda: self._tell("ended"),
+        )
+
+    @classmethod
+    async def live(cls, bundle: Bundle, settings: WorkerSettings, build_engine: EngineBuilder) -> "_Worker":
+        """Listen, load, serve, drain; the worker as it is in the end."""
+        worker = cls(bundle, settings, build_engine)
+        await worker._run()
+        return worker
+
+    async def _run(self) -> None:
+        server = WorkerServer(self._settings.listen)
+        with ExitStack() as stack:
+            stack.enter_context(
+                metrics_server(self._settings.metrics_host, self._settings.metrics_port, self._registry)
+            )
+            address = await server.start()
+            manifest = self._bundle.manifest
+            _log.info("worker starting", address=address, model_version=manifest.model_version)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._event_loop.add_signal_handler(number, self._happened.put_nowait, "stop")
+            self.engine_loop.start()
+            self.last = await self._happened.get()
+            if self.last == "ready":
+                self.was_ready = True
+                await server.serve(
+                    DecodeHandler(manifest, self._scheduler, self._settings.max_batch, self._metrics)
+                )
+                _log.info("worker ready", address=address)
+                self.last = await self._happened.get()
+            await self._drain(server)
+
+    async def _drain(self, server: WorkerServer) -> None:
+        _log.info("worker draining", num_running=self._scheduler.num_running)
+        await server.drain()
+        self._scheduler.close()
+        patience = _DRAIN_SECONDS if self.was_ready else 0.0
+        if not await asyncio.to_thread(self.engine_loop.join, patience):
+            self._scheduler.fail_running(UnavailableError("the worker stopped before the list was written"))
+        await server.stop(_REPLY_SECONDS)
+        failure = self.engine_loop.failure
+        _log.info("worker stopped", failure=None if failure is None else repr(failure))
+
+    def _build(self) -> Engine:
+        started = time.perf_counter()
+        engine = self._build_engine(self._bundle, self._settings)
+        warm_up(engine, self._bundle.manifest.decoding.max_num_items)
+        _log.info("engine warm", seconds=round(time.perf_counter() - started, 3))
+        return engine
+
+    def _tell(self, what: _Happening) -> None:
+        with suppress(RuntimeError):  # the event loop is closed: nobody waited for this engine
+            self._event_loop.call_soon_threadsafe(self._happened.put_nowait, what)
+
+
+def warm_up(engine: Engine, max_num_items: int) -> None:
+    """Write one list, so that nothing happens for the first time under a caller's deadline."""
+    engine.add([DecodeRequest("warm-up", history=(0,), num_items=min(10, max_num_items))])
+    while engine.num_running:
+        engine.round()
+
+
+def _exit_now(code: int) -> None:
+    """End without waiting for the engine's thread."""
+    logging.shutdown()
+    os._exit(code)

@@ -104,17 +104,6 @@ class Trie:
         within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
         return begin[owner] + within, owner
 
-    def num_allowed(self, nodes: npt.ArrayLike, blocked: Int64Array) -> Int64Array:
-        """How many items below each node are not blocked.
-
-        Args:
-            nodes: integers [batch].
-            blocked: distinct rows in rising order, [num_blocked].
-        """
-        begin, end = self.item_begin[nodes], self.item_end[nodes]
-        taken = np.searchsorted(blocked, end) - np.searchsorted(blocked, begin)
-        return np.asarray(end - begin - taken, dtype=np.int64)
-
 
 def trie_order(codes: npt.NDArray[np.integer], popularity: npt.NDArray[np.integer]) -> Int64Array:
     """The permutation that puts items in trie order: by codes, then most popular first, then as given.

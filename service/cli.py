@@ -1,5 +1,0 @@
-"""The `padrec` command."""
-
-
-def main() -> None:
-    """Entry point."""

@@ -1,0 +1,23 @@
+"""The tree of commands."""
+
+import typer
+
+from service.cli import data, demo, models, serving
+
+app = typer.Typer(
+    name="padrec",
+    help="A language model writes each user's next items as one list.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(data.app, name="data")
+app.add_typer(models.bundle_app, name="bundle")
+app.add_typer(models.train_app, name="train")
+app.add_typer(models.bench_app, name="bench")
+app.command()(models.evaluate)
+app.command()(demo.demo)
+app.command()(serving.serve)
+app.command()(serving.gateway)
+app.command()(serving.worker)
+app.command()(serving.recommend)

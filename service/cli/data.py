@@ -1,0 +1,94 @@
+"""`padrec data`: datasets from files of the world, or from nothing."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from service.data.dataset import Dataset
+
+app = typer.Typer(help="Import or synthesise a dataset.", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Option("--out", help="Folder of the dataset; must not exist.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")]
+
+
+class Format(StrEnum):
+    """What `padrec data import` reads."""
+
+    SEMANTIC_ID_JSON = "semantic-id-json"
+    AMAZON_REVIEWS = "amazon-reviews"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+@app.command("import")
+def import_(
+    fmt: Annotated[Format, typer.Argument(metavar="FORMAT", help="Layout of SRC.")],
+    src: Annotated[Path, typer.Argument(help="File or folder to read.")],
+    out: Out,
+    user_column: Annotated[str, typer.Option(help="csv, parquet: column of user IDs.")] = "user_id",
+    item_column: Annotated[str, typer.Option(help="csv, parquet: column of item IDs.")] = "item_id",
+    timestamp_column: Annotated[str, typer.Option(help="csv, parquet: column of times.")] = "timestamp",
+    items: Annotated[Path | None, typer.Option(help="csv, parquet: a file of items with titles.")] = None,
+    item_id_column: Annotated[str, typer.Option(help="Column of item IDs in --items.")] = "item_id",
+    title_column: Annotated[str, typer.Option(help="Column of titles in --items.")] = "title",
+    min_interactions: Annotated[
+        int, typer.Option(min=1, help="csv, parquet: leave out users with fewer interactions.")
+    ] = 1,
+    metadata: Annotated[Path | None, typer.Option(help="amazon-reviews: the metadata file.")] = None,
+    k_core: Annotated[
+        int, typer.Option(min=1, help="amazon-reviews: every user and item has at least this many.")
+    ] = 5,
+    overwrite: Overwrite = False,
+) -> None:
+    """Read interactions, and items where there are any, into a dataset."""
+    from service.data.amazon_reviews import import_amazon_reviews
+    from service.data.semantic_id_json import import_semantic_id_json
+    from service.data.tabular import import_tabular
+
+    if fmt is Format.SEMANTIC_ID_JSON:
+        dataset = import_semantic_id_json(src, out, overwrite=overwrite)
+    elif fmt is Format.AMAZON_REVIEWS:
+        dataset = import_amazon_reviews(src, out, metadata=metadata, k_core=k_core, overwrite=overwrite)
+    else:
+        dataset = import_tabular(
+            src,
+            out,
+            kind="csv" if fmt is Format.CSV else "parquet",
+            user_column=user_column,
+            item_column=item_column,
+            timestamp_column=timestamp_column,
+            items=items,
+            item_id_column=item_id_column,
+            title_column=title_column,
+            min_interactions=min_interactions,
+            overwrite=overwrite,
+        )
+    _report(dataset)
+
+
+@app.command()
+def synthesize(
+    out: Out,
+    num_items: Annotated[int, typer.Option(min=50, help="Items of the shop.")] = 2_000,
+    num_users: Annotated[int, typer.Option(min=10, help="Users of the shop.")] = 4_000,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same shop.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make a believable shop: titled items with brands and categories, users with interests that drift."""
+    from service.data.synthesize import synthesize
+
+    _report(synthesize(out, num_items=num_items, num_users=num_users, seed=seed, overwrite=overwrite))
+
+
+def _report(dataset: "Dataset") -> None:
+    info = dataset.info
+    codes = f", {len(info.code_levels)} code levels" if info.code_levels else ""
+    skipped = "".join(f", {count} {what} left out" for what, count in info.skipped.items() if count)
+    print(
+        f"dataset {dataset.path}: {info.num_users} users, {info.num_items} items, "
+        f"{info.num_interactions} interactions{codes}{skipped}"
+    )

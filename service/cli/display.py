@@ -1,0 +1,52 @@
+"""How a long command shows where it is: a bar on a terminal, plain lines elsewhere; always on stderr."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_INTERVAL_SECONDS = 10.0
+
+
+def say(line: str) -> None:
+    """One line about what begins or ended."""
+    print(line, file=sys.stderr, flush=True)
+
+
+class Bar:
+    """Where one long stage stands."""
+
+    def __init__(self, name: str, progress: Progress | None) -> None:
+        self._name = name
+        self._progress = progress
+        self._task = None if progress is None else progress.add_task(name, total=None, note="")
+        self._last_line = time.monotonic()
+
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """`done` of `total` steps, and what there is to say about them."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, total=total, note=note)
+        elif done == total or time.monotonic() - self._last_line >= PLAIN_INTERVAL_SECONDS:
+            self._last_line = time.monotonic()
+            say(f"{self._name} {done}/{total} {note}".rstrip())
+
+
+@contextmanager
+def bar(name: str) -> Iterator[Bar]:
+    """A bar for one stage."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Bar(name, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield Bar(name, progress)

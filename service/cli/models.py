@@ -1,0 +1,252 @@
+"""`padrec bundle`, `train`, `evaluate` and `bench`: what makes, checks and measures a model."""
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from service.cli.display import Bar, bar, say
+from service.errors import InputError
+
+if TYPE_CHECKING:
+    from service.data.dataset import Dataset
+    from service.model.presets import Preset
+    from service.training.target import Progress
+
+bundle_app = typer.Typer(help="Build and check bundles.", no_args_is_help=True)
+train_app = typer.Typer(help="The stages of 'bundle build' one by one.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure.", no_args_is_help=True)
+
+DatasetPath = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of a dataset.")]
+PresetName = Annotated[str, typer.Option("--preset", help="tiny, small or base.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of everything that is random.")]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Training steps, in place of the preset's.")]
+SemanticIdsFile = Annotated[
+    Path | None,
+    typer.Option("--semantic-ids", help="From 'train semantic-ids', in place of the dataset's or learned ones."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the rows to this file as well.")]
+
+
+@bundle_app.command("build")
+def bundle_build(
+    dataset: DatasetPath,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the bundle; must not exist.")],
+    preset: PresetName = "tiny",
+    device: Device = "auto",
+    seed: Seed = 0,
+    steps: Steps = None,
+    semantic_ids: SemanticIdsFile = None,
+    target: Annotated[
+        Path | None,
+        typer.Option("--target", help="An existing transformers checkpoint that holds the code tokens."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Semantic IDs, target and catalogue in one folder; trains what is not given."""
+    from service.build import build_bundle, read_semantic_ids
+    from service.data.dataset import Dataset
+    from service.model.target import pick_device
+
+    data = Dataset.open(dataset)
+    with bar("training") as training:
+        bundle = build_bundle(
+            data,
+            _preset(preset, steps),
+            out,
+            device=pick_device(device),
+            seed=seed,
+            semantic_ids=None if semantic_ids is None else read_semantic_ids(semantic_ids, data),
+            target=target,
+            overwrite=overwrite,
+            on_stage=say,
+            on_progress=_shower(training),
+        )
+    print(f"bundle {out}: model {bundle.manifest.model_version}, {bundle.manifest.num_items} items")
+
+
+@bundle_app.command("check")
+def bundle_check(path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")]) -> None:
+    """Check every file of a bundle against its manifest, and that the target loads."""
+    import torch
+
+    from service.catalog.bundle import Bundle
+    from service.model.target import load_target
+
+    bundle = Bundle.open(path)
+    catalogue = bundle.read_catalogue()
+    bundle.read_popular()
+    model = load_target(bundle.target_path, device=torch.device("cpu"), dtype=torch.float32)
+    print(
+        f"bundle {path} is sound: model {bundle.manifest.model_version} "
+        f"({model.num_parameters() / 1e6:.1f}M parameters), catalogue {bundle.manifest.catalog_version} "
+        f"({len(catalogue)} items, {catalogue.num_distinct_ids} distinct semantic IDs)"
+    )
+
+
+@train_app.command("semantic-ids")
+def train_semantic_ids(
+    dataset: DatasetPath,
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
+    levels: Annotated[int, typer.Option(min=1, max=8, help="Codes per item.")] = 3,
+    codebook_size: Annotated[
+        int | None, typer.Option(min=2, max=65_536, help="Codes at each level; default by catalogue size.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Learn semantic IDs by residual k-means over text and co-occurrence vectors."""
+    from service.build import describe, train_semantic_ids, write_semantic_ids
+    from service.data.dataset import Dataset
+
+    if not out.parent.is_dir():
+        raise InputError(f"no such folder: {out.parent}")
+    data = Dataset.open(dataset)
+    ids = train_semantic_ids(data, num_levels=levels, codebook_size=codebook_size, seed=seed)
+    write_semantic_ids(ids, data, out)
+    left = ", ".join(f"{share:.0%}" for share in ids.report.unexplained)
+    print(f"{describe(ids.report)}; variance left by level: {left}")
+
+
+@train_app.command("target")
+def train_target(
+    dataset: DatasetPath,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the checkpoint; must not exist.")],
+    preset: PresetName = "tiny",
+    device: Device = "auto",
+    seed: Seed = 0,
+    steps: Steps = None,
+    semantic_ids: SemanticIdsFile = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a target to write lists; the same command goes on after a stop."""
+    from service.build import Prepared, build_catalogue, given_semantic_ids, read_semantic_ids, train_list_target
+    from service.data.dataset import Dataset
+    from service.files import new_folder
+    from service.model.target import pick_device
+
+    data = Dataset.open(dataset)
+    ids = given_semantic_ids(data) if semantic_ids is None else read_semantic_ids(semantic_ids, data)
+    if ids is None:
+        raise InputError(f"dataset {dataset} has no semantic IDs; pass --semantic-ids (from 'train semantic-ids')")
+    with new_folder(out, overwrite=overwrite) as folder, bar("training") as training:
+        record = train_list_target(
+            Prepared.of(data, build_catalogue(data, ids)),
+            ids.sizes,
+            _preset(preset, steps),
+            folder,
+            device=pick_device(device),
+            seed=seed,
+            work=out.with_name(f"{out.name}.work"),
+            on_progress=_shower(training),
+        )
+    best = record["best"]
+    print(f"target {out}: best at step {best['step']}, {_metrics(best['metrics'])}")
+
+
+class Decoding(StrEnum):
+    """How lists are written."""
+
+    LIST = "list"
+
+
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")],
+    dataset: DatasetPath,
+    split: Annotated[str, typer.Option(help="valid or test.")] = "test",
+    decoding: Annotated[Decoding, typer.Option(help="How lists are written.")] = Decoding.LIST,
+    users: Annotated[int | None, typer.Option(min=1, help="The first so many users; default all.")] = None,
+    exclude_seen: Annotated[bool, typer.Option(help="Lists hold no item of the history.")] = False,
+    device: Device = "auto",
+    json_file: JsonFile = None,
+) -> None:
+    """Recall and NDCG at 5 and 10: leave-one-out, full catalogue, with simple baselines beside the bundle."""
+    from service.build import Prepared
+    from service.catalog.bundle import Bundle
+    from service.data.dataset import Dataset
+    from service.engine.engine import Engine
+    from service.evaluation.quality import evaluate_baselines, evaluate_lists
+    from service.evaluation.report import write_report
+    from service.model.target import load_target, pick_device, pick_dtype
+
+    if split not in ("valid", "test"):
+        raise InputError(f"--split '{split}' is not valid or test")
+    chosen = pick_device(device)
+    opened = Bundle.open(bundle)
+    catalogue = opened.read_catalogue()
+    prepared = Prepared.of(Dataset.open(dataset), catalogue)
+    cases = prepared.split.cases(cast(Literal["valid", "test"], split))[:users]
+    if not cases:
+        raise InputError(f"dataset {dataset}: no user has three interactions, so there is nothing to ask")
+    model = load_target(opened.target_path, device=chosen, dtype=pick_dtype("auto", chosen))
+    engine = Engine(model, catalogue, opened.layout, max_batch=128)
+    with bar(decoding) as progress:
+        row = evaluate_lists(
+            engine,
+            cases,
+            max_history_items=opened.manifest.decoding.max_history_items,
+            exclude_seen=exclude_seen,
+            on_progress=lambda done: progress.update(done, len(cases)),
+        )
+    rows = [row, *evaluate_baselines(prepared.split.train, len(catalogue), cases)]
+    _print_rows(rows)
+    if json_file is not None:
+        write_report(json_file, _command(), chosen, rows)
+
+
+@bench_app.command("trie")
+def bench_trie(
+    items: Annotated[int, typer.Option(min=1, help="Size of the catalogue.")] = 1_000_000,
+    levels: Annotated[int, typer.Option(min=1, max=8, help="Codes per item.")] = 4,
+    codebook_size: Annotated[int, typer.Option(min=2, help="Codes at each level.")] = 256,
+    seed: Seed = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """Build a trie of random semantic IDs and ask it for children."""
+    import torch
+
+    from service.evaluation.report import write_report
+    from service.evaluation.trie_bench import measure_trie
+
+    rows = measure_trie(items, levels, codebook_size, seed)
+    _print_rows(rows)
+    if json_file is not None:
+        write_report(json_file, _command(), torch.device("cpu"), rows)
+
+
+def _preset(name: str, steps: int | None) -> "Preset":
+    from service.model.presets import preset_named
+
+    preset = preset_named(name)
+    if steps is None:
+        return preset
+    recipe = dataclasses.replace(preset.training, steps=steps)
+    return dataclasses.replace(preset, training=recipe)
+
+
+def _shower(shown: Bar) -> "Callable[[Progress], None]":
+    return lambda at: shown.update(at.step, at.steps, f"loss {at.loss:.3f} {_metrics(at.metrics)}")
+
+
+def _metrics(values: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.4f}" for name, value in values.items())
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _command() -> str:
+    return shlex.join(["padrec", *sys.argv[1:]])

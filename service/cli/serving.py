@@ -1,0 +1,134 @@
+"""`padrec serve`, `gateway`, `worker` and `recommend`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from service.errors import InputError, PadrecError
+
+if TYPE_CHECKING:
+    from service.catalog.bundle import Bundle
+    from service.config import Settings, WorkerSettings
+    from service.engine.engine import Engine
+
+BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings in TOML; PADREC_* variables win.")]
+Port = Annotated[int | None, typer.Option("--port", help="HTTP port, in place of the settings'.")]
+
+
+def serve(bundle: BundlePath, config: ConfigFile = None, port: Port = None) -> None:
+    """Serve a bundle: one worker and one gateway, restarted when they die."""
+    from service.cli.display import say
+    from service.config import load_settings
+    from service.launch import serve as launch
+
+    settings = _with_port(load_settings(config), port)
+    sys.exit(launch(bundle, settings, config, on_ready=lambda url: say(f"serving {bundle} at {url}")))
+
+
+def gateway(
+    bundle: BundlePath,
+    config: ConfigFile = None,
+    port: Port = None,
+    fd: Annotated[int | None, typer.Option(hidden=True, help="A listening socket to inherit.")] = None,
+) -> None:
+    """The process that speaks items: REST in front of a worker."""
+    import socket
+
+    from service.config import load_settings
+    from service.gateway.server import run_gateway
+
+    sockets = None if fd is None else [socket.socket(fileno=fd)]
+    run_gateway(bundle, _with_port(load_settings(config), port), sockets=sockets)
+
+
+def worker(bundle: BundlePath, config: ConfigFile = None) -> None:
+    """The process that owns the device: target and engine behind the internal gRPC."""
+    from service.config import load_settings
+    from service.worker.process import run_worker
+
+    run_worker(bundle, load_settings(config), build_engine)
+
+
+def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
+    """The engine that a worker's settings ask for."""
+    import torch
+
+    from service.engine.engine import Engine
+    from service.model.target import load_target, pick_device, pick_dtype
+
+    if settings.num_threads is not None:
+        torch.set_num_threads(settings.num_threads)
+    device = pick_device(settings.device)
+    model = load_target(bundle.target_path, device=device, dtype=pick_dtype(settings.dtype, device))
+    return Engine(model, bundle.read_catalogue(), bundle.layout, settings.max_batch)
+
+
+def recommend(
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user's ID.")],
+    history: Annotated[
+        str | None, typer.Option(help="Item IDs, oldest first, separated by commas; default: the stored history.")
+    ] = None,
+    num_items: Annotated[int, typer.Option(help="Length of the list.")] = 10,
+    url: Annotated[str, typer.Option(help="Where the gateway listens.")] = "http://127.0.0.1:8000",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as it came.")] = False,
+) -> None:
+    """Ask a running service for a list."""
+    body: dict[str, Any] = {"user_id": user, "num_items": num_items}
+    if history is not None:
+        body["history"] = [item for item in history.split(",") if item]
+    answer = ask(url, body)
+    if as_json:
+        print(json.dumps(answer, indent=2, ensure_ascii=False))
+    else:
+        print_answer(answer)
+
+
+def ask(url: str, body: dict[str, Any], timeout: float = 30.0) -> dict[str, Any]:
+    """One `POST /recommend`.
+
+    Raises:
+        InputError: nothing answers there, or the request is refused as wrong.
+        PadrecError: the service answers that it cannot.
+    """
+    import httpx
+
+    try:
+        response = httpx.post(f"{url.rstrip('/')}/recommend", json=body, timeout=timeout)
+        answer: dict[str, Any] = response.json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise InputError(f"no padrec gateway answers at {url}: {error}") from error
+    if response.status_code != httpx.codes.OK:
+        kind = InputError if response.is_client_error else PadrecError
+        raise kind(f"{response.status_code} {answer.get('detail', answer.get('title', ''))}")
+    return answer
+
+
+def print_answer(answer: dict[str, Any]) -> None:
+    """A list as a table, and what there is to say about it in a line."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("rank", "item", "title", "score", box=None, pad_edge=False)
+    for item in answer["items"]:
+        score = "" if item["score"] is None else f"{item['score']:.3f}"
+        table.add_row(str(item["rank"]), item["item_id"], item["title"], score)
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(table)
+    notes = [f"{answer['timings']['total_ms']:.0f} ms", f"model {answer['model_version']}"]
+    if answer["fallback"]:
+        notes.append(f"fallback: {answer['fallback']}")
+    if answer["ignored_item_ids"]:
+        notes.append(f"ignored: {', '.join(answer['ignored_item_ids'])}")
+    console.print("; ".join(notes), style="dim")
+
+
+def _with_port(settings: "Settings", port: int | None) -> "Settings":
+    if port is None:
+        return settings
+    if not 0 <= port <= 65_535:
+        raise InputError(f"--port {port} is not between 0 and 65535")
+    return settings.model_copy(update={"gateway": settings.gateway.model_copy(update={"port": port})})

@@ -1,0 +1,75 @@
+"""List decoding, slow and obvious: one list, one token per pass, a KV cache, and no data structure but arrays.
+
+This is the oracle: every fast path must write the same list, token for token, in float32. It finds the allowed codes
+by looking at all items, so that it shares nothing with the trie it is there to check.
+"""
+
+import time
+
+import numpy as np
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from service.catalog.layout import TokenLayout
+from service.catalog.trie import Int32Array
+from service.engine.sampling import choose, uniforms
+from service.types import DecodedItem, DecodedList, DecodeRequest
+
+
+@torch.inference_mode()
+def write_list(
+    model: PreTrainedModel, codes: Int32Array, layout: TokenLayout, request: DecodeRequest
+) -> DecodedList:
+    """Write one list.
+
+    Args:
+        model: the target, in evaluation mode.
+        codes: [num_items, L], every item's codes, in trie order.
+        layout: how codes become tokens.
+        request: what to write.
+    """
+    started = time.perf_counter()
+    cache = DynamicCache(config=model.config)
+
+    def next_logits(tokens: np.ndarray) -> torch.Tensor:
+        """Append `tokens` [n] to the context; logits [vocabulary] of the token that follows them."""
+        input_ids = torch.as_tensor(tokens, device=model.device).unsqueeze(0)
+        output = model(input_ids=input_ids, past_key_values=cache, use_cache=True)
+        return output.logits[0, -1].float()
+
+    draws = iter(uniforms(request.seed, request.num_items * layout.num_levels))
+    allowed_items = np.ones(len(codes), dtype=bool)
+    allowed_items[list(request.excluded)] = False
+    items: list[DecodedItem] = []
+    num_passes = num_forced = 0
+
+    logits = next_logits(layout.prompt(codes[list(request.history)]))
+    prefilled = time.perf_counter()
+    while len(items) < request.num_items and allowed_items.any():
+        matching = allowed_items.copy()
+        score = 1.0
+        for level in range(layout.num_levels):
+            allowed_codes = np.unique(codes[matching, level])
+            allowed_tokens = layout.table[level, allowed_codes]
+            probabilities = torch.softmax(logits[torch.as_tensor(allowed_tokens)], dim=-1)
+            chosen = choose(probabilities, request.temperature, request.top_p, next(draws))
+            score *= float(probabilities[chosen])
+            matching &= codes[:, level] == allowed_codes[chosen]
+            logits = next_logits(allowed_tokens[[chosen]])
+            num_forced += len(allowed_codes) == 1
+        # Items that share these codes are told apart by their order in the catalogue, most popular first.
+        row = int(np.flatnonzero(matching)[0])
+        items.append(DecodedItem(row, score))
+        allowed_items[row] = False
+        logits = next_logits(np.array([layout.separator]))
+        num_forced += 1
+        num_passes += layout.tokens_per_item
+    return DecodedList(
+        request_id=request.request_id,
+        items=tuple(items),
+        exhausted=len(items) < request.num_items,
+        num_rounds=num_passes,
+        num_forced_tokens=num_forced,
+        prefill_seconds=prefilled - started,
+        decode_seconds=time.perf_counter() - prefilled,
+    )

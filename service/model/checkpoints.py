@@ -1,0 +1,56 @@
+"""Training state on disk: a model, its optimiser and where it stood, in safetensors; replaced as a whole."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+_MODEL, _OPTIMIZER = "model.", "optimizer."
+
+
+def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, meta: dict[str, Any]) -> None:
+    """Write one file that holds all of `meta` (JSON), the weights, and the optimiser's state by parameter name."""
+    names = _names(model, optimizer)
+    tensors = {f"{_MODEL}{name}": value.detach().contiguous() for name, value in model.named_parameters()}
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            tensors[f"{_OPTIMIZER}{names[index]}:{key}"] = torch.as_tensor(value).contiguous()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.partial")
+    save_file(tensors, scratch, metadata={"meta": json.dumps(meta)})
+    scratch.rename(path)
+
+
+def load_meta(path: Path) -> dict[str, Any] | None:
+    """What `save_state` was given, or None where there is no readable state."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta: dict[str, Any] = json.loads(file.metadata()["meta"])
+            return meta
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None
+
+
+def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put the saved weights and optimiser state into `model` and `optimizer`, built as they were then."""
+    with safe_open(path, framework="pt") as file:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(file.get_tensor(f"{_MODEL}{name}"))
+        position = {name: index for index, name in enumerate(_names(model, optimizer))}
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+            if key.startswith(_OPTIMIZER):
+                name, field = key.removeprefix(_OPTIMIZER).rsplit(":", 1)
+                state.setdefault(position[name], {})[field] = file.get_tensor(key)
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Names of the parameters in the optimiser's order, which its groups decide."""
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [name_of[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]

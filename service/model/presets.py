@@ -1,0 +1,109 @@
+"""Sizes of target that padrec trains, each with the training that suits it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from service.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecipe:
+    """How a target of one size is trained.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: lists per step.
+        learning_rate: peak of the schedule: linear warm-up, then a cosine down to a tenth.
+        weight_decay: on matrices only.
+        history_loss: weight of the next-item loss on the history, beside 1 for the list.
+        history_dropout: chance that an item of a history is left out when it is drawn for training.
+        validate_every: steps between validations.
+        validation_users: at most this many users are written lists for at a validation.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 0.1
+    history_loss: float = 0.3
+    history_dropout: float = 0.2
+    validate_every: int = 200
+    validation_users: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A target's shape, its context and its training.
+
+    Attributes:
+        shape: fields of `transformers.LlamaConfig`, the vocabulary aside.
+        max_history_items: the latest items of a history that the target reads.
+        list_items: length of the lists it is trained to write.
+    """
+
+    name: str
+    shape: dict[str, Any]
+    max_history_items: int
+    list_items: int
+    training: TrainingRecipe
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        # About 1M parameters: trains in minutes on two CPU cores.
+        Preset(
+            name="tiny",
+            shape={
+                "hidden_size": 128,
+                "intermediate_size": 384,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+            },
+            max_history_items=20,
+            list_items=10,
+            training=TrainingRecipe(steps=800, batch_size=64, learning_rate=3e-3),
+        ),
+        # About 25M parameters.
+        Preset(
+            name="small",
+            shape={
+                "hidden_size": 512,
+                "intermediate_size": 1408,
+                "num_hidden_layers": 8,
+                "num_attention_heads": 8,
+                "num_key_value_heads": 4,
+            },
+            max_history_items=50,
+            list_items=10,
+            training=TrainingRecipe(steps=6000, batch_size=256, learning_rate=1e-3, validate_every=500),
+        ),
+        # Llama-3.2-1B's shape.
+        Preset(
+            name="base",
+            shape={
+                "hidden_size": 2048,
+                "intermediate_size": 8192,
+                "num_hidden_layers": 16,
+                "num_attention_heads": 32,
+                "num_key_value_heads": 8,
+                "head_dim": 64,
+            },
+            max_history_items=50,
+            list_items=10,
+            training=TrainingRecipe(steps=6000, batch_size=256, learning_rate=3e-4, validate_every=500),
+        ),
+    )
+}
+
+
+def preset_named(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in PRESETS:
+        raise InputError(f"no preset '{name}'; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

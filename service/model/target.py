@@ -1,0 +1,76 @@
+"""The target: the causal language model whose lists we serve, through the `transformers` model classes."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from service.errors import InputError
+from service.model.presets import Preset
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def build_target(preset: Preset, vocabulary_size: int, max_positions: int, seed: int) -> PreTrainedModel:
+    """A fresh Llama of the preset's shape, in float32, its weights drawn from `seed`."""
+    config = LlamaConfig(
+        vocab_size=vocabulary_size,
+        max_position_embeddings=max_positions,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=None,
+        attention_bias=False,
+        **preset.shape,
+    )
+    transformers_logging.disable_progress_bar()
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(config)
+
+
+def load_target(path: Path, *, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """Load a checkpoint of a supported family, from safetensors alone, for inference.
+
+    Raises:
+        InputError: no checkpoint is there, it cannot be read, or it is of another family.
+    """
+    transformers_logging.disable_progress_bar()
+    if not (path / "config.json").is_file():
+        raise InputError(f"target {path}: config.json is missing")
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        if config.model_type not in FAMILIES:
+            raise InputError(f"target {path}: family '{config.model_type}' is not one of {', '.join(FAMILIES)}")
+        model = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise InputError(f"target {path}: {first_line}") from error
+    return model.to(device).eval().requires_grad_(False)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` takes the GPU where there is one.
+
+    Raises:
+        InputError: the name is no device, or this machine does not have it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device '{name}' is not one of auto, cpu, cuda, cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device '{name}': this machine has no usable CUDA device")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on a GPU and float32 on a CPU."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

@@ -1,0 +1,73 @@
+"""The target's vocabulary: a tokenizer that names every code token, so that any tool can read the model.
+
+A target that padrec trains carries a word-level tokenizer with the tokens `<pad> <bos> <list> <sep>` and the
+code tokens `<a_0> <a_1> ...`. One that a team brings carries its own; all that is asked of it is that it holds the
+code tokens, each as one token.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from service.catalog.layout import TokenLayout, code_token_names
+from service.errors import InputError
+
+PAD, BOS, LIST, SEPARATOR = "<pad>", "<bos>", "<list>", "<sep>"
+SPECIALS = (PAD, BOS, LIST, SEPARATOR)
+
+
+def build_tokenizer(code_sizes: Sequence[int]) -> PreTrainedTokenizerFast:
+    """A tokenizer for `code_sizes[l]` codes at each level l; the specials come first."""
+    names = [*SPECIALS, *(name for level in code_token_names(code_sizes) for name in level)]
+    tokenizer = Tokenizer(WordLevel({name: index for index, name in enumerate(names)}, unk_token=PAD))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS)
+
+
+def layout_of(tokenizer: PreTrainedTokenizerFast, code_sizes: Sequence[int]) -> TokenLayout:
+    """Where a vocabulary keeps the code tokens, and how it marks the parts of a prompt.
+
+    The separator is `<sep>`, else the end-of-sequence token; the prompt begins with the beginning-of-sequence token
+    where there is one; the list is announced by `<list>` where there is one.
+
+    Raises:
+        InputError: a code token is missing, or nothing can serve as separator.
+    """
+    vocabulary = tokenizer.get_vocab()
+    code_tokens = []
+    for level in code_token_names(code_sizes):
+        for name in level:
+            if name not in vocabulary:
+                raise InputError(f"the target's vocabulary does not hold the code token {name}")
+        code_tokens.append(tuple(vocabulary[name] for name in level))
+    separator = vocabulary.get(SEPARATOR, tokenizer.eos_token_id)
+    if separator is None:
+        raise InputError(f"the target's vocabulary holds neither {SEPARATOR} nor an end-of-sequence token")
+    bos = vocabulary.get(BOS, tokenizer.bos_token_id)
+    return TokenLayout(
+        prefix=() if bos is None else (bos,),
+        list_start=(vocabulary[LIST],) if LIST in vocabulary else (),
+        separator=separator,
+        code_tokens=tuple(code_tokens),
+    )
+
+
+def read_layout(target: Path, code_sizes: Sequence[int]) -> TokenLayout:
+    """`layout_of` the tokenizer in a transformers checkpoint.
+
+    Raises:
+        InputError: as `layout_of`, or there is no tokenizer that can be read.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(target, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"target {target}: its tokenizer cannot be read: {_first_line(error)}") from error
+    return layout_of(tokenizer, code_sizes)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

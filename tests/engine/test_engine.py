@@ -1,0 +1,96 @@
+"""The batched engine writes what the reference writes, whatever else is in the batch."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from service.engine.engine import Engine
+from service.engine.reference import write_list
+from service.types import DecodedList, DecodeRequest
+
+from_rows = tuple[int, ...]
+
+
+def rows_of(done: DecodedList) -> from_rows:
+    return tuple(item.row for item in done.items)
+
+
+def random_requests(count: int, num_items: int, seed: int, sampled: bool) -> list[DecodeRequest]:
+    rng = np.random.default_rng(seed)
+    requests = []
+    for index in range(count):
+        history = tuple(rng.integers(num_items, size=rng.integers(1, 12)).tolist())
+        excluded = tuple(rng.integers(num_items, size=rng.choice([0, 3, num_items, 4 * num_items])).tolist())
+        request = DecodeRequest(f"r{index}", history, int(rng.integers(1, 13)), excluded, seed=index)
+        if sampled and index % 2:
+            request = replace(request, temperature=float(rng.uniform(0.3, 1.5)), top_p=float(rng.uniform(0.3, 1)))
+        requests.append(request)
+    return requests
+
+
+def assert_equal(ours: DecodedList, reference: DecodedList) -> None:
+    assert rows_of(ours) == rows_of(reference)
+    assert ours.exhausted == reference.exhausted
+    assert ours.num_forced_tokens == reference.num_forced_tokens
+    np.testing.assert_allclose(
+        [item.score for item in ours.items], [item.score for item in reference.items], rtol=1e-3
+    )
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_equals_the_reference(shop, sampled: bool) -> None:
+    requests = random_requests(24, 200, seed=3, sampled=sampled)
+    engine = Engine(shop.model, shop.catalogue, shop.layout, max_batch=7)
+    for request, done in zip(requests, engine.write(requests), strict=True):
+        assert done.request_id == request.request_id
+        assert_equal(done, write_list(shop.model, shop.catalogue.codes, shop.layout, request))
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_equals_the_reference_for_every_family(family: str, make_setting) -> None:
+    codes = np.random.default_rng(1).integers(6, size=(60, 3))
+    setting = make_setting(codes, (6, 6, 6), family=family)
+    requests = random_requests(6, 60, seed=4, sampled=True)
+    engine = Engine(setting.model, setting.catalogue, setting.layout)
+    for request, done in zip(requests, engine.write(requests), strict=True):
+        assert_equal(done, write_list(setting.model, setting.catalogue.codes, setting.layout, request))
+
+
+def test_requests_join_and_leave_between_rounds(shop) -> None:
+    requests = random_requests(9, 200, seed=8, sampled=True)
+    engine = Engine(shop.model, shop.catalogue, shop.layout)
+    done: dict[str, DecodedList] = {}
+    waiting = list(requests)
+    while waiting or engine.num_running:
+        engine.add([waiting.pop(0) for _ in range(min(2, len(waiting)))])
+        for _ in range(3):
+            done.update((result.request_id, result) for result in engine.round())
+    for request in requests:
+        reference = write_list(shop.model, shop.catalogue.codes, shop.layout, request)
+        assert rows_of(done[request.request_id]) == rows_of(reference)
+
+
+def test_dropped_requests_are_gone_and_change_nothing_for_the_others(shop) -> None:
+    requests = random_requests(6, 200, seed=9, sampled=True)
+    engine = Engine(shop.model, shop.catalogue, shop.layout)
+    engine.add(requests)
+    done = {result.request_id: result for result in engine.round()}
+    engine.drop({"r1", "r4", "of another worker"})
+    while engine.num_running:
+        done.update((result.request_id, result) for result in engine.round())
+    dropped = {"r1", "r4"}
+    for request in requests:
+        if request.request_id not in dropped:
+            reference = write_list(shop.model, shop.catalogue.codes, shop.layout, request)
+            assert rows_of(done[request.request_id]) == rows_of(reference)
+    assert not dropped & (set(done) - {r for r in dropped if r in done and not done[r].items})
+
+
+def test_forced_tokens_cost_no_round(make_setting) -> None:
+    # Every item is alone under its first code: one choice an item, the other two codes and the separator forced.
+    codes = np.stack([np.arange(8), np.arange(8) % 3, np.zeros(8, dtype=int)], axis=1)
+    setting = make_setting(codes, (8, 3, 1))
+    [done] = Engine(setting.model, setting.catalogue, setting.layout).write([DecodeRequest("a", (0,), 5)])
+    assert done.num_rounds == 5
+    assert done.num_forced_tokens == 15

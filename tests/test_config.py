@@ -1,0 +1,36 @@
+from pathlib import Path
+
+import pytest
+
+from service.config import load_settings
+from service.errors import InputError
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "padrec.toml"
+    file.write_text('[gateway]\nport = 9000\nhost = "0.0.0.0"\n[worker]\nmax_batch = 4\n')
+    monkeypatch.setenv("PADREC_GATEWAY__PORT", "9100")
+    settings = load_settings(file)
+    assert (settings.gateway.port, settings.gateway.host, settings.worker.max_batch) == (9100, "0.0.0.0", 4)
+    assert settings.worker.max_queue == load_settings().worker.max_queue
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[gateway]\nport = 70000\n", "setting 'gateway.port'"),
+        ("[gateway]\nprot = 1\n", "setting 'gateway.prot'"),
+        ("[gatevvay]\nport = 1\n", "setting 'gatevvay'"),
+        ("[gateway\n", "not valid TOML"),
+    ],
+)
+def test_bad_settings_are_named(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "padrec.toml"
+    file.write_text(content)
+    with pytest.raises(InputError, match=message):
+        load_settings(file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such settings file"):
+        load_settings(tmp_path / "none.toml")

@@ -1,0 +1,328 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.catalog.bundle import ITEMS, DecodingDefaults, seal
+from service.catalog.items import Catalogue
+from service.catalog.layout import TokenLayout
+from service.config import GatewaySettings, Settings
+from service.errors import BundleError, InputError
+from service.launch import Child, Supervisor, serve
+from service.rpc.listen import listen_tcp
+
+FAKE = Path(__file__).with_name("fake_padrec.py")
+LONG = 60.0
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """Wait for a condition to become true; its value."""
+    end = time.monotonic() + LONG
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise TimeoutError
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    path = tmp_path / "bundle"
+    path.mkdir()
+    Catalogue.build(["a"], np.array([[0]]), ["A"]).write(path / ITEMS)
+    layout = TokenLayout(prefix=(0,), list_start=(1,), separator=2, code_tokens=((3,),))
+    decoding = DecodingDefaults(max_history_items=5, max_num_items=1)
+    seal(path, num_items=1, layout=layout, decoding=decoding, training={})
+    return path
+
+
+class TestChild:
+    """One process, with a clock to turn by hand."""
+
+    @pytest.fixture
+    def make(self) -> Iterator[Callable[..., Child]]:
+        self.now = 0.0
+        children: list[Child] = []
+
+        def make(code: str) -> Child:
+            children.append(Child("child", python(code), env=dict(os.environ), clock=lambda: self.now))
+            children[-1].start()
+            return children[-1]
+
+        yield make
+        for child in children:
+            child.stop(0)
+
+    @staticmethod
+    def death(child: Child) -> int:
+        codes: list[int] = []
+
+        def dead() -> bool:
+            code = child.tend()
+            if code is not None:
+                codes.append(code)
+            return bool(codes)
+
+        until(dead)
+        return codes[0]
+
+    def delay(self, child: Child) -> float:
+        """Seconds, to about a hundredth, after which the dead child starts again."""
+        died = self.now
+        while child.pid is None:
+            self.now += 0.01
+            child.tend()
+        return self.now - died
+
+    def test_a_dead_child_starts_again_later_and_later(self, make: Callable[..., Child]) -> None:
+        child = make("raise SystemExit(3)")
+        delays = []
+        for _ in range(8):
+            assert self.death(child) == 3
+            delays.append(self.delay(child))
+        assert delays == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0], abs=0.02)
+
+    def test_good_health_is_rewarded(self, make: Callable[..., Child]) -> None:
+        child = make("import time; time.sleep(600)")
+        delays = []
+        for healthy in (1, 29, 31, 1):
+            self.now += healthy
+            assert child.pid is not None
+            os.kill(child.pid, signal.SIGKILL)
+            assert self.death(child) == -signal.SIGKILL
+            delays.append(self.delay(child))
+        assert delays == pytest.approx([0.1, 0.2, 0.1, 0.2], abs=0.02)
+
+    def test_a_child_that_ignores_sigterm_is_killed(self, make: Callable[..., Child], tmp_path: Path) -> None:
+        child = make(
+            "import signal, time, pathlib\n"
+            "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+            f"pathlib.Path({str(tmp_path / 'up')!r}).touch()\n"
+            "time.sleep(600)"
+        )
+        until((tmp_path / "up").exists)
+        pid = child.pid
+        assert pid is not None
+        child.stop(grace=0.1)
+        assert child.pid is None
+        assert is_gone(pid)
+        child.stop(grace=0.1)
+
+
+class TestSupervisor:
+    def run(self, children: list[Child], supervisor: Supervisor, **calls: Any) -> list[int]:
+        codes: list[int] = []
+        thread = threading.Thread(
+            target=lambda: codes.append(
+                supervisor.run(calls.get("is_ready", lambda: True), calls.get("on_ready", lambda: None))
+            )
+        )
+        thread.start()
+        try:
+            calls.get("meanwhile", lambda: None)()
+        finally:
+            if calls.get("stop", True):
+                supervisor.stop()
+            thread.join(LONG)
+            supervisor.shut_down(0.1)
+        assert all(child.pid is None for child in children)
+        return codes
+
+    def child(self, code: str) -> Child:
+        return Child("child", python(code), env=dict(os.environ))
+
+    def test_a_killed_child_is_replaced(self) -> None:
+        child, other = self.child("import time; time.sleep(600)"), self.child("import time; time.sleep(600)")
+
+        def kill() -> None:
+            first, untouched = until(lambda: child.pid), until(lambda: other.pid)
+            os.kill(first, signal.SIGKILL)
+            until(lambda: child.pid not in (None, first))
+            assert other.pid == untouched
+
+        assert self.run([child, other], Supervisor([child, other]), meanwhile=kill) == [0]
+
+    def test_ready_is_told_once(self) -> None:
+        child = self.child("import time; time.sleep(600)")
+        answers, told = iter([False, False, True, False]), []
+        codes = self.run(
+            [child],
+            Supervisor([child]),
+            is_ready=lambda: next(answers),
+            on_ready=lambda: told.append(child.pid),
+            meanwhile=lambda: until(lambda: told),
+        )
+        assert codes == [0]
+        assert len(told) == 1
+        assert list(answers) == [False]
+
+    def test_wrong_input_before_ready_ends_it(self) -> None:
+        child, other = self.child("raise SystemExit(2)"), self.child("import time; time.sleep(600)")
+        codes = self.run([child, other], Supervisor([child, other]), is_ready=lambda: False, stop=False)
+        assert codes == [2]
+
+    def test_other_ends_before_ready_are_tried_again(self, tmp_path: Path) -> None:
+        starts = tmp_path / "starts"
+        child = self.child(
+            f"file = open({str(starts)!r}, 'a'); file.write('.'); file.close(); raise SystemExit(1)"
+        )
+        codes = self.run(
+            [child],
+            Supervisor([child]),
+            is_ready=lambda: False,
+            meanwhile=lambda: until(lambda: starts.exists() and len(starts.read_text()) >= 3),
+        )
+        assert codes == [0]
+
+
+class Service:
+    """`fake_padrec.py serve` as a process."""
+
+    def __init__(self, bundle: Path, **environment: str) -> None:
+        self.bundle = bundle
+        self.process = subprocess.Popen(
+            [sys.executable, str(FAKE), "serve", str(bundle)],
+            env={**os.environ, "PADREC_GATEWAY__PORT": "0", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.seen: set[int] = set()
+
+    def url(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def ask(self, url: str) -> dict[str, Any] | None:
+        with suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
+            body: dict[str, Any] = json.load(answer)
+            self.seen |= {body["worker"], body["gateway"]}
+            return body
+        return None
+
+
+@pytest.fixture
+def start(bundle: Path) -> Iterator[Callable[..., Service]]:
+    services: list[Service] = []
+
+    def start(**environment: str) -> Service:
+        services.append(Service(bundle, **environment))
+        return services[-1]
+
+    yield start
+    for service in services:
+        service.process.kill()
+        service.process.communicate()
+        for pid in service.seen:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ready_until_a_signal_then_gateway_first(
+    start: Callable[..., Service], tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "t").mkdir()
+    service = start(TMPDIR=str(tmp_path / "t"))
+    answer = service.ask(service.url())
+    assert answer is not None
+    assert len(list((tmp_path / "t").iterdir())) == 1
+    service.process.send_signal(number)
+    assert service.process.wait(LONG) == 0
+    assert (service.bundle / "ended").read_text() == "gateway\nworker\n"
+    assert list((tmp_path / "t").iterdir()) == []
+    assert all(is_gone(pid) for pid in service.seen)
+
+
+@pytest.mark.parametrize("name", ["worker", "gateway"])
+def test_a_killed_child_is_replaced_at_the_same_address(start: Callable[..., Service], name: str) -> None:
+    service = start()
+    url = service.url()
+    before = service.ask(url)
+    assert before is not None
+    os.kill(before[name], signal.SIGKILL)
+
+    def changed() -> bool:
+        answer = service.ask(url)
+        return answer is not None and answer[name] != before[name]
+
+    until(changed)
+    other = {"worker": "gateway", "gateway": "worker"}[name]
+    answer = service.ask(url)
+    assert answer is not None
+    assert answer[other] == before[other]
+
+
+@pytest.mark.parametrize("name", ["worker", "gateway"])
+def test_a_child_that_refuses_its_input_ends_the_service(
+    start: Callable[..., Service], bundle: Path, name: str
+) -> None:
+    (bundle / f"refuse-{name}").touch()
+    service = start()
+    out, err = service.process.communicate(timeout=LONG)
+    assert service.process.returncode == 2
+    assert out == ""
+    assert [line for line in err.splitlines() if "error" in line] == [f"error: the {name} refuses"]
+
+
+def test_children_end_with_a_launcher_that_was_killed(start: Callable[..., Service]) -> None:
+    service = start()
+    service.ask(service.url())
+    service.process.kill()
+    service.process.wait()
+    until(lambda: all(is_gone(pid) for pid in service.seen))
+
+
+def test_children_get_the_settings(start: Callable[..., Service], bundle: Path, tmp_path: Path) -> None:
+    config = bundle / "padrec.toml"
+    config.write_text('[worker]\nmax_batch = 7\n[history]\nurl = "sqlite:///h"\n')
+    long = tmp_path / ("t" * 100)
+    long.mkdir()
+    service = start(PADREC_WORKER__MAX_QUEUE="9", TMPDIR=str(long))
+    answer = service.ask(service.url())
+    assert answer is not None
+    assert answer["argv"][:4] == ["gateway", str(bundle), "--config", str(config)]
+    env = answer["env"]
+    assert (env["PADREC_WORKER__MAX_BATCH"], env["PADREC_WORKER__MAX_QUEUE"]) == ("7", "9")
+    assert env["PADREC_HISTORY__URL"] == "sqlite:///h"
+    assert env["PADREC_GATEWAY__WORKER"] == env["PADREC_WORKER__LISTEN"]
+    assert env["PADREC_GATEWAY__WORKER"].startswith("unix:/tmp/padrec-")
+
+
+def test_a_port_in_use_is_told_before_anything_starts(bundle: Path, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    with listen_tcp("127.0.0.1", 0) as taken:
+        settings = Settings(gateway=GatewaySettings(port=taken.getsockname()[1]))
+        with pytest.raises(InputError, match="Address already in use"):
+            serve(bundle, settings, None, padrec=["touch", str(started)])
+    assert not started.exists()
+
+
+def test_a_bundle_without_manifest_is_told_before_anything_starts(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    with pytest.raises(BundleError, match=r"manifest\.json is missing"):
+        serve(tmp_path, Settings(), None, padrec=["touch", str(started)])
+    assert not started.exists()

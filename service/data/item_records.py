@@ -5,13 +5,17 @@ attribute has one type in the whole table: string, int64, double, bool or list<s
 the type that holds them all. `categories` becomes `category`, a list; a string of them is split at commas.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from service.data.text import plain_text
+from service.errors import DatasetError
 from service.types import AttributeValue
 
 Record = tuple[str, Mapping[str, Any]]
@@ -40,6 +44,8 @@ def _tidy(value: Any) -> AttributeValue:
         return plain_text(value) or None
     if isinstance(value, list):
         return [text for part in value if isinstance(part, str) and (text := plain_text(part))] or None
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value if isinstance(value, bool | int | float) else None
 
 
@@ -72,11 +78,13 @@ def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
 
 
 def _as_type(value: AttributeValue, wanted: pa.DataType) -> AttributeValue:
-    if value is None or _type_of(value) == wanted:
-        return value
+    if value is None:
+        return None
     if wanted == _LIST:
-        return [str(value)]
-    return float(value) if wanted == pa.float64() and isinstance(value, int) else str(value)
+        return value if isinstance(value, list) else [str(value)]
+    if wanted == pa.string():
+        return str(value)
+    return float(value) if wanted == pa.float64() and isinstance(value, int) else value
 
 
 def item_table(records: Iterable[Record], types: Mapping[str, pa.DataType]) -> pa.Table:
@@ -100,3 +108,15 @@ def _batches(records: Iterator[Record], schema: pa.Schema) -> Iterator[pa.Record
             ),
         ]
         yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def distinct(table: pa.Table, file: Path) -> pa.Table:
+    """`table` itself.
+
+    Raises:
+        DatasetError: an item ID stands twice.
+    """
+    if pc.count_distinct(table["item_id"]).as_py() != len(table):
+        twice = next(entry for entry in table["item_id"].value_counts() if entry["counts"].as_py() > 1)
+        raise DatasetError(f"{file}: item '{twice['values']}' stands twice")
+    return table

@@ -1,10 +1,12 @@
 """Reading sources: what goes wrong becomes one clear line that names the file."""
 
+import gzip
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import ijson
 import pyarrow as pa
@@ -22,7 +24,7 @@ def reading(file: Path) -> Iterator[None]:
     except OSError as error:
         # pyarrow raises OSError for torn files as well, without a `strerror`.
         raise DatasetError(f"cannot read {file}: {error.strerror or one_line(error)}") from error
-    except (EOFError, pa.ArrowException) as error:
+    except (EOFError, zlib.error, pa.ArrowException) as error:
         raise DatasetError(f"cannot read {file}: {one_line(error)}") from error
     except UnicodeDecodeError as error:
         raise DatasetError(f"{file}: not UTF-8: {error.reason}") from error
@@ -36,6 +38,13 @@ def one_line(error: Exception) -> str:
     text = message.decode("utf-8", "replace") if isinstance(message, bytes) else str(message)
     line = next(iter(text.strip().splitlines()), type(error).__name__)
     return line.strip().rstrip(".")[:MAX_MESSAGE]
+
+
+def open_text(file: Path) -> TextIO:
+    """Open UTF-8 text, with or without a byte order mark; a name that ends in `.gz` is decompressed."""
+    if file.suffix == ".gz":
+        return gzip.open(file, "rt", encoding="utf-8-sig")
+    return file.open(encoding="utf-8-sig")
 
 
 def json_object(file: Path) -> Iterator[tuple[str, Any]]:
@@ -54,18 +63,22 @@ def json_object(file: Path) -> Iterator[tuple[str, Any]]:
         yield from ijson.kvitems(stream, "", use_float=True)
 
 
-def json_lines(file: Path) -> Iterator[dict[str, Any]]:
+def json_lines(file: Path, parse: Callable[[str], Any] = json.loads) -> Iterator[dict[str, Any]]:
     """The JSON objects of `file`, one a line; empty lines are passed over.
+
+    Args:
+        file: may be compressed, see `open_text`.
+        parse: reads a line; raises ValueError for one that it cannot read.
 
     Raises:
         DatasetError: the file cannot be read, or a line is not an object; the message has its number.
     """
-    with reading(file), file.open(encoding="utf-8") as stream:
+    with reading(file), open_text(file) as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
             try:
-                value = json.loads(line)
+                value = parse(line)
             except ValueError as error:
                 raise DatasetError(f"{file}: line {number}: not valid JSON: {one_line(error)}") from error
             if not isinstance(value, dict):

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from service.data.code_tokens import read_semantic_ids
 from service.data.dataset import Dataset, Source
 from service.data.history_json import Histories
-from service.data.item_records import Record, attribute_types, item_table
+from service.data.item_records import Record, attribute_types, distinct, item_table
 from service.data.reading import json_lines, json_object
 from service.data.write import Progress, new_dataset, no_progress
 from service.errors import DatasetError
@@ -69,10 +69,7 @@ def _find(src: Path, name: str, pattern: str) -> Path | None:
 
 def _add_records(items: pa.Table, file: Path) -> tuple[pa.Table, int]:
     """`items` with titles and attributes, and how many records have no semantic ID."""
-    table = item_table(_records(file), attribute_types(_records(file)))
-    if pc.count_distinct(table["item_id"]).as_py() != len(table):
-        twice = next(entry for entry in table["item_id"].value_counts() if entry["counts"].as_py() > 1)
-        raise DatasetError(f"{file}: item '{twice['values']}' stands twice")
+    table = distinct(item_table(_records(file), attribute_types(_records(file))), file)
     rows = pc.index_in(items["item_id"], value_set=table["item_id"])
     matched = table.take(rows)
     without_id = len(table) - (len(rows) - rows.null_count)

@@ -17,6 +17,7 @@ from service.errors import InputError
 from service.gateway.recommender import Recommender
 from service.gateway.rest import create_app
 from service.history.opening import open_store
+from service.processes import end_with_supervisor
 from service.rpc.client import WorkerClient
 from service.rpc.listen import listen_tcp
 from service.telemetry.logs import configure_logging
@@ -43,6 +44,7 @@ def run_gateway(bundle_path: Path, settings: Settings, *, sockets: list[socket.s
         BundleError: the bundle is torn.
     """
     configure_logging(settings.log)
+    end_with_supervisor()
     if settings.gateway.worker is None:
         raise InputError("setting 'gateway.worker': give the worker's address, host:port or unix:PATH")
     with ExitStack() as stack:

@@ -43,7 +43,10 @@ def querying(source: Path) -> Iterator[None]:
     """Turns what DuckDB raises in the block into a `DatasetError` of one line that names `source`."""
     try:
         yield
-    except duckdb.InterruptException as error:
+    except RuntimeError as error:
+        # What a query makes of Ctrl-C.
+        if str(error) != "Query interrupted":
+            raise
         raise KeyboardInterrupt from error
     except duckdb.Error as error:
         raise DatasetError(f"cannot read {source}: {_reason(error)}") from error

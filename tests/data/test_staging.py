@@ -55,3 +55,11 @@ def test_more_rows_than_memory_come_in_order(tmp_path: Path) -> None:
             last = users[-1].as_py()
             count += batch.num_rows
         assert count == len(events) == num_rows
+
+
+@pytest.mark.parametrize(
+    ("message", "raised"), [("Query interrupted", KeyboardInterrupt), ("else", RuntimeError)]
+)
+def test_ctrl_c_in_a_query(tmp_path: Path, message: str, raised: type[BaseException]) -> None:
+    with pytest.raises(raised), querying(tmp_path):
+        raise RuntimeError(message)

@@ -85,7 +85,9 @@ def train_semantic_ids(
 
 def write_semantic_ids(ids: SemanticIds, dataset: Dataset, out: Path) -> None:
     """Write columns `item_id` and `codes`, with the code sizes in the file's metadata."""
-    table = pa.table({"item_id": dataset.items()["item_id"], "codes": pa.array(list(ids.codes.astype(np.int32)))})
+    table = pa.table(
+        {"item_id": dataset.items()["item_id"], "codes": pa.array(list(ids.codes.astype(np.int32)))}
+    )
     scratch = out.with_name(f".{out.name}.partial")
     pq.write_table(table.replace_schema_metadata({"code_sizes": json.dumps(ids.sizes)}), scratch)
     scratch.rename(out)
@@ -129,7 +131,9 @@ class Prepared:
             InputError: an item of the dataset is not in the catalogue.
         """
         item_ids = dataset.items()["item_id"].to_pylist()
-        rows = np.array([-1 if (row := catalogue.row_of(i)) is None else row for i in item_ids], dtype=np.int32)
+        rows = np.array(
+            [-1 if (row := catalogue.row_of(i)) is None else row for i in item_ids], dtype=np.int32
+        )
         if (rows < 0).any():
             missing = item_ids[int(np.argmin(rows))]
             raise InputError(f"dataset {dataset.path}: item '{missing}' is not in the bundle's catalogue")
@@ -299,7 +303,9 @@ def _decoding(target: Path, layout: TokenLayout, preset: Preset) -> DecodingDefa
     positions = json.loads((target / "config.json").read_bytes())["max_position_embeddings"]
     left = positions - layout.prompt_length(preset.max_history_items)
     if left < layout.tokens_per_item:
-        raise InputError(f"target: {positions} positions cannot hold {preset.max_history_items} items of history")
+        raise InputError(
+            f"target: {positions} positions cannot hold {preset.max_history_items} items of history"
+        )
     return DecodingDefaults(
         max_history_items=preset.max_history_items,
         max_num_items=min(MAX_NUM_ITEMS, left // layout.tokens_per_item),

@@ -1,6 +1,8 @@
 """A package of `service/` imports only from rows above its own; packages of one row do not import each other."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,13 +15,13 @@ ROWS = [
     {"model", "gateway"},
     {"engine", "training"},
     {"worker", "evaluation"},
-    {"launch", "cli"},
+    {"build", "launch", "cli"},
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 
-# Which process may load what: the gateway, and all it may import, stays free of torch.
+# The gateway, and all it may import, stays free of torch; so does the command line until a command needs it.
 TORCH = {"torch", "transformers"}
-MAY_IMPORT_TORCH = {"model", "engine", "training", "worker", "evaluation"}
+MAY_IMPORT_TORCH = {"model", "engine", "training", "worker", "evaluation", "build", "cli"}
 
 
 def imports(file: Path) -> set[str]:
@@ -54,7 +56,9 @@ def test_imports_only_from_rows_above(file: Path) -> None:
         parts = name.split(".")
         if parts[0] == "service" and len(parts) > 1 and parts[1] in ROW_OF and parts[1] != own:
             same_row_file = ROW_OF[own] in (0, 5)
-            assert ROW_OF[parts[1]] < ROW_OF[own] or same_row_file, f"service/{own} imports service.{parts[1]}"
+            assert ROW_OF[parts[1]] < ROW_OF[own] or same_row_file, (
+                f"service/{own} imports service.{parts[1]}"
+            )
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SERVICE)))
@@ -62,3 +66,8 @@ def test_torch_stays_behind_the_gateway(file: Path) -> None:
     top_level = {name.split(".")[0] for name in imports(file)}
     if part_of(file) not in MAY_IMPORT_TORCH:
         assert not TORCH & top_level
+
+
+def test_gateway_and_command_line_start_without_torch() -> None:
+    code = f"import sys, service.cli, service.gateway.server; sys.exit(bool({TORCH} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -50,7 +50,9 @@ class TokenLayout:
 
     def prompt(self, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """The prompt's tokens, [length], for a history with `codes` [num_items, L], oldest first."""
-        return np.concatenate([self.prefix, self.item_tokens(codes).ravel(), self.list_start]).astype(np.int64)
+        return np.concatenate([self.prefix, self.item_tokens(codes).ravel(), self.list_start]).astype(
+            np.int64
+        )
 
     def prompt_length(self, num_items: int) -> int:
         """Length in tokens of the prompt for a history of `num_items`."""

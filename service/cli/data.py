@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from service.cli.display import bar
+
 if TYPE_CHECKING:
     from service.data.dataset import Dataset
 
@@ -31,7 +33,9 @@ def import_(
     out: Out,
     user_column: Annotated[str, typer.Option(help="csv, parquet: column of user IDs.")] = "user_id",
     item_column: Annotated[str, typer.Option(help="csv, parquet: column of item IDs.")] = "item_id",
-    timestamp_column: Annotated[str, typer.Option(help="csv, parquet: column of times.")] = "timestamp",
+    timestamp_column: Annotated[
+        str, typer.Option(help="csv, parquet: column of times; empty: rows are in order.")
+    ] = "timestamp",
     items: Annotated[Path | None, typer.Option(help="csv, parquet: a file of items with titles.")] = None,
     item_id_column: Annotated[str, typer.Option(help="Column of item IDs in --items.")] = "item_id",
     title_column: Annotated[str, typer.Option(help="Column of titles in --items.")] = "title",
@@ -49,24 +53,32 @@ def import_(
     from service.data.semantic_id_json import import_semantic_id_json
     from service.data.tabular import import_tabular
 
-    if fmt is Format.SEMANTIC_ID_JSON:
-        dataset = import_semantic_id_json(src, out, overwrite=overwrite)
-    elif fmt is Format.AMAZON_REVIEWS:
-        dataset = import_amazon_reviews(src, out, metadata=metadata, k_core=k_core, overwrite=overwrite)
-    else:
-        dataset = import_tabular(
-            src,
-            out,
-            kind="csv" if fmt is Format.CSV else "parquet",
-            user_column=user_column,
-            item_column=item_column,
-            timestamp_column=timestamp_column,
-            items=items,
-            item_id_column=item_id_column,
-            title_column=title_column,
-            min_interactions=min_interactions,
-            overwrite=overwrite,
-        )
+    with bar(f"importing {src.name}") as shown:
+
+        def progress(stage: str, rows: int) -> None:
+            shown.update(rows, note=stage)
+
+        if fmt is Format.SEMANTIC_ID_JSON:
+            dataset = import_semantic_id_json(src, out, overwrite=overwrite, progress=progress)
+        elif fmt is Format.AMAZON_REVIEWS:
+            dataset = import_amazon_reviews(
+                src, out, metadata=metadata, k_core=k_core, overwrite=overwrite, progress=progress
+            )
+        else:
+            dataset = import_tabular(
+                src,
+                out,
+                kind="csv" if fmt is Format.CSV else "parquet",
+                user_column=user_column,
+                item_column=item_column,
+                timestamp_column=timestamp_column or None,
+                items=items,
+                item_id_column=item_id_column,
+                title_column=title_column,
+                min_interactions=min_interactions,
+                overwrite=overwrite,
+                progress=progress,
+            )
     _report(dataset)
 
 

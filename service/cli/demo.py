@@ -1,4 +1,135 @@
-"""`padrec demo`: a synthetic shop, a target trained on it, and the service, with nothing else needed."""
+"""`padrec demo`: a synthetic shop, a target trained on it, and the service; nothing else is needed."""
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
-def demo() -> None:
-    """x"""
+
+from service.cli.display import bar, say
+
+if TYPE_CHECKING:
+    from service.config import Settings
+    from service.data.dataset import Dataset
+
+# Enough for lists that follow a user's interests, in the minute or two that a newcomer waits; a model for
+# more than show is built with 'padrec bundle build'.
+STEPS = 300
+
+
+def demo(
+    once: Annotated[
+        bool, typer.Option("--once", help="Print one recommendation as JSON and exit, on any free port.")
+    ] = False,
+    folder: Annotated[Path, typer.Option("--dir", help="Where the demo keeps its shop and bundle.")] = Path(
+        ".demo"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="HTTP port.")] = 8000,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps, the first time.")] = STEPS,
+) -> None:
+    """Build a demo bundle the first time, then serve it."""
+    from service.config import load_settings
+    from service.launch import serve
+
+    bundle = folder / "bundle"
+    dataset = _shop(folder / "shop")
+    if not (bundle / "manifest.json").is_file():
+        _build(dataset, bundle, steps)
+    settings = _settings(load_settings(), folder, 0 if once else port)
+    user = asyncio.run(_remember(dataset, settings))
+
+    def on_ready(url: str) -> None:
+        from service.cli.serving import ask
+
+        answer = ask(url, {"user_id": user})
+        if once:
+            print(json.dumps(answer, indent=2, ensure_ascii=False), flush=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            _show(url, dataset, user, answer)
+
+    raise SystemExit(serve(bundle, settings, None, on_ready=on_ready))
+
+
+def _shop(path: Path) -> "Dataset":
+    from service.data.dataset import INFO, Dataset
+    from service.data.synthesize import synthesize
+
+    if (path / INFO).is_file():
+        return Dataset.open(path)
+    say("making a shop of 2,000 items and 4,000 users")
+    return synthesize(path, overwrite=path.exists())
+
+
+def _build(dataset: "Dataset", bundle: Path, steps: int) -> None:
+    import torch
+
+    from service.build import build_bundle
+    from service.cli.models import preset_with, shower
+
+    with bar("training") as training:
+        build_bundle(
+            dataset,
+            preset_with("tiny", steps),
+            bundle,
+            device=torch.device("cpu"),
+            overwrite=bundle.exists(),
+            on_stage=say,
+            on_progress=shower(training),
+        )
+
+
+def _settings(settings: "Settings", folder: Path, port: int) -> "Settings":
+    """The operator's settings, with the demo's own history, and no word but warnings beside the demo's."""
+    history = {"url": f"sqlite:///{(folder / 'history.sqlite3').absolute()}"}
+    return settings.model_copy(
+        update={
+            "gateway": settings.gateway.model_copy(update={"port": port}),
+            "history": settings.history.model_copy(update=history),
+            "log": settings.log.model_copy(update={"level": "warning"}),
+        }
+    )
+
+
+async def _remember(dataset: "Dataset", settings: "Settings") -> str:
+    """Put the shop's histories into the store, the first time; a user of them."""
+    import pyarrow.parquet as pq
+
+    from service.data.dataset import INTERACTIONS
+    from service.history.opening import open_store
+    from service.types import Event
+
+    store = open_store(settings.history)
+    try:
+        events = pq.read_table(dataset.path / INTERACTIONS)
+        user = str(events["user_id"][0])
+        if not await store.get(user):
+            await store.append([Event(**event) for event in events.to_pylist()])
+        return user
+    finally:
+        await store.close()
+
+
+def _show(url: str, dataset: "Dataset", user: str, answer: dict[str, Any]) -> None:
+    from service.cli.serving import print_answer
+
+    body = json.dumps({"user_id": user, "num_items": 10})
+    print(f"\nthe shop is open at {url} (reference: {url}/docs). Ask for a list:\n")
+    print(f"  curl -s {url}/recommend -H 'content-type: application/json' -d '{body}'\n")
+    print(f"user {user} met last:")
+    titles = dict(zip(*(dataset.items()[name].to_pylist() for name in ("item_id", "title")), strict=True))
+    for item_id in _latest(url, user):
+        print(f"  {titles.get(item_id, item_id)}")
+    print("\nand is recommended:")
+    print_answer(answer)
+    print("\nCtrl-C ends it.", flush=True)
+
+
+def _latest(url: str, user: str, count: int = 5) -> list[str]:
+    import httpx
+
+    history: list[str] = httpx.get(f"{url}/users/{user}/history").json()["item_ids"]
+    return history[-count:]

@@ -25,13 +25,14 @@ class Bar:
         self._task = None if progress is None else progress.add_task(name, total=None, note="")
         self._last_line = time.monotonic()
 
-    def update(self, done: int, total: int, note: str = "") -> None:
-        """`done` of `total` steps, and what there is to say about them."""
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
+        """`done` of `total` steps, where that is known, and what there is to say about them."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, total=total, note=note)
         elif done == total or time.monotonic() - self._last_line >= PLAIN_INTERVAL_SECONDS:
             self._last_line = time.monotonic()
-            say(f"{self._name} {done}/{total} {note}".rstrip())
+            of_total = "" if total is None else f"/{total}"
+            say(f"{self._name} {done}{of_total} {note}".rstrip())
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from service.cli.display import Bar, bar, say
 from service.errors import InputError
 
 if TYPE_CHECKING:
-    from service.data.dataset import Dataset
     from service.model.presets import Preset
     from service.training.target import Progress
 
@@ -26,13 +25,33 @@ DatasetPath = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of 
 PresetName = Annotated[str, typer.Option("--preset", help="tiny, small or base.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of everything that is random.")]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Training steps, in place of the preset's.")]
+Steps = Annotated[
+    int | None, typer.Option("--steps", min=1, help="Training steps, in place of the preset's.")
+]
 SemanticIdsFile = Annotated[
     Path | None,
-    typer.Option("--semantic-ids", help="From 'train semantic-ids', in place of the dataset's or learned ones."),
+    typer.Option(
+        "--semantic-ids", help="From 'train semantic-ids', in place of the dataset's or learned ones."
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the rows to this file as well.")]
+
+
+def preset_with(name: str, steps: int | None) -> "Preset":
+    """A preset, with `steps` in place of its own where they are given."""
+    from service.model.presets import preset_named
+
+    preset = preset_named(name)
+    if steps is None:
+        return preset
+    recipe = dataclasses.replace(preset.training, steps=steps)
+    return dataclasses.replace(preset, training=recipe)
+
+
+def shower(shown: Bar) -> "Callable[[Progress], None]":
+    """Shows training progress on a bar."""
+    return lambda at: shown.update(at.step, at.steps, f"loss {at.loss:.3f} {_metrics(at.metrics)}")
 
 
 @bundle_app.command("build")
@@ -59,7 +78,7 @@ def bundle_build(
     with bar("training") as training:
         bundle = build_bundle(
             data,
-            _preset(preset, steps),
+            preset_with(preset, steps),
             out,
             device=pick_device(device),
             seed=seed,
@@ -67,7 +86,7 @@ def bundle_build(
             target=target,
             overwrite=overwrite,
             on_stage=say,
-            on_progress=_shower(training),
+            on_progress=shower(training),
         )
     print(f"bundle {out}: model {bundle.manifest.model_version}, {bundle.manifest.num_items} items")
 
@@ -126,7 +145,13 @@ def train_target(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a target to write lists; the same command goes on after a stop."""
-    from service.build import Prepared, build_catalogue, given_semantic_ids, read_semantic_ids, train_list_target
+    from service.build import (
+        Prepared,
+        build_catalogue,
+        given_semantic_ids,
+        read_semantic_ids,
+        train_list_target,
+    )
     from service.data.dataset import Dataset
     from service.files import new_folder
     from service.model.target import pick_device
@@ -134,17 +159,19 @@ def train_target(
     data = Dataset.open(dataset)
     ids = given_semantic_ids(data) if semantic_ids is None else read_semantic_ids(semantic_ids, data)
     if ids is None:
-        raise InputError(f"dataset {dataset} has no semantic IDs; pass --semantic-ids (from 'train semantic-ids')")
+        raise InputError(
+            f"dataset {dataset} has no semantic IDs; pass --semantic-ids (from 'train semantic-ids')"
+        )
     with new_folder(out, overwrite=overwrite) as folder, bar("training") as training:
         record = train_list_target(
             Prepared.of(data, build_catalogue(data, ids)),
             ids.sizes,
-            _preset(preset, steps),
+            preset_with(preset, steps),
             folder,
             device=pick_device(device),
             seed=seed,
             work=out.with_name(f"{out.name}.work"),
-            on_progress=_shower(training),
+            on_progress=shower(training),
         )
     best = record["best"]
     print(f"target {out}: best at step {best['step']}, {_metrics(best['metrics'])}")
@@ -218,20 +245,6 @@ def bench_trie(
     _print_rows(rows)
     if json_file is not None:
         write_report(json_file, _command(), torch.device("cpu"), rows)
-
-
-def _preset(name: str, steps: int | None) -> "Preset":
-    from service.model.presets import preset_named
-
-    preset = preset_named(name)
-    if steps is None:
-        return preset
-    recipe = dataclasses.replace(preset.training, steps=steps)
-    return dataclasses.replace(preset, training=recipe)
-
-
-def _shower(shown: Bar) -> "Callable[[Progress], None]":
-    return lambda at: shown.update(at.step, at.steps, f"loss {at.loss:.3f} {_metrics(at.metrics)}")
 
 
 def _metrics(values: dict[str, float]) -> str:

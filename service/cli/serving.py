@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from service.engine.engine import Engine
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings in TOML; PADREC_* variables win.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="Settings in TOML; PADREC_* variables win.")
+]
 Port = Annotated[int | None, typer.Option("--port", help="HTTP port, in place of the settings'.")]
 
 
@@ -70,7 +72,8 @@ def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
 def recommend(
     user: Annotated[str, typer.Argument(metavar="USER", help="The user's ID.")],
     history: Annotated[
-        str | None, typer.Option(help="Item IDs, oldest first, separated by commas; default: the stored history.")
+        str | None,
+        typer.Option(help="Item IDs, oldest first, separated by commas; default: the stored history."),
     ] = None,
     num_items: Annotated[int, typer.Option(help="Length of the list.")] = 10,
     url: Annotated[str, typer.Option(help="Where the gateway listens.")] = "http://127.0.0.1:8000",

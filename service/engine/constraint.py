@@ -70,7 +70,10 @@ class BatchConstraint:
         self._nodes = self._nodes[keep]
 
     def _num_allowed(self, nodes: npt.NDArray[np.int64], lists: npt.NDArray[np.int64]) -> Int64Array:
-        begin, end = self._trie.item_begin[nodes].astype(np.int64), self._trie.item_end[nodes].astype(np.int64)
+        begin, end = (
+            self._trie.item_begin[nodes].astype(np.int64),
+            self._trie.item_end[nodes].astype(np.int64),
+        )
         base = lists * self._num_items
         taken = np.searchsorted(self._blocked, base + end) - np.searchsorted(self._blocked, base + begin)
         return end - begin - taken

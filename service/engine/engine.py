@@ -14,7 +14,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
-from service.catalog.trie import Int64Array
+from service.catalog.trie import BoolArray, Int64Array
 from service.engine.constraint import BatchConstraint
 from service.engine.sampling import choose_batch, uniforms
 from service.types import DecodedItem, DecodedList, DecodeRequest
@@ -143,11 +143,13 @@ class _Group:
         keep = self._unfinished()
         return [] if keep.all() else self._leave(keep)
 
-    def _unfinished(self) -> np.ndarray:
+    def _unfinished(self) -> BoolArray:
         if not self._at_item_start():
-            return np.ones(len(self), dtype=bool)
+            everyone: BoolArray = np.ones(len(self), dtype=bool)
+            return everyone
         wanted = [len(flight.items) < flight.request.num_items for flight in self._flights]
-        return np.array(wanted) & (self._constraint.num_left() > 0)
+        keep: BoolArray = np.array(wanted) & (self._constraint.num_left() > 0)
+        return keep
 
     def _at_item_start(self) -> bool:
         return self._constraint.depth == 0
@@ -184,7 +186,7 @@ class _Group:
 
     def _take(self, nodes: Int64Array) -> Int64Array:
         """Append one node to each list; the tokens, [batch]."""
-        tokens = self._layout.table[self._constraint.depth, self._catalogue.trie.code[nodes]]
+        tokens: Int64Array = self._layout.table[self._constraint.depth, self._catalogue.trie.code[nodes]]
         rows = self._constraint.append(nodes)
         self._draw += 1
         if rows is not None:
@@ -197,7 +199,7 @@ class _Group:
         for flight in self._flights:
             flight.num_forced += 1
 
-    def _leave(self, keep: np.ndarray) -> list[DecodedList]:
+    def _leave(self, keep: BoolArray) -> list[DecodedList]:
         now = time.perf_counter()
         done = [
             DecodedList(
@@ -241,7 +243,8 @@ class _Group:
             use_cache=True,
             logits_to_keep=1,
         )
-        return output.logits[:, -1].float()
+        logits: torch.Tensor = output.logits
+        return logits[:, -1].float()
 
 
 def _pad_left(prompts: Sequence[Int64Array]) -> tuple[Int64Array, Int64Array]:

@@ -11,7 +11,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from service.catalog.layout import TokenLayout
-from service.catalog.trie import Int32Array
+from service.catalog.trie import Int32Array, Int64Array
 from service.engine.sampling import choose, uniforms
 from service.types import DecodedItem, DecodedList, DecodeRequest
 
@@ -31,11 +31,11 @@ def write_list(
     started = time.perf_counter()
     cache = DynamicCache(config=model.config)
 
-    def next_logits(tokens: np.ndarray) -> torch.Tensor:
+    def next_logits(tokens: Int64Array) -> torch.Tensor:
         """Append `tokens` [n] to the context; logits [vocabulary] of the token that follows them."""
         input_ids = torch.as_tensor(tokens, device=model.device).unsqueeze(0)
-        output = model(input_ids=input_ids, past_key_values=cache, use_cache=True)
-        return output.logits[0, -1].float()
+        logits: torch.Tensor = model(input_ids=input_ids, past_key_values=cache, use_cache=True).logits
+        return logits[0, -1].float()
 
     draws = iter(uniforms(request.seed, request.num_items * layout.num_levels))
     allowed_items = np.ones(len(codes), dtype=bool)

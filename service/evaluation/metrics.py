@@ -18,7 +18,10 @@ def ranking_metrics(lists: Sequence[Sequence[int]], targets: Sequence[int]) -> d
         targets: for each user the right answer.
     """
     ranks = np.array(
-        [items.index(target) if target in items else np.inf for items, target in zip(lists, targets, strict=True)]
+        [
+            items.index(target) if target in items else np.inf
+            for items, target in zip(lists, targets, strict=True)
+        ]
     )
     gains = 1.0 / np.log2(ranks + 2.0)
     metrics = {f"recall@{k}": float((ranks < k).mean()) for k in CUTOFFS}

@@ -63,7 +63,7 @@ PRESETS = {
             },
             max_history_items=20,
             list_items=10,
-            training=TrainingRecipe(steps=800, batch_size=64, learning_rate=3e-3),
+            training=TrainingRecipe(steps=1200, batch_size=32, learning_rate=3e-3, validate_every=300),
         ),
         # About 25M parameters.
         Preset(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -41,11 +42,13 @@ def load_target(path: Path, *, device: torch.device, dtype: torch.dtype) -> PreT
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True)
         if config.model_type not in FAMILIES:
-            raise InputError(f"target {path}: family '{config.model_type}' is not one of {', '.join(FAMILIES)}")
+            raise InputError(
+                f"target {path}: family '{config.model_type}' is not one of {', '.join(FAMILIES)}"
+            )
         model = AutoModelForCausalLM.from_pretrained(
             path, config=config, dtype=dtype, use_safetensors=True, local_files_only=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         first_line = str(error).strip().split("\n")[0]
         raise InputError(f"target {path}: {first_line}") from error
     return model.to(device).eval().requires_grad_(False)

@@ -27,7 +27,7 @@ def item_vectors(items: pa.Table, train: Interactions, *, dimensions: int, seed:
         seed: of the SVD.
     """
     halves = [_reduce(matrix, dimensions, seed) for matrix in (_words(items), _company(train, len(items)))]
-    return np.hstack([half for half in halves if half.size]).astype(np.float32)
+    return np.hstack(halves).astype(np.float32)
 
 
 def _words(items: pa.Table) -> sparse.csr_matrix:

@@ -78,9 +78,7 @@ class ItemKnn:
         return sparse.csr_matrix((weights, (users, np.concatenate(histories))), shape=shape)
 
 
-def cooccurrence(
-    train: Interactions, num_items: int, *, window: int, backward: float
-) -> sparse.csr_matrix:
+def cooccurrence(train: Interactions, num_items: int, *, window: int, backward: float) -> sparse.csr_matrix:
     """How strongly item i is followed by item j, the closer the more, summed over histories, [num_items, num_items].
 
     Args:

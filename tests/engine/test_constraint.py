@@ -10,7 +10,8 @@ from service.engine.constraint import BatchConstraint
 def test_allowed_children_are_those_of_the_items_left(data: st.DataObject) -> None:
     """Against sets of tuples, over random walks of two lists."""
     codes = np.array(
-        data.draw(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=20)), dtype=np.int32
+        data.draw(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=20)),
+        dtype=np.int32,
     )
     codes = codes[trie_order(codes, np.zeros(len(codes), dtype=int))]
     trie = Trie.build(codes)

@@ -24,7 +24,9 @@ def random_requests(count: int, num_items: int, seed: int, sampled: bool) -> lis
         excluded = tuple(rng.integers(num_items, size=rng.choice([0, 3, num_items, 4 * num_items])).tolist())
         request = DecodeRequest(f"r{index}", history, int(rng.integers(1, 13)), excluded, seed=index)
         if sampled and index % 2:
-            request = replace(request, temperature=float(rng.uniform(0.3, 1.5)), top_p=float(rng.uniform(0.3, 1)))
+            request = replace(
+                request, temperature=float(rng.uniform(0.3, 1.5)), top_p=float(rng.uniform(0.3, 1))
+            )
         requests.append(request)
     return requests
 

@@ -45,9 +45,7 @@ def test_greedy_equals_the_naive_search(shop) -> None:
 
 def test_a_list_of_everything_is_exhausted(shop) -> None:
     excluded = tuple(range(5, 200))
-    done = write_list(
-        shop.model, shop.catalogue.codes, shop.layout, DecodeRequest("all", (0,), 10, excluded)
-    )
+    done = write_list(shop.model, shop.catalogue.codes, shop.layout, DecodeRequest("all", (0,), 10, excluded))
     assert sorted(item.row for item in done.items) == [0, 1, 2, 3, 4]
     assert done.exhausted
 

@@ -1,0 +1,141 @@
+"""`padrec bundle`, `train`, `evaluate`, `bench`: what they make, and what they say of bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.catalog.bundle import Bundle
+
+
+def assert_refused(done: "subprocess.CompletedProcess[str]", message: str) -> None:
+    assert done.returncode == 2, done.stderr
+    [line] = done.stderr.strip().splitlines()[-1:]
+    assert line.startswith("padrec: ")
+    assert message in line
+    assert "Traceback" not in done.stderr
+
+
+def test_a_built_bundle_is_sound(padrec, bundle: Path) -> None:
+    done = padrec("bundle", "check", bundle)
+    assert done.returncode == 0, done.stderr
+    assert "60 items, 60 distinct semantic IDs" in done.stdout
+    manifest = Bundle.open(bundle).manifest
+    assert manifest.code_levels == (8, 8)
+    assert manifest.training["best"]["step"] == 6
+    assert (manifest.decoding.max_history_items, manifest.decoding.max_num_items) == (20, 50)
+
+
+def test_evaluate_writes_rows_for_the_list_and_its_baselines(
+    padrec, bundle: Path, dataset: Path, tmp_path
+) -> None:
+    file = tmp_path / "rows.json"
+    done = padrec(
+        "evaluate", bundle, dataset, "--split", "valid", "--users", 20, "--device", "cpu", "--json", file
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(file.read_text())
+    assert set(report) == {"command", "versions", "device", "rows"}
+    assert [row["method"] for row in report["rows"]] == ["list", "popularity", "item-knn"]
+    assert set(report["rows"][0]) == {"method", "recall@5", "recall@10", "ndcg@5", "ndcg@10", "users"}
+    assert report["rows"][0]["users"] == 20
+    assert report["command"].startswith("padrec evaluate ")
+
+
+def test_the_stages_one_by_one_make_a_bundle_too(padrec, source: Path, tmp_path: Path) -> None:
+    """Without given IDs: semantic IDs, then a target, then a bundle that takes both as they are."""
+    rows = json.loads((source / "interactions.json").read_text())
+    lines = ["user_id,item_id,timestamp"]
+    lines += [f"{user},{item},{time}" for user, items in rows.items() for time, item in enumerate(items)]
+    (tmp_path / "events.csv").write_text("\n".join(lines))
+    data, ids, target, bundle = (tmp_path / name for name in ("data", "ids.parquet", "target", "bundle"))
+    given = ("--semantic-ids", ids)
+    for step in (
+        ("data", "import", "csv", tmp_path / "events.csv", "--out", data),
+        ("train", "semantic-ids", data, "--levels", 2, "--out", ids),
+        ("train", "target", data, *given, "--steps", 4, "--out", target),
+        ("bundle", "build", data, *given, "--target", target, "--out", bundle),
+        ("bundle", "check", bundle),
+    ):
+        done = padrec(*step)
+        assert done.returncode == 0, done.stderr
+    weights = "model.safetensors"
+    assert (bundle / "target" / weights).read_bytes() == (target / weights).read_bytes()
+    leftovers = {"bundle", "target", "data", "ids.parquet", "events.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == leftovers
+
+
+def test_building_is_reproducible(padrec, bundle: Path, dataset: Path, tmp_path: Path) -> None:
+    done = padrec("bundle", "build", dataset, "--preset", "tiny", "--steps", 6, "--out", tmp_path / "again")
+    assert done.returncode == 0, done.stderr
+    again = Bundle.open(tmp_path / "again").manifest
+    assert again.model_version == Bundle.open(bundle).manifest.model_version
+
+
+def test_a_stopped_build_leaves_no_bundle_and_goes_on(padrec, dataset: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service.cli", "bundle", "build", str(dataset), "--steps", "100000"]
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "b")], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "training target" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode not in (0, 2)
+    assert {path.name for path in tmp_path.iterdir()} <= {"b.work"}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--preset", "huge"), "no preset 'huge'"),
+        (("--device", "cuda:99"), "cuda:99"),
+        (("--semantic-ids", "none.parquet"), "none.parquet"),
+        (("--target", "nowhere"), "target nowhere: config.json is missing"),
+    ],
+)
+def test_bad_options_of_a_build_are_named(padrec, dataset: Path, tmp_path: Path, args, message: str) -> None:
+    assert_refused(padrec("bundle", "build", dataset, "--out", tmp_path / "b", *args), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_is_never_overwritten_by_accident(padrec, bundle: Path, dataset: Path) -> None:
+    assert_refused(padrec("bundle", "build", dataset, "--out", bundle), "exists already")
+
+
+def test_a_torn_bundle_is_refused_with_the_file_s_name(
+    padrec, padrec_process, bundle: Path, dataset: Path, tmp_path: Path
+) -> None:
+    torn = tmp_path / "torn"
+    shutil.copytree(bundle, torn)
+    weights = torn / "target" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    for command in (("bundle", "check", torn), ("evaluate", torn, dataset)):
+        assert_refused(padrec(*command), "target/model.safetensors does not match its sha256")
+    assert_refused(padrec_process("worker", torn), "target/model.safetensors does not match its sha256")
+    (torn / "manifest.json").unlink()
+    for command in (("serve", torn), ("gateway", torn)):
+        done = padrec_process(*command, env={**os.environ, "PADREC_GATEWAY__WORKER": "unix:/none"})
+        assert_refused(done, "manifest.json is missing")
+
+
+def test_bundle_and_dataset_must_belong_together(padrec, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "events.csv").write_text("user_id,item_id,timestamp\n" + "u,elsewhere,1\n" * 4)
+    padrec("data", "import", "csv", tmp_path / "events.csv", "--out", tmp_path / "data")
+    assert_refused(
+        padrec("evaluate", bundle, tmp_path / "data"), "item 'elsewhere' is not in the bundle's catalogue"
+    )
+
+
+def test_the_trie_benchmark_reports_its_row(padrec, tmp_path: Path) -> None:
+    file = tmp_path / "trie.json"
+    done = padrec("bench", "trie", "--items", 20_000, "--json", file)
+    assert done.returncode == 0, done.stderr
+    [row] = json.loads(file.read_text())["rows"]
+    assert row["items"] == 20_000
+    assert row["megabytes"] < 4

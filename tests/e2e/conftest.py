@@ -1,0 +1,81 @@
+"""A real service: `padrec serve` with its own worker and gateway processes."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+
+@dataclass
+class Service:
+    """A running `padrec serve`."""
+
+    process: "subprocess.Popen[str]"
+    url: str = ""
+    lines: list[str] = field(default_factory=list)
+
+    def child(self, name: str) -> int:
+        """The process ID of its worker or gateway."""
+        own = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        [pid] = [int(pid) for pid in own if f"\0{name}\0" in Path(f"/proc/{pid}/cmdline").read_text()]
+        return pid
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, "".join(self.lines)
+            assert time.monotonic() < deadline, "".join(self.lines)
+            time.sleep(0.05)
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/ready", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+@pytest.fixture(scope="session")
+def serve():
+    """Starts a service on a free port, with a history of its own, and ends it."""
+
+    @contextmanager
+    def run(bundle: Path, history: Path, **settings: str) -> Iterator[Service]:
+        command = [sys.executable, "-m", "service.cli", "serve", str(bundle), "--port", "0"]
+        environment = {**os.environ, "PADREC_HISTORY__URL": f"sqlite:///{history}", **settings}
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        service = Service(process)
+
+        def read() -> None:
+            assert process.stderr is not None
+            for line in process.stderr:
+                service.lines.append(line)
+                if line.startswith("serving "):
+                    service.url = line.split(" at ")[1].strip()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            service.wait_until(lambda: bool(service.url))
+            yield service
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+            reader.join()
+            if process.stderr is not None:
+                process.stderr.close()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def service(serve, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serve(bundle, tmp_path_factory.mktemp("history") / "history.sqlite3") as running:
+        yield running

@@ -1,0 +1,126 @@
+"""Over HTTP, through gateway and worker: what a product backend sees."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+
+from service.catalog.bundle import Bundle
+from service.engine.reference import write_list
+from service.model.target import load_target
+from service.types import DecodeRequest
+
+
+def recommend(service, **body) -> dict:
+    answer = httpx.post(f"{service.url}/recommend", json={"user_id": "u", **body}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def ids(answer: dict) -> list[str]:
+    return [item["item_id"] for item in answer["items"]]
+
+
+def test_a_list_of_ten_distinct_real_items(service) -> None:
+    history = ["3", "4", "5"]
+    answer = recommend(service, history=history)
+    assert len(set(ids(answer))) == 10
+    assert set(ids(answer)) <= {str(number) for number in range(60)} - set(history)
+    assert [item["rank"] for item in answer["items"]] == list(range(1, 11))
+    assert all(0 < item["score"] <= 1 for item in answer["items"])
+    assert answer["fallback"] is None
+    assert not answer["exhausted"]
+    assert answer["timings"]["total_ms"] >= answer["timings"]["decode_ms"] > 0
+
+
+def test_what_is_served_is_what_the_reference_writes(service, bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    catalogue = opened.read_catalogue()
+    model = load_target(opened.target_path, device=torch.device("cpu"), dtype=torch.float32)
+    for body in ({}, {"temperature": 0.8, "top_p": 0.9, "seed": 11}, {"num_items": 50}):
+        rows = tuple(catalogue.row_of(item) for item in ("7", "8", "9"))
+        request = DecodeRequest(
+            "r",
+            rows,
+            body.get("num_items", 10),
+            rows,
+            body.get("temperature", 0.0),
+            body.get("top_p", 1.0),
+            body.get("seed", 0),
+        )
+        reference = write_list(model, catalogue.codes, opened.layout, request)
+        served = recommend(service, history=["7", "8", "9"], **body)
+        assert ids(served) == [catalogue.item_ids[item.row] for item in reference.items]
+
+
+def test_events_become_the_history(service) -> None:
+    events = [{"user_id": "eve", "item_id": str(item), "timestamp": item} for item in (11, 12, 13)]
+    assert httpx.post(f"{service.url}/events", json={"events": events}).json()["accepted"] == 3
+    assert httpx.get(f"{service.url}/users/eve/history").json()["item_ids"] == ["11", "12", "13"]
+    stored, inline = (
+        recommend(service, user_id="eve"),
+        recommend(service, user_id="x", history=["11", "12", "13"]),
+    )
+    assert ids(stored) == ids(inline)
+
+
+def test_a_batch_of_callers_gets_what_each_would_alone(service) -> None:
+    histories = [[str(item % 60) for item in range(start, start + 1 + start % 7)] for start in range(40)]
+    alone = [ids(recommend(service, history=history)) for history in histories[:8]]
+    with ThreadPoolExecutor(20) as pool:
+        together = list(pool.map(lambda history: ids(recommend(service, history=history)), histories))
+    assert together[:8] == alone
+
+
+def test_everything_excluded_is_a_short_list(service) -> None:
+    excluded = [str(item) for item in range(57)]
+    answer = recommend(service, history=["1"], exclude_item_ids=excluded)
+    assert sorted(ids(answer)) == ["57", "58", "59"]
+    assert answer["exhausted"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        ({"num_items": 0}, 422, "num_items"),
+        ({"num_items": 51}, 422, "num_items"),
+        ({"history": ["1"] * 10_000}, 422, "history"),
+        ({"user_id": ""}, 422, "user_id"),
+        ({"nonsense": 1}, 422, "nonsense"),
+    ],
+)
+def test_bad_requests_are_problems_that_name_the_field(service, body: dict, status: int, field: str) -> None:
+    answer = httpx.post(f"{service.url}/recommend", json={"user_id": "u", **body})
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert field in answer.json()["detail"]
+
+
+def test_unknown_items_and_no_history_are_no_errors(service) -> None:
+    known = recommend(service, history=["1", "no-such-item"])
+    assert known["ignored_item_ids"] == ["no-such-item"]
+    assert known["fallback"] is None
+    for cold in (recommend(service, user_id="nobody"), recommend(service, history=[])):
+        assert cold["fallback"] == "cold_start"
+        assert len(set(ids(cold))) == 10
+
+
+def test_metrics_and_docs_are_there(service) -> None:
+    recommend(service, history=["1"])
+    assert "padrec_request_duration_seconds_count" in httpx.get(f"{service.url}/metrics").text
+    assert httpx.get(f"{service.url}/docs").status_code == 200
+
+
+def test_the_client_command_asks_the_service(service, padrec) -> None:
+    done = padrec("recommend", "u", "--history", "3,4,5", "--num-items", 3, "--url", service.url)
+    assert done.returncode == 0, done.stderr
+    expected = ids(recommend(service, history=["3", "4", "5"], num_items=3))
+    assert [line.split()[1] for line in done.stdout.splitlines()[1:4]] == expected
+    refused = padrec("recommend", "u", "--num-items", 0, "--url", service.url)
+    assert refused.returncode == 2
+    assert "num_items" in refused.stderr
+    nobody = padrec("recommend", "u", "--url", "http://127.0.0.1:9")
+    assert nobody.returncode == 2
+    assert nobody.stderr.startswith("padrec: no padrec gateway answers at http://127.0.0.1:9")

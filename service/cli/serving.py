@@ -50,9 +50,11 @@ def gateway(
 def worker(bundle: BundlePath, config: ConfigFile = None) -> None:
     """The process that owns the device: target and engine behind the internal gRPC."""
     from service.config import load_settings
-    from service.worker.process import run_worker
+    from service.worker.process import end_process, run_worker
 
     run_worker(bundle, load_settings(config), build_engine)
+    # Nothing is left to be saved, and the interpreter would take torch apart for more than a second.
+    end_process(0)
 
 
 def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
@@ -113,9 +115,9 @@ def ask(url: str, body: dict[str, Any], timeout: float = 30.0) -> dict[str, Any]
 def print_answer(answer: dict[str, Any]) -> None:
     """A list as a table, and what there is to say about it in a line."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("rank", "item", "title", "score", box=None, pad_edge=False)
+    table = Table("rank", "item", Column("title", no_wrap=True), "score", box=None, pad_edge=False)
     for item in answer["items"]:
         score = "" if item["score"] is None else f"{item['score']:.3f}"
         table.add_row(str(item["rank"]), item["item_id"], item["title"], score)

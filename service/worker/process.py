@@ -63,9 +63,9 @@ def run_worker(bundle: Path, settings: Settings, build_engine: EngineBuilder) ->
     if worker.last == "ended" and failure:
         if not worker.was_ready:
             raise failure
-        _exit_now(EXIT_FAILED)
+        end_process(EXIT_FAILED)
     if not worker.engine_loop.join(0):
-        _exit_now(0)
+        end_process(0)
 
 
 class _Worker:
@@ -156,7 +156,7 @@ def warm_up(engine: Engine, max_num_items: int) -> None:
         engine.round()
 
 
-def _exit_now(code: int) -> None:
-    """End without waiting for the engine's thread."""
+def end_process(code: int) -> None:
+    """End at once: without waiting for the engine's thread, without taking the interpreter down."""
     logging.shutdown()
     os._exit(code)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Enough for lists that follow a user's interests, in the minute or two that a newcomer waits; a model for
 # more than show is built with 'padrec bundle build'.
-STEPS = 300
+STEPS = 200
 
 
 def demo(

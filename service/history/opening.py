@@ -4,7 +4,6 @@ from pathlib import Path
 
 from service.config import HistorySettings
 from service.errors import InputError
-from service.history.redis import RedisHistoryStore
 from service.history.sqlite import SqliteHistoryStore
 from service.history.store import HistoryStore
 
@@ -21,5 +20,8 @@ def open_store(settings: HistorySettings) -> HistoryStore:
     if settings.url.startswith(_SQLITE) and (path := settings.url.removeprefix(_SQLITE)):
         return SqliteHistoryStore(Path(path), settings.max_items_per_user)
     if settings.url.startswith(_REDIS):
+        # Here, for the embedded store saves the third of a second that loading redis-py takes.
+        from service.history.redis import RedisHistoryStore
+
         return RedisHistoryStore(settings.url, settings.max_items_per_user)
     raise InputError("setting 'history.url': give sqlite:///PATH or redis://HOST:PORT/DB")

@@ -1,6 +1,7 @@
 """Semantic IDs from code tokens: `<a_12>` is code 12 of the first level, `<b_7>` code 7 of the second."""
 
 import re
+import reprlib
 from array import array
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,18 @@ import pyarrow as pa
 from service.data.reading import json_object
 from service.errors import DatasetError
 
-_TOKEN = re.compile(r"<([a-z])_([0-9]{1,9})>")
+MAX_LEVELS = 26
+MAX_CODE = 65_535
+
+_TOKEN = re.compile(r"<([a-z])_0*([0-9]+)>")
 
 
 def read_semantic_ids(file: Path) -> pa.Table:
     """Columns `item_id`, `title` (all empty) and `codes`, in the order of `file`.
 
     Raises:
-        DatasetError: the file is torn, an item stands twice, a token is not of its level, or items differ in
-            their number of levels.
+        DatasetError: the file is torn, an item stands twice, a token is not of its level, a code is above
+            `MAX_CODE`, or items differ in their number of levels or have more than `MAX_LEVELS`.
     """
     item_ids: list[str] = []
     seen: set[str] = set()
@@ -50,6 +54,10 @@ def read_semantic_ids(file: Path) -> pa.Table:
 def _parse(file: Path, item: str, tokens: Any) -> list[int]:
     if not isinstance(tokens, list) or not tokens:
         raise DatasetError(f"{file}: item '{item}': not a list of code tokens")
+    if len(tokens) > MAX_LEVELS:
+        raise DatasetError(
+            f"{file}: item '{item}' has {len(tokens)} code tokens; at most {MAX_LEVELS} levels are supported"
+        )
     codes = []
     for level, token in enumerate(tokens):
         match = _TOKEN.fullmatch(token) if isinstance(token, str) else None
@@ -57,6 +65,10 @@ def _parse(file: Path, item: str, tokens: Any) -> list[int]:
             example = f"<{chr(ord('a') + level)}_0>"
             raise DatasetError(
                 f"{file}: item '{item}': code {level + 1} is {token!r}, not one like {example}"
+            )
+        if len(match[2]) > len(str(MAX_CODE)) or int(match[2]) > MAX_CODE:
+            raise DatasetError(
+                f"{file}: item '{item}': code {level + 1} is {reprlib.repr(token)}; the largest is {MAX_CODE}"
             )
         codes.append(int(match[2]))
     return codes

@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from service.data.item_records import CHUNK, Record, attribute_types, distinct, item_table
+from service.data.item_records import CHUNK, Record, attribute_types, distinct, item_table, record_id
 from service.data.reading import json_lines
 from service.data.staging import identifier, querying
 from service.data.tables import CSV_SUFFIXES, PARQUET_SUFFIXES, Table, find_files, open_csv, open_parquet
@@ -49,10 +49,9 @@ class _Records:
 
     def __iter__(self) -> Iterator[Record]:
         for row in self._rows():
-            item_id = row.pop(self._item_id, None)
-            if not isinstance(item_id, str | int) or item_id == "":
-                raise DatasetError(f"{self._file}: an item has no '{self._item_id}': {str(row)[:80]}")
-            yield str(item_id), row | {"title": row.pop(self._title, None)}
+            item_id = record_id(self._file, row, self._item_id)
+            del row[self._item_id]
+            yield item_id, row | {"title": row.pop(self._title, None)}
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         if self._file.name.endswith(JSON_SUFFIXES):

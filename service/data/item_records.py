@@ -6,6 +6,7 @@ the type that holds them all. `categories` becomes `category`, a list; a string 
 """
 
 import math
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from service.data.text import plain_text
+from service.data.text import plain_text, whole
 from service.errors import DatasetError
 from service.types import AttributeValue
 
@@ -26,6 +27,23 @@ NOT_ATTRIBUTES = frozenset({"item_id", "title", "codes"})
 _LIST = pa.list_(pa.string())
 
 
+def record_id(file: Path, fields: Mapping[str, Any], column: str) -> str:
+    """The ID in an item's fields.
+
+    Raises:
+        DatasetError: there is none, or it is neither text nor a whole number; the message names `file`.
+    """
+    value = fields.get(column)
+    if value is None or value == "":
+        raise DatasetError(f"{file}: an item has no '{column}': {reprlib.repr(dict(fields))}")
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise DatasetError(f"{file}: '{column}' {reprlib.repr(value)} is neither text nor a whole number")
+    item_id = str(value)
+    if whole(item_id) != item_id:
+        raise DatasetError(f"{file}: '{column}' {item_id!r} has half a character (a lone surrogate)")
+    return item_id
+
+
 def tidy_fields(fields: Mapping[str, Any]) -> dict[str, AttributeValue]:
     """The attributes among an item's fields; nested values other than lists of strings are left out."""
     tidy: dict[str, AttributeValue] = {}
@@ -35,7 +53,7 @@ def tidy_fields(fields: Mapping[str, Any]) -> dict[str, AttributeValue]:
             name, value = "category", parts
         clean = _tidy(value)
         if name not in NOT_ATTRIBUTES and clean is not None:
-            tidy[name] = clean
+            tidy[whole(name)] = clean
     return tidy
 
 

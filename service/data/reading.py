@@ -3,7 +3,7 @@
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,6 +14,7 @@ import pyarrow as pa
 from service.errors import DatasetError
 
 MAX_MESSAGE = 300
+MAX_DEPTH = 32
 
 
 @contextmanager
@@ -51,7 +52,8 @@ def json_object(file: Path) -> Iterator[tuple[str, Any]]:
     """The members of the one JSON object in `file`, one at a time, in their order.
 
     Raises:
-        DatasetError: the file cannot be read, is cut short, or holds something else.
+        DatasetError: the file cannot be read, is cut short, is nested deeper than `MAX_DEPTH`, or holds
+            something else.
     """
     with reading(file), file.open("rb") as stream:
         start = stream.read(1)
@@ -60,7 +62,21 @@ def json_object(file: Path) -> Iterator[tuple[str, Any]]:
         if start not in (b"{", b""):
             raise DatasetError(f"{file}: not a JSON object")
         stream.seek(0)
-        yield from ijson.kvitems(stream, "", use_float=True)
+        events = _shallow(file, ijson.basic_parse(stream, use_float=True))
+        yield from ijson.kvitems(ijson.parse(events), "")
+
+
+def _shallow(file: Path, events: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    # Before ijson gives each event its path: the paths of a chunk of brackets would fill the memory.
+    depth = 0
+    for event, value in events:
+        if event in ("start_map", "start_array"):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise DatasetError(f"{file}: nested deeper than {MAX_DEPTH} levels")
+        elif event in ("end_map", "end_array"):
+            depth -= 1
+        yield event, value
 
 
 def json_lines(file: Path, parse: Callable[[str], Any] = json.loads) -> Iterator[dict[str, Any]]:
@@ -81,6 +97,8 @@ def json_lines(file: Path, parse: Callable[[str], Any] = json.loads) -> Iterator
                 value = parse(line)
             except ValueError as error:
                 raise DatasetError(f"{file}: line {number}: not valid JSON: {one_line(error)}") from error
+            except RecursionError as error:
+                raise DatasetError(f"{file}: line {number}: nested too deeply") from error
             if not isinstance(value, dict):
                 raise DatasetError(f"{file}: line {number}: not a JSON object")
             yield value

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from service.data.code_tokens import read_semantic_ids
 from service.data.dataset import Dataset, Source
 from service.data.history_json import Histories
-from service.data.item_records import Record, attribute_types, distinct, item_table
+from service.data.item_records import Record, attribute_types, distinct, item_table, record_id
 from service.data.reading import json_lines, json_object
 from service.data.write import Progress, new_dataset, no_progress
 from service.errors import DatasetError
@@ -80,10 +80,7 @@ def _add_records(items: pa.Table, file: Path) -> tuple[pa.Table, int]:
 def _records(file: Path) -> Iterator[Record]:
     if file.name.endswith(".jsonl"):
         for fields in json_lines(file):
-            item_id = fields.get("item_id")
-            if not isinstance(item_id, str | int):
-                raise DatasetError(f"{file}: a line has no 'item_id': {str(fields)[:80]}")
-            yield str(item_id), fields
+            yield record_id(file, fields, "item_id"), fields
     else:
         for item_id, fields in json_object(file):
             if not isinstance(fields, dict):

@@ -6,6 +6,7 @@ import re
 
 _TAG = re.compile(r"<[a-zA-Z/!][^>]*>")
 _DOUBLE_ESCAPE = re.compile(r"&?amp;(?=#?\w+;)")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _BETWEEN_STRINGS = re.compile(r"""['"], ?['"]""")
 
 
@@ -17,7 +18,12 @@ def plain_text(value: str) -> str:
     if value.startswith(("['", '["')):
         value = _join_list(value)
     text = html.unescape(_DOUBLE_ESCAPE.sub("&", value))
-    return " ".join(_TAG.sub(" ", text).split())
+    return " ".join(_TAG.sub(" ", whole(text)).split())
+
+
+def whole(text: str) -> str:
+    """Text with U+FFFD for each lone surrogate: JSON can spell such half characters, UTF-8 cannot hold them."""
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def _join_list(value: str) -> str:

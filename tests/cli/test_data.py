@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from service.cli import display
 from service.data.dataset import Dataset
 
 
@@ -64,3 +65,72 @@ def test_an_unknown_format_is_a_usage_error(padrec, tmp_path: Path) -> None:
     done = padrec("data", "import", "xml", tmp_path, "--out", tmp_path / "out")
     assert done.returncode == 2
     assert "xml" in done.stderr
+
+
+def assert_refused(done, *words: str) -> None:
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize(
+    ("fmt", "option", "value", "owners"),
+    [
+        ("amazon-reviews", "--items", "items.csv", "csv and parquet"),
+        ("amazon-reviews", "--min-interactions", 1, "csv and parquet"),
+        ("csv", "--k-core", 5, "amazon-reviews"),
+        ("parquet", "--metadata", "meta.json", "amazon-reviews"),
+        ("semantic-id-json", "--user-column", "user_id", "csv and parquet"),
+        ("semantic-id-json", "--k-core", 2, "amazon-reviews"),
+    ],
+)
+def test_options_of_another_format_are_refused(
+    padrec, tmp_path: Path, fmt: str, option: str, value: object, owners: str
+) -> None:
+    done = padrec("data", "import", fmt, tmp_path / "src", option, value, "--out", tmp_path / "out")
+    assert_refused(done, f"{option} is an option of {owners}, not of {fmt}")
+
+
+def test_columns_of_items_need_items(padrec, tmp_path: Path) -> None:
+    done = padrec(
+        "data", "import", "csv", tmp_path / "log.csv", "--title-column", "name", "--out", tmp_path / "out"
+    )
+    assert_refused(done, "--title-column", "--items")
+
+
+@pytest.mark.parametrize(("src", "out"), [("a/src", "a/src"), ("a/src", "a"), ("a/src", "a/src/new/out")])
+def test_out_apart_from_the_source(padrec, tmp_path: Path, src: str, out: str) -> None:
+    (tmp_path / src).mkdir(parents=True)
+    log = tmp_path / src / "log.csv"
+    log.write_text("user_id,item_id,timestamp\nu,a,1\n")
+    # A sealed folder, which --overwrite may replace.
+    (tmp_path / src / "dataset.json").write_text("{}")
+    done = padrec(
+        "data", "import", "csv", tmp_path / src, "--out", tmp_path / src / ".." / ".." / out, "--overwrite"
+    )
+    assert_refused(done, "--out", "overlap")
+    assert sorted(path.name for path in log.parent.iterdir()) == ["dataset.json", "log.csv"]
+
+
+def test_out_apart_from_the_items(padrec, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\nu,a,1\n")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "items.csv").write_text("item_id,title\na,Cup\n")
+    options = ("--items", tmp_path / "old" / "items.csv", "--out", tmp_path / "old", "--overwrite")
+    assert_refused(padrec("data", "import", "csv", tmp_path / "log.csv", *options), "items.csv overlap")
+    assert (tmp_path / "old" / "items.csv").exists()
+
+
+def test_synthesising_shows_progress(padrec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "PLAIN_INTERVAL_SECONDS", 0.0)
+    done = padrec("data", "synthesize", "--num-items", 60, "--num-users", 30, "--out", tmp_path / "shop")
+    assert "synthesising shop" in done.stderr
+    assert "writing interactions" in done.stderr
+
+
+def test_a_negative_seed_is_a_usage_error(padrec, tmp_path: Path) -> None:
+    done = padrec("data", "synthesize", "--seed", "-1", "--out", tmp_path / "shop")
+    assert done.returncode == 2
+    assert "--seed" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -85,6 +85,17 @@ def test_names_of_the_public_repositories(tmp_path: Path) -> None:
     assert items["attributes"].to_pylist()[1] == {"category": ["Toys", "Classic"]}
 
 
+def test_largest_codes_and_most_levels(tmp_path: Path) -> None:
+    tokens = {"0": [f"<{chr(97 + level)}_065535>" for level in range(26)]}
+    src = write_source(tmp_path / "src", {"anna": [0]}, tokens)
+    assert import_semantic_id_json(src, tmp_path / "out").info.code_levels == (65_536,) * 26
+
+
+def test_half_a_character_in_a_title_is_replaced(tmp_path: Path) -> None:
+    src = write_source(tmp_path / "src", items='{"item_id": "0", "title": "Cup \\ud800"}\n')
+    assert import_semantic_id_json(src, tmp_path / "out").items()["title"].to_pylist()[0] == "Cup \ufffd"
+
+
 def test_two_sources_in_one_folder_are_refused(tmp_path: Path) -> None:
     src = write_source(tmp_path / "src")
     (src / "interactions.json").rename(src / "A.inter.json")
@@ -107,7 +118,10 @@ def test_missing_folder_and_files(tmp_path: Path) -> None:
         ({"0": ["<a_1>", "<a_2>"]}, ["item '0'", "<a_2>", "<b_0>"]),
         ({"0": ["a_1"]}, ["item '0'"]),
         ({"0": ["<a_-1>"]}, ["item '0'"]),
-        ({"0": ["<a_99999999999>"]}, ["item '0'"]),
+        ({"0": ["<a_65536>"]}, ["item '0'", "code 1", "<a_65536>", "the largest is 65535"]),
+        ({"0": ["<a_999999999>"]}, ["item '0'", "the largest is 65535"]),
+        ({"0": [f"<a_{'9' * 5000}>"]}, ["item '0'", "the largest is 65535"]),
+        ({"0": [f"<{chr(97 + level)}_0>" for level in range(27)]}, ["item '0'", "27 code", "at most 26"]),
         ({"0": [7]}, ["item '0'"]),
         ({"0": []}, ["item '0'"]),
         ({"0": "<a_1>"}, ["item '0'"]),
@@ -152,6 +166,10 @@ def test_no_interactions(tmp_path: Path, histories: Any) -> None:
         ("items.jsonl", b'{"item_id": "0"}\n[]\n', "line 2"),
         ("items.jsonl", b'{"title": "nameless"}\n', "item_id"),
         ("items.jsonl", b'{"item_id": "\xff"}\n', "not UTF-8"),
+        ("items.jsonl", b'{"item_id": true}\n', "'item_id' True"),
+        ("items.jsonl", b'{"item_id": "0", "x": ' + b"[" * 100_000, "line 1: nested too deeply"),
+        ("interactions.json", b'{"anna": ' + b"[" * 100_000, "nested deeper than 32 levels"),
+        ("semantic_ids.json", b'{"0": ' + b'{"a":' * 100_000, "nested deeper than 32 levels"),
         ("items.jsonl", b'{"item_id": "0"}\n{"item_id": "0"}\n', "item '0' stands twice"),
     ],
 )

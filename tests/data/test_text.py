@@ -16,6 +16,8 @@ from service.data.text import plain_text
         ("['Line\\none', \"It\\'s", "Line one It's"),
         ("['not a list' 3]", "not a list' 3]"),
         ("[sic] a < b", "[sic] a < b"),
+        ("Cup \ud800 \U0001f600", "Cup \ufffd \U0001f600"),
+        ("['a\\ud800']", "a\ufffd"),
         ("", ""),
     ],
 )

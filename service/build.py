@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from transformers import PreTrainedModel
 
-from service.catalog.bundle import ITEMS, POPULAR, TARGET, Bundle, DecodingDefaults, seal
+from service.catalog.bundle import ITEMS, MANIFEST, POPULAR, TARGET, Bundle, DecodingDefaults, seal
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.data.dataset import Dataset, Interactions
@@ -24,90 +21,21 @@ from service.data.split import Case, LeaveOneOut
 from service.engine.engine import Engine
 from service.errors import InputError
 from service.evaluation.quality import evaluate_lists
-from service.files import new_folder, write_json
+from service.files import check_new_folder, new_folder, write_json
 from service.model.presets import Preset
-from service.model.target import build_target, load_target
-from service.model.vocabulary import build_tokenizer, layout_of, read_layout
-from service.training.item_vectors import item_vectors
+from service.model.target import build_target, load_target, read_config
+from service.model.vocabulary import build_tokenizer, check_layout, layout_of, read_layout
+from service.training.item_ids import SemanticIds, describe, given_semantic_ids, train_semantic_ids
 from service.training.lists import ListSampler
-from service.training.semantic_ids import SemanticIdReport, default_codebook_size, learn_semantic_ids
 from service.training.target import Progress, train_target
 from service.training.teacher import ItemKnn
 
 MAX_NUM_ITEMS = 50
 POPULAR_ITEMS = 1_000
-VECTOR_DIMENSIONS = 64
 VALIDATION_METRIC = "ndcg@10"
+CHECKPOINT = "config.json"  # the file that every transformers checkpoint holds
 
 OnProgress = Callable[[Progress], None]
-IntArray = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class SemanticIds:
-    """Codes of a dataset's items, in the order of its items table.
-
-    Attributes:
-        codes: [num_items, L].
-        sizes: codes at each level.
-    """
-
-    codes: IntArray
-    sizes: tuple[int, ...]
-    report: SemanticIdReport
-
-
-def given_semantic_ids(dataset: Dataset) -> SemanticIds | None:
-    """The semantic IDs that came with a dataset, if any."""
-    sizes = dataset.info.code_levels
-    if sizes is None:
-        return None
-    codes = np.array(dataset.items()["codes"].to_pylist(), dtype=np.int64)
-    return SemanticIds(codes, sizes, SemanticIdReport.of(codes, sizes))
-
-
-def train_semantic_ids(
-    dataset: Dataset, *, num_levels: int = 3, codebook_size: int | None = None, seed: int = 0
-) -> SemanticIds:
-    """Learn semantic IDs from the dataset's text and training interactions.
-
-    Raises:
-        InputError: the items have neither text nor company to learn from.
-    """
-    size = codebook_size or default_codebook_size(dataset.num_items)
-    train = LeaveOneOut(dataset.interactions()).train
-    vectors = item_vectors(dataset.items(), train, dimensions=VECTOR_DIMENSIONS, seed=seed)
-    if not vectors.shape[1]:
-        raise InputError(f"dataset {dataset.path}: items have neither text nor co-occurrence to learn from")
-    codes, report = learn_semantic_ids(vectors, num_levels=num_levels, codebook_size=size, seed=seed)
-    return SemanticIds(codes, (size,) * num_levels, report)
-
-
-def write_semantic_ids(ids: SemanticIds, dataset: Dataset, out: Path) -> None:
-    """Write columns `item_id` and `codes`, with the code sizes in the file's metadata."""
-    table = pa.table(
-        {"item_id": dataset.items()["item_id"], "codes": pa.array(list(ids.codes.astype(np.int32)))}
-    )
-    scratch = out.with_name(f".{out.name}.partial")
-    pq.write_table(table.replace_schema_metadata({"code_sizes": json.dumps(ids.sizes)}), scratch)
-    scratch.rename(out)
-
-
-def read_semantic_ids(file: Path, dataset: Dataset) -> SemanticIds:
-    """Read what `write_semantic_ids` wrote.
-
-    Raises:
-        InputError: the file is torn or is not about this dataset's items.
-    """
-    try:
-        table = pq.read_table(file)
-        sizes = tuple(json.loads(table.schema.metadata[b"code_sizes"]))
-        codes = np.array(table["codes"].to_pylist(), dtype=np.int64)
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file} does not hold semantic IDs: {str(error).splitlines()[0]}") from error
-    if table["item_id"].to_pylist() != dataset.items()["item_id"].to_pylist():
-        raise InputError(f"{file} holds the semantic IDs of another dataset's items")
-    return SemanticIds(codes, sizes, SemanticIdReport.of(codes, sizes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +96,7 @@ def train_list_target(
 ) -> dict[str, Any]:
     """Train a target of `preset` and save it to `out` as a transformers checkpoint with its tokenizer.
 
-    A run that was stopped goes on from what it left in `work`; when it ends well, `work` is removed.
+    A run that was stopped goes on from what it left in `work`, which the caller removes when all is done.
 
     Returns:
         The training record.
@@ -204,14 +132,13 @@ def train_list_target(
         sampler,
         recipe,
         work=work,
-        fingerprint=_fingerprint(prepared, preset, seed),
+        fingerprint=_fingerprint(prepared, sizes, preset, seed),
         validate=validate,
         metric=VALIDATION_METRIC,
         on_progress=on_progress,
     )
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    shutil.rmtree(work)
     return {"preset": preset.name, "seed": seed, "parameters": model.num_parameters(), **record}
 
 
@@ -237,7 +164,8 @@ def build_bundle(
         device: to train on.
         seed: of everything that is random.
         semantic_ids: in place of those that came with the dataset or would be learned.
-        target: an existing transformers checkpoint whose vocabulary holds the code tokens.
+        target: an existing transformers checkpoint whose vocabulary holds the code tokens. It was trained on given
+            semantic IDs, so these must be given here too.
         overwrite: replace a bundle that is there.
         on_stage: told what begins, in a line.
         on_progress: told every training step.
@@ -245,17 +173,22 @@ def build_bundle(
     Raises:
         InputError: `out` exists, or an input does not fit.
     """
-    if out.exists() and not overwrite:
-        raise InputError(f"{out} exists already; choose another --out or pass --overwrite")
+    check_new_folder(out, marker=MANIFEST, overwrite=overwrite)
     ids = semantic_ids or given_semantic_ids(dataset)
+    if ids is None and target is not None:
+        raise InputError(
+            f"dataset {dataset.path} has no semantic IDs; pass the ones that the target was trained on"
+        )
     if ids is None:
         on_stage("learning semantic IDs")
-        ids = train_semantic_ids(dataset, seed=seed)
+        ids = train_semantic_ids(
+            dataset, seed=seed, on_level=lambda done, total: on_stage(f"semantic IDs: level {done}/{total}")
+        )
     on_stage(describe(ids.report))
     catalogue = build_catalogue(dataset, ids)
     prepared = Prepared.of(dataset, catalogue)
     work = out.with_name(f"{out.name}.work")
-    with new_folder(out, overwrite=overwrite) as folder:
+    with new_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
         if target is None:
             on_stage(f"training target '{preset.name}' on {device}; after a stop, the same command goes on")
             training = train_list_target(
@@ -270,37 +203,41 @@ def build_bundle(
             )
         else:
             on_stage(f"taking target {target}")
-            training = _take_target(target, folder / TARGET, device)
-        layout = read_layout(folder / TARGET, ids.sizes)
+            training = _take_target(target, folder / TARGET)
+        layout, positions = _checked(target or folder / TARGET, ids.sizes)
         catalogue.write(folder / ITEMS)
         write_json(folder / POPULAR, _popular(prepared))
         seal(
             folder,
             num_items=len(catalogue),
             layout=layout,
-            decoding=_decoding(folder / TARGET, layout, preset),
+            decoding=_decoding(positions, layout, preset),
             training={"dataset": dataset.name, "semantic_ids": asdict(ids.report), **training},
         )
+    shutil.rmtree(work, ignore_errors=True)
     return Bundle.open(out)
 
 
-def describe(report: SemanticIdReport) -> str:
-    """A report in a line."""
-    usage = ", ".join(f"{share:.0%}" for share in report.code_usage)
-    return (
-        f"semantic IDs: {report.num_items} items, {report.num_distinct} distinct IDs, "
-        f"{report.num_sharing} items share theirs; codes used by level: {usage}"
-    )
-
-
-def _take_target(target: Path, folder: Path, device: torch.device) -> dict[str, Any]:
-    model = load_target(target, device=device, dtype=torch.float32)
+def _take_target(target: Path, folder: Path) -> dict[str, Any]:
+    """Copy a checkpoint, without anything pickled."""
+    model = load_target(target, device=torch.device("cpu"), dtype=torch.float32)
     shutil.copytree(target, folder, ignore=shutil.ignore_patterns("*.bin", "*.pt", "*.pth", "*.pkl", ".*"))
     return {"taken_from": target.name, "parameters": model.num_parameters()}
 
 
-def _decoding(target: Path, layout: TokenLayout, preset: Preset) -> DecodingDefaults:
-    positions = json.loads((target / "config.json").read_bytes())["max_position_embeddings"]
+def _checked(target: Path, sizes: tuple[int, ...]) -> tuple[TokenLayout, int]:
+    """A target's token layout and number of positions.
+
+    Raises:
+        InputError: the vocabulary lacks a code token, or the model lacks the embedding of one.
+    """
+    config = read_config(target)
+    layout = read_layout(target, sizes)
+    check_layout(layout, config.vocab_size)
+    return layout, int(config.max_position_embeddings)
+
+
+def _decoding(positions: int, layout: TokenLayout, preset: Preset) -> DecodingDefaults:
     left = positions - layout.prompt_length(preset.max_history_items)
     if left < layout.tokens_per_item:
         raise InputError(
@@ -324,8 +261,8 @@ def _sample(cases: list[Case], at_most: int, seed: int) -> list[Case]:
     return [cases[index] for index in picked]
 
 
-def _fingerprint(prepared: Prepared, preset: Preset, seed: int) -> str:
-    digest = hashlib.sha256(json.dumps([asdict(preset), seed], sort_keys=True).encode())
+def _fingerprint(prepared: Prepared, sizes: tuple[int, ...], preset: Preset, seed: int) -> str:
+    digest = hashlib.sha256(json.dumps([asdict(preset), sizes, seed], sort_keys=True).encode())
     digest.update(prepared.catalogue.codes.tobytes())
     digest.update(prepared.interactions.items.tobytes())
     digest.update(prepared.interactions.offsets.tobytes())

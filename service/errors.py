@@ -67,3 +67,8 @@ class CancelledByCallerError(PadrecError):
 
 class HistoryStoreError(PadrecError):
     """The history store cannot be read or written now."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what another library says went wrong."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -8,6 +8,11 @@ share it. Validation happens at the edge (the gateway's request models); nothing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+# Smaller ones differ from 0 in name alone, and their reciprocals overflow.
+MIN_TEMPERATURE = 0.01
+MAX_TEMPERATURE = 2.0
+MIN_TOP_P = 0.001
+
 AttributeValue = str | int | float | bool | list[str] | None
 
 
@@ -45,8 +50,8 @@ class DecodeRequest:
         history: rows of the user's items, oldest first; at least one.
         num_items: how many items to write, at least one.
         excluded: rows that must not be written, in any order, repeats allowed.
-        temperature: 0 takes the most probable token; above 0 samples.
-        top_p: sampling keeps the fewest tokens whose probability reaches this, in (0, 1].
+        temperature: 0 takes the most probable token; `MIN_TEMPERATURE` to `MAX_TEMPERATURE` samples.
+        top_p: sampling keeps the fewest tokens whose probability reaches this, `MIN_TOP_P` to 1.
         seed: makes a sampled list reproducible, whatever else is in the batch.
     """
 
@@ -78,7 +83,7 @@ class DecodedList:
 
     Attributes:
         exhausted: fewer items than asked for, because no allowed item was left.
-        num_rounds: passes of the target after the prefill.
+        num_rounds: how often tokens were taken from the target; the first time they are decided by the prefill.
         num_forced_tokens: tokens that were the only one allowed.
         queue_seconds: waiting time before the prefill; filled by the worker's loop, 0 before that.
     """

@@ -1,10 +1,12 @@
 """Bundles around targets that somebody else made."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import (
@@ -95,6 +97,41 @@ def test_lists_are_no_longer_than_the_positions(dataset: Path, tmp_path: Path) -
     target = write_checkpoint(tmp_path / "short", "llama", positions=100)
     # 20 items of three tokens, then 40 positions for items of three tokens.
     assert build(dataset, tmp_path / "bundle", target).manifest.decoding.max_num_items == 13
+
+
+def test_a_target_without_given_semantic_ids_is_refused(padrec, tmp_path: Path) -> None:
+    """Learned ones would have nothing to do with those that it was trained on."""
+    padrec("data", "synthesize", "--num-items", 60, "--num-users", 20, "--out", tmp_path / "shop")
+    target = write_checkpoint(tmp_path / "target", "llama")
+    with pytest.raises(InputError, match="has no semantic IDs"):
+        build(tmp_path / "shop", tmp_path / "bundle", target)
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(dataset: Path, tmp_path: Path) -> None:
+    """transformers would make them up."""
+    target = write_checkpoint(tmp_path / "target", "llama")
+    weights = load_file(target / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"its weights lack model\.layers\.1\.mlp\.up_proj\.weight"):
+        build(dataset, tmp_path / "bundle", target)
+
+
+def test_an_embedding_that_was_not_resized_is_refused(dataset: Path, tmp_path: Path) -> None:
+    target = write_checkpoint(tmp_path / "target", "llama")
+    small = write_checkpoint(tmp_path / "small", "llama", code_levels=(2, 2))
+    for name in ("config.json", "model.safetensors"):
+        (target / name).write_bytes((small / name).read_bytes())
+    with pytest.raises(InputError, match="was its embedding resized"):
+        build(dataset, tmp_path / "bundle", target)
+
+
+@pytest.mark.parametrize("change", [{"num_attention_heads": 0}, {"hidden_size": "abc"}, {"model_type": None}])
+def test_a_broken_configuration_is_one_line(dataset: Path, tmp_path: Path, change: dict) -> None:
+    file = write_checkpoint(tmp_path / "target", "llama") / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(InputError, match=f"target {file.parent}: "):
+        build(dataset, tmp_path / "bundle", file.parent)
 
 
 @pytest.mark.parametrize(

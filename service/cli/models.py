@@ -2,11 +2,12 @@
 
 import dataclasses
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,7 +25,7 @@ bench_app = typer.Typer(help="Measure.", no_args_is_help=True)
 DatasetPath = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of a dataset.")]
 PresetName = Annotated[str, typer.Option("--preset", help="tiny, small or base.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of everything that is random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**31, help="Of everything that is random.")]
 Steps = Annotated[
     int | None, typer.Option("--steps", min=1, help="Training steps, in place of the preset's.")
 ]
@@ -70,9 +71,10 @@ def bundle_build(
     overwrite: Overwrite = False,
 ) -> None:
     """Semantic IDs, target and catalogue in one folder; trains what is not given."""
-    from service.build import build_bundle, read_semantic_ids
+    from service.build import build_bundle
     from service.data.dataset import Dataset
     from service.model.target import pick_device
+    from service.training.item_ids import read_semantic_ids
 
     data = Dataset.open(dataset)
     with bar("training") as training:
@@ -98,11 +100,13 @@ def bundle_check(path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Fo
 
     from service.catalog.bundle import Bundle
     from service.model.target import load_target
+    from service.model.vocabulary import check_layout
 
     bundle = Bundle.open(path)
     catalogue = bundle.read_catalogue()
     bundle.read_popular()
     model = load_target(bundle.target_path, device=torch.device("cpu"), dtype=torch.float32)
+    check_layout(bundle.layout, model.config.vocab_size)
     print(
         f"bundle {path} is sound: model {bundle.manifest.model_version} "
         f"({model.num_parameters() / 1e6:.1f}M parameters), catalogue {bundle.manifest.catalog_version} "
@@ -119,15 +123,19 @@ def train_semantic_ids(
         int | None, typer.Option(min=2, max=65_536, help="Codes at each level; default by catalogue size.")
     ] = None,
     seed: Seed = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Learn semantic IDs by residual k-means over text and co-occurrence vectors."""
-    from service.build import describe, train_semantic_ids, write_semantic_ids
     from service.data.dataset import Dataset
+    from service.files import check_new_file
+    from service.training.item_ids import describe, train_semantic_ids, write_semantic_ids
 
-    if not out.parent.is_dir():
-        raise InputError(f"no such folder: {out.parent}")
+    check_new_file(out, overwrite=overwrite)
     data = Dataset.open(dataset)
-    ids = train_semantic_ids(data, num_levels=levels, codebook_size=codebook_size, seed=seed)
+    with bar("semantic IDs") as learning:
+        ids = train_semantic_ids(
+            data, num_levels=levels, codebook_size=codebook_size, seed=seed, on_level=learning.update
+        )
     write_semantic_ids(ids, data, out)
     left = ", ".join(f"{share:.0%}" for share in ids.report.unexplained)
     print(f"{describe(ids.report)}; variance left by level: {left}")
@@ -145,16 +153,11 @@ def train_target(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a target to write lists; the same command goes on after a stop."""
-    from service.build import (
-        Prepared,
-        build_catalogue,
-        given_semantic_ids,
-        read_semantic_ids,
-        train_list_target,
-    )
+    from service.build import CHECKPOINT, Prepared, build_catalogue, train_list_target
     from service.data.dataset import Dataset
-    from service.files import new_folder
+    from service.files import new_folder, write_json
     from service.model.target import pick_device
+    from service.training.item_ids import given_semantic_ids, read_semantic_ids
 
     data = Dataset.open(dataset)
     ids = given_semantic_ids(data) if semantic_ids is None else read_semantic_ids(semantic_ids, data)
@@ -162,7 +165,8 @@ def train_target(
         raise InputError(
             f"dataset {dataset} has no semantic IDs; pass --semantic-ids (from 'train semantic-ids')"
         )
-    with new_folder(out, overwrite=overwrite) as folder, bar("training") as training:
+    work = out.with_name(f"{out.name}.work")
+    with new_folder(out, marker=CHECKPOINT, overwrite=overwrite) as folder, bar("training") as training:
         record = train_list_target(
             Prepared.of(data, build_catalogue(data, ids)),
             ids.sizes,
@@ -170,11 +174,20 @@ def train_target(
             folder,
             device=pick_device(device),
             seed=seed,
-            work=out.with_name(f"{out.name}.work"),
+            work=work,
             on_progress=shower(training),
         )
+        write_json(folder / "training.json", record)
+    shutil.rmtree(work)
     best = record["best"]
     print(f"target {out}: best at step {best['step']}, {_metrics(best['metrics'])}")
+
+
+class Split(StrEnum):
+    """Whose targets are asked for."""
+
+    VALID = "valid"
+    TEST = "test"
 
 
 class Decoding(StrEnum):
@@ -186,7 +199,7 @@ class Decoding(StrEnum):
 def evaluate(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")],
     dataset: DatasetPath,
-    split: Annotated[str, typer.Option(help="valid or test.")] = "test",
+    split: Annotated[Split, typer.Option(help="Whose targets are asked for.")] = Split.TEST,
     decoding: Annotated[Decoding, typer.Option(help="How lists are written.")] = Decoding.LIST,
     users: Annotated[int | None, typer.Option(min=1, help="The first so many users; default all.")] = None,
     exclude_seen: Annotated[bool, typer.Option(help="Lists hold no item of the history.")] = False,
@@ -202,13 +215,12 @@ def evaluate(
     from service.evaluation.report import write_report
     from service.model.target import load_target, pick_device, pick_dtype
 
-    if split not in ("valid", "test"):
-        raise InputError(f"--split '{split}' is not valid or test")
+    _check_json(json_file)
     chosen = pick_device(device)
     opened = Bundle.open(bundle)
     catalogue = opened.read_catalogue()
     prepared = Prepared.of(Dataset.open(dataset), catalogue)
-    cases = prepared.split.cases(cast(Literal["valid", "test"], split))[:users]
+    cases = prepared.split.cases(split.value)[:users]
     if not cases:
         raise InputError(f"dataset {dataset}: no user has three interactions, so there is nothing to ask")
     model = load_target(opened.target_path, device=chosen, dtype=pick_dtype("auto", chosen))
@@ -221,7 +233,8 @@ def evaluate(
             exclude_seen=exclude_seen,
             on_progress=lambda done: progress.update(done, len(cases)),
         )
-    rows = [row, *evaluate_baselines(prepared.split.train, len(catalogue), cases)]
+    train = prepared.split.train
+    rows = [row, *evaluate_baselines(train, len(catalogue), cases, exclude_seen=exclude_seen)]
     _print_rows(rows)
     if json_file is not None:
         write_report(json_file, _command(), chosen, rows)
@@ -241,6 +254,7 @@ def bench_trie(
     from service.evaluation.report import write_report
     from service.evaluation.trie_bench import measure_trie
 
+    _check_json(json_file)
     rows = measure_trie(items, levels, codebook_size, seed)
     _print_rows(rows)
     if json_file is not None:
@@ -259,6 +273,14 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _check_json(file: Path | None) -> None:
+    """A long measurement must not fail at its last step."""
+    from service.files import check_new_file
+
+    if file is not None:
+        check_new_file(file, overwrite=True)
 
 
 def _command() -> str:

@@ -43,7 +43,10 @@ def gateway(
     from service.config import load_settings
     from service.gateway.server import run_gateway
 
-    sockets = None if fd is None else [socket.socket(fileno=fd)]
+    try:
+        sockets = None if fd is None else [socket.socket(fileno=fd)]
+    except OSError as error:
+        raise InputError(f"--fd {fd} is no listening socket: {error.strerror}") from error
     run_gateway(bundle, _with_port(load_settings(config), port), sockets=sockets)
 
 
@@ -63,11 +66,13 @@ def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
 
     from service.engine.engine import Engine
     from service.model.target import load_target, pick_device, pick_dtype
+    from service.model.vocabulary import check_layout
 
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
     device = pick_device(settings.device)
     model = load_target(bundle.target_path, device=device, dtype=pick_dtype(settings.dtype, device))
+    check_layout(bundle.layout, model.config.vocab_size)
     return Engine(model, bundle.read_catalogue(), bundle.layout, settings.max_batch)
 
 
@@ -96,19 +101,19 @@ def ask(url: str, body: dict[str, Any], timeout: float = 30.0) -> dict[str, Any]
     """One `POST /recommend`.
 
     Raises:
-        InputError: nothing answers there, or the request is refused as wrong.
-        PadrecError: the service answers that it cannot.
+        PadrecError: nothing answers there, or the answer is an error.
     """
     import httpx
 
     try:
         response = httpx.post(f"{url.rstrip('/')}/recommend", json=body, timeout=timeout)
-        answer: dict[str, Any] = response.json()
+        answer = response.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise InputError(f"no padrec gateway answers at {url}: {error}") from error
+        raise PadrecError(f"no padrec gateway answers at {url}: {error}") from error
+    if not isinstance(answer, dict):
+        raise PadrecError(f"what answers at {url} is no padrec gateway")
     if response.status_code != httpx.codes.OK:
-        kind = InputError if response.is_client_error else PadrecError
-        raise kind(f"{response.status_code} {answer.get('detail', answer.get('title', ''))}")
+        raise PadrecError(f"{response.status_code} {answer.get('detail', answer.get('title', ''))}")
     return answer
 
 
@@ -116,11 +121,13 @@ def print_answer(answer: dict[str, Any]) -> None:
     """A list as a table, and what there is to say about it in a line."""
     from rich.console import Console
     from rich.table import Column, Table
+    from rich.text import Text
 
     table = Table("rank", "item", Column("title", no_wrap=True), "score", box=None, pad_edge=False)
     for item in answer["items"]:
         score = "" if item["score"] is None else f"{item['score']:.3f}"
-        table.add_row(str(item["rank"]), item["item_id"], item["title"], score)
+        # `Text`, for a title may hold what rich would take for markup.
+        table.add_row(str(item["rank"]), Text(item["item_id"]), Text(item["title"]), score)
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(table)
     notes = [f"{answer['timings']['total_ms']:.0f} ms", f"model {answer['model_version']}"]
@@ -128,7 +135,7 @@ def print_answer(answer: dict[str, Any]) -> None:
         notes.append(f"fallback: {answer['fallback']}")
     if answer["ignored_item_ids"]:
         notes.append(f"ignored: {', '.join(answer['ignored_item_ids'])}")
-    console.print("; ".join(notes), style="dim")
+    console.print(Text("; ".join(notes), style="dim"))
 
 
 def _with_port(settings: "Settings", port: int | None) -> "Settings":

@@ -103,7 +103,7 @@ def new_dataset(
         InputError: `out` exists and `overwrite` is not set, or its parent cannot be written.
         DatasetError: no interactions were written.
     """
-    with new_folder(out, overwrite=overwrite) as folder:
+    with new_folder(out, marker=INFO, overwrite=overwrite) as folder:
         writer = DatasetWriter(folder, source, source.name.split(".")[0] or source.name, progress)
         yield writer
         writer.seal()

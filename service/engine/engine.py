@@ -121,8 +121,8 @@ class _Group:
         if not len(self):
             return finished
         tokens = [self._take(self._choose())]
-        while not self._at_item_start() and self._next_is_forced():
-            tokens.append(self._take(self._constraint.allowed()[0]))
+        while (forced := self._forced()) is not None:
+            tokens.append(self._take(forced))
             self._count_forced()
         if self._at_item_start():
             tokens.append(np.full(len(self), self._layout.separator))
@@ -154,8 +154,12 @@ class _Group:
     def _at_item_start(self) -> bool:
         return self._constraint.depth == 0
 
-    def _next_is_forced(self) -> bool:
-        return len(self._constraint.allowed()[0]) == len(self)
+    def _forced(self) -> Int64Array | None:
+        """The next node of every list inside an item, [batch], where none of them has a choice."""
+        if self._at_item_start():
+            return None
+        nodes, _ = self._constraint.allowed()
+        return nodes if len(nodes) == len(self) else None
 
     def _choose(self) -> Int64Array:
         """The nodes that the last pass's logits decide for, [batch]."""

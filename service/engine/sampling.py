@@ -21,10 +21,13 @@ def choose(probabilities: torch.Tensor, temperature: float, top_p: float, draw: 
     """
     if temperature == 0:
         return int(probabilities.argmax())
-    tempered = torch.softmax(torch.log(probabilities) / temperature, dim=-1)
+    log_probabilities = torch.log(probabilities)
+    # Less the largest, so that the best token stays finite at any temperature.
+    tempered = torch.softmax((log_probabilities - log_probabilities.max()) / temperature, dim=-1)
     order = torch.argsort(tempered, descending=True, stable=True)
     before = torch.cumsum(tempered[order], dim=-1) - tempered[order]
-    kept = order[before < top_p]
+    num_kept = max(1, int((before < top_p).sum()))
+    kept = order[:num_kept]
     cumulative = torch.cumsum(tempered[kept], dim=-1)
     index = int(torch.searchsorted(cumulative, draw * cumulative[-1], right=True))
     return int(kept[min(index, len(kept) - 1)])
@@ -49,10 +52,13 @@ def choose_batch(
     if not bool(sampled_lists.any()):
         return greedy
     divisor = torch.where(sampled_lists, temperature, 1.0).unsqueeze(-1)
-    tempered = torch.softmax(log_probabilities / divisor, dim=-1)
+    best = log_probabilities.amax(dim=-1, keepdim=True)
+    tempered = torch.softmax((log_probabilities - best) / divisor, dim=-1)
     ordered, order = torch.sort(tempered, dim=-1, descending=True, stable=True)
     before = torch.cumsum(ordered, dim=-1) - ordered
-    ordered = torch.where(before < top_p.unsqueeze(-1), ordered, 0.0)
+    kept = before < top_p.unsqueeze(-1)
+    kept[:, 0] = True
+    ordered = torch.where(kept, ordered, 0.0)
     cumulative = torch.cumsum(ordered, dim=-1)
     threshold = draws.to(cumulative.dtype).unsqueeze(-1) * cumulative[:, -1:]
     index = torch.searchsorted(cumulative, threshold, right=True)

@@ -50,15 +50,22 @@ def evaluate_lists(
     return _row("list", lists, cases)
 
 
-def evaluate_baselines(train: Interactions, num_items: int, cases: Sequence[Case]) -> list[Row]:
+def evaluate_baselines(
+    train: Interactions, num_items: int, cases: Sequence[Case], *, exclude_seen: bool = False
+) -> list[Row]:
     """Rows for popularity (the most frequent items of `train`, the same for all) and item-kNN."""
     knn = ItemKnn(train, num_items)
-    popular = np.argsort(-knn.counts, kind="stable")[:NUM_ITEMS].tolist()
+    by_count = np.argsort(-knn.counts, kind="stable")
+    popular: list[list[int]] = []
     near: list[list[int]] = []
     for begin in range(0, len(cases), 512):
         histories: list[npt.NDArray[np.int32]] = [case.history for case in cases[begin : begin + 512]]
-        near += [ranked.tolist() for ranked in knn.rank(histories, NUM_ITEMS)]
-    return [_row("popularity", [popular] * len(cases), cases), _row("item-knn", near, cases)]
+        near += [ranked.tolist() for ranked in knn.rank(histories, NUM_ITEMS, exclude_seen=exclude_seen)]
+        for history in histories:
+            first = by_count[: NUM_ITEMS + len(history)]
+            kept = first[~np.isin(first, history)] if exclude_seen else first
+            popular.append(kept[:NUM_ITEMS].tolist())
+    return [_row("popularity", popular, cases), _row("item-knn", near, cases)]
 
 
 def _row(method: str, lists: list[list[int]], cases: Sequence[Case]) -> Row:

@@ -13,6 +13,7 @@ class TrainingRecipe:
     Attributes:
         steps: optimiser steps.
         batch_size: lists per step.
+        micro_batch_size: lists per pass; memory grows with this, not with the batch.
         learning_rate: peak of the schedule: linear warm-up, then a cosine down to a tenth.
         weight_decay: on matrices only.
         history_loss: weight of the next-item loss on the history, beside 1 for the list.
@@ -23,6 +24,7 @@ class TrainingRecipe:
 
     steps: int
     batch_size: int
+    micro_batch_size: int
     learning_rate: float
     weight_decay: float = 0.1
     history_loss: float = 0.3
@@ -63,7 +65,9 @@ PRESETS = {
             },
             max_history_items=20,
             list_items=10,
-            training=TrainingRecipe(steps=1200, batch_size=32, learning_rate=3e-3, validate_every=300),
+            training=TrainingRecipe(
+                steps=1200, batch_size=32, micro_batch_size=32, learning_rate=3e-3, validate_every=300
+            ),
         ),
         # About 25M parameters.
         Preset(
@@ -77,7 +81,9 @@ PRESETS = {
             },
             max_history_items=50,
             list_items=10,
-            training=TrainingRecipe(steps=6000, batch_size=256, learning_rate=1e-3, validate_every=500),
+            training=TrainingRecipe(
+                steps=6000, batch_size=256, micro_batch_size=256, learning_rate=1e-3, validate_every=500
+            ),
         ),
         # Llama-3.2-1B's shape.
         Preset(
@@ -92,7 +98,9 @@ PRESETS = {
             },
             max_history_items=50,
             list_items=10,
-            training=TrainingRecipe(steps=6000, batch_size=256, learning_rate=3e-4, validate_every=500),
+            training=TrainingRecipe(
+                steps=6000, batch_size=256, micro_batch_size=32, learning_rate=3e-4, validate_every=500
+            ),
         ),
     )
 }

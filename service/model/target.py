@@ -3,11 +3,17 @@
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
-from service.errors import InputError
+from service.errors import InputError, first_line
 from service.model.presets import Preset
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -37,21 +43,42 @@ def load_target(path: Path, *, device: torch.device, dtype: torch.dtype) -> PreT
         InputError: no checkpoint is there, it cannot be read, or it is of another family.
     """
     transformers_logging.disable_progress_bar()
+    config = read_config(path)
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # whatever a foreign checkpoint makes of transformers
+        raise InputError(f"target {path}: {first_line(error)}") from error
+    # transformers fills what is missing with random numbers.
+    missing = [*loading["missing_keys"], *loading["mismatched_keys"]]
+    if missing:
+        raise InputError(
+            f"target {path}: its weights lack {sorted(map(str, missing))[0]}, or have it in another shape"
+        )
+    return model.to(device).eval().requires_grad_(False)
+
+
+def read_config(path: Path) -> PretrainedConfig:
+    """The configuration of a checkpoint of a supported family.
+
+    Raises:
+        InputError: it is missing, cannot be read, or is of another family.
+    """
     if not (path / "config.json").is_file():
         raise InputError(f"target {path}: config.json is missing")
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True)
-        if config.model_type not in FAMILIES:
-            raise InputError(
-                f"target {path}: family '{config.model_type}' is not one of {', '.join(FAMILIES)}"
-            )
-        model = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=dtype, use_safetensors=True, local_files_only=True
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        first_line = str(error).strip().split("\n")[0]
-        raise InputError(f"target {path}: {first_line}") from error
-    return model.to(device).eval().requires_grad_(False)
+    except Exception as error:  # whatever a foreign configuration makes of transformers
+        raise InputError(f"target {path}: config.json cannot be read: {first_line(error)}") from error
+    if config.model_type not in FAMILIES:
+        raise InputError(f"target {path}: family '{config.model_type}' is not one of {', '.join(FAMILIES)}")
+    return config
 
 
 def pick_device(name: str) -> torch.device:

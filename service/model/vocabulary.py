@@ -14,7 +14,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from service.catalog.layout import TokenLayout, code_token_names
-from service.errors import InputError
+from service.errors import InputError, first_line
 
 PAD, BOS, LIST, SEPARATOR = "<pad>", "<bos>", "<list>", "<sep>"
 SPECIALS = (PAD, BOS, LIST, SEPARATOR)
@@ -64,10 +64,21 @@ def read_layout(target: Path, code_sizes: Sequence[int]) -> TokenLayout:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(target, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"target {target}: its tokenizer cannot be read: {_first_line(error)}") from error
+    except Exception as error:  # whatever a foreign tokenizer makes of transformers
+        raise InputError(f"target {target}: its tokenizer cannot be read: {first_line(error)}") from error
     return layout_of(tokenizer, code_sizes)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+def check_layout(layout: TokenLayout, vocabulary_size: int) -> None:
+    """Check that a target has an embedding for every token of a layout.
+
+    Raises:
+        InputError: a token lies outside the target's vocabulary.
+    """
+    codes = [token for tokens in layout.code_tokens for token in tokens]
+    highest = max([*layout.prefix, *layout.list_start, layout.separator, *codes])
+    if highest >= vocabulary_size:
+        raise InputError(
+            f"token {highest} is outside the target's vocabulary of {vocabulary_size}; "
+            "was its embedding resized when the code tokens were added?"
+        )

@@ -72,6 +72,8 @@ class ListSampler:
         self._dropout = history_dropout
         self._history_loss = history_loss
         self._seed = seed
+        self._epoch = -1  # whose order `_order` is; filled by `_position`
+        self._order = np.empty(0, dtype=np.int64)
         # An example is a position in the flat array of rows that has a history before it in its user's part.
         user = np.repeat(np.arange(len(train.offsets) - 1), np.diff(train.offsets))
         self._user_begin = train.offsets[:-1][user]
@@ -93,7 +95,7 @@ class ListSampler:
 
     def _position(self, index: int) -> int:
         epoch, offset = divmod(index, len(self))
-        if getattr(self, "_epoch", None) != epoch:
+        if self._epoch != epoch:
             self._epoch = epoch
             self._order = np.random.default_rng([self._seed, 0, epoch]).permutation(self._positions)
         return int(self._order[offset])

@@ -1,5 +1,6 @@
 """Semantic IDs by residual k-means: level by level, the nearest centroid of what the levels before left unexplained."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +47,12 @@ def default_codebook_size(num_items: int) -> int:
 
 
 def learn_semantic_ids(
-    vectors: FloatArray, *, num_levels: int, codebook_size: int, seed: int
+    vectors: FloatArray,
+    *,
+    num_levels: int,
+    codebook_size: int,
+    seed: int,
+    on_level: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[IntArray, SemanticIdReport]:
     """Codes of all items.
 
@@ -58,6 +64,7 @@ def learn_semantic_ids(
         num_levels: codes per item, L.
         codebook_size: codes at each level.
         seed: of the clustering.
+        on_level: called with the levels learned so far, and all there are.
 
     Returns:
         Codes, int64 [num_items, L], and how good they are.
@@ -75,6 +82,7 @@ def learn_semantic_ids(
         distances = kmeans.transform(residual) if level == num_levels - 1 else distances
         residual = residual - kmeans.cluster_centers_[codes[:, level]]
         unexplained.append(float((residual**2).sum()) / total)
+        on_level(level + 1, num_levels)
     codes[:, -1] = _spread(codes, distances, codebook_size)
     sizes = (codebook_size,) * num_levels
     return codes, SemanticIdReport.of(codes, sizes, tuple(unexplained))

@@ -1,6 +1,8 @@
 """Training a target to write lists: resumable, seeded, the best checkpoint kept."""
 
 import math
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -11,14 +13,12 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from service.files import write_json
 from service.model.checkpoints import load_meta, load_state, save_state
 from service.model.presets import TrainingRecipe
 from service.training.lists import ListBatch, ListSampler
 
 STATE = "state.safetensors"
-BEST = "best"
-RECORD = "training.json"
+SAVE_SECONDS = 60.0
 
 Validate = Callable[[PreTrainedModel], dict[str, float]]
 
@@ -62,42 +62,57 @@ def train_target(
         on_progress: called after every step.
 
     Returns:
-        The training record: steps, the best step and its metrics.
+        The training record: the recipe, the best step and its metrics.
     """
     optimizer = _optimizer(model, recipe)
-    state_file, best_folder = work / STATE, work / BEST
+    state_file = work / STATE
     meta = load_meta(state_file)
     if meta is None or meta["fingerprint"] != fingerprint:
         meta = {"fingerprint": fingerprint, "step": 0, "loss": math.nan, "metrics": {}, "best": None}
     else:
         load_state(state_file, model, optimizer)
 
-    with _parallel_passes(model):
+    saved_at = time.monotonic()
+    with _training_mode(model):
         while meta["step"] < recipe.steps:
             step = meta["step"]
-            loss = _train_step(model, optimizer, sampler.batch(step, recipe.batch_size), _rate(step, recipe))
+            batch = sampler.batch(step, recipe.batch_size)
+            loss = _train_step(model, optimizer, batch, _rate(step, recipe), recipe.micro_batch_size)
             meta["loss"] = loss if math.isnan(meta["loss"]) else 0.98 * meta["loss"] + 0.02 * loss
             meta["step"] = step + 1
-            if (step + 1) % recipe.validate_every == 0 or step + 1 == recipe.steps:
+            validates = (step + 1) % recipe.validate_every == 0 or step + 1 == recipe.steps
+            if validates:
                 model.eval()
                 meta["metrics"] = validate(model)
                 model.train()
                 if meta["best"] is None or meta["metrics"][metric] > meta["best"]["metrics"][metric]:
                     meta["best"] = {"step": step + 1, "metrics": meta["metrics"]}
-                    model.save_pretrained(best_folder)
+                    model.save_pretrained(_best_folder(work, meta))
+            if validates or time.monotonic() - saved_at >= SAVE_SECONDS:
                 save_state(state_file, model, optimizer, meta)
+                _forget_lesser(work, meta)
+                saved_at = time.monotonic()
             on_progress(Progress(step + 1, recipe.steps, meta["loss"], meta["metrics"]))
 
-    best = type(model).from_pretrained(best_folder, dtype=torch.float32)
+    best = type(model).from_pretrained(_best_folder(work, meta), dtype=torch.float32)
     model.load_state_dict(best.state_dict())
     model.eval()
-    record = {"recipe": asdict(recipe), "steps": recipe.steps, "best": meta["best"]}
-    write_json(work / RECORD, record)
-    return record
+    return {"recipe": asdict(recipe), "best": meta["best"]}
+
+
+def _best_folder(work: Path, meta: dict[str, Any]) -> Path:
+    return work / f"best-{meta['best']['step']}"
+
+
+def _forget_lesser(work: Path, meta: dict[str, Any]) -> None:
+    """Remove earlier bests, once a saved state names the one that took their place."""
+    for folder in work.glob("best-*"):
+        if meta["best"] is None or folder != _best_folder(work, meta):
+            shutil.rmtree(folder)
 
 
 @contextmanager
-def _parallel_passes(model: PreTrainedModel) -> Iterator[None]:
+def _training_mode(model: PreTrainedModel) -> Iterator[None]:
     """Training mode, with the matrix units' faster float32 where there are any."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
@@ -110,25 +125,34 @@ def _parallel_passes(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _train_step(
-    model: PreTrainedModel, optimizer: torch.optim.Optimizer, batch: ListBatch, rate: float
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    batch: ListBatch,
+    rate: float,
+    micro_batch_size: int,
 ) -> float:
+    """One optimiser step, its gradient gathered in micro-batches; the loss, in nats per token."""
     device = model.device
-    tokens = torch.as_tensor(batch.tokens, device=device)
-    weights = torch.as_tensor(batch.weights, device=device)[:, 1:]
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-        logits = model(
-            input_ids=tokens, attention_mask=torch.as_tensor(batch.attention, device=device), use_cache=False
-        ).logits[:, :-1]
-    predicted = weights > 0
-    losses = F.cross_entropy(logits[predicted].float(), tokens[:, 1:][predicted], reduction="none")
-    loss = (losses * weights[predicted]).sum() / weights.sum()
-    loss.backward()  # type: ignore[no-untyped-call]
+    total = float(batch.weights[:, 1:].sum())
+    mean_loss = 0.0
+    for begin in range(0, len(batch.tokens), micro_batch_size):
+        part = slice(begin, begin + micro_batch_size)
+        tokens = torch.as_tensor(batch.tokens[part], device=device)
+        weights = torch.as_tensor(batch.weights[part], device=device)[:, 1:]
+        attention = torch.as_tensor(batch.attention[part], device=device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            logits = model(input_ids=tokens, attention_mask=attention, use_cache=False).logits[:, :-1]
+        predicted = weights > 0
+        losses = F.cross_entropy(logits[predicted].float(), tokens[:, 1:][predicted], reduction="none")
+        loss = (losses * weights[predicted]).sum() / total
+        loss.backward()  # type: ignore[no-untyped-call]
+        mean_loss += float(loss.detach())
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return float(loss.detach())
+    return mean_loss
 
 
 def _optimizer(model: PreTrainedModel, recipe: TrainingRecipe) -> torch.optim.Optimizer:

@@ -44,29 +44,33 @@ class ItemKnn:
         self._near = sparse.diags(1.0 / np.sqrt(self.counts + smoothing)) @ near
         self._by_popularity = np.argsort(-self.counts, kind="stable")
 
-    def rank(self, histories: Sequence[npt.NDArray[np.integer]], k: int) -> list[IntArray]:
-        """The k best rows for each history, best first, none of its own items; popular rows fill what is left.
+    def rank(
+        self, histories: Sequence[npt.NDArray[np.integer]], k: int, *, exclude_seen: bool = True
+    ) -> list[IntArray]:
+        """The k best rows for each history, best first; popular rows fill what is left.
 
         Args:
             histories: rows, oldest first, one array per user.
             k: length of the rankings; one is shorter where the catalogue has no more items.
+            exclude_seen: rank no item of the history itself.
         """
         scores = self._profiles(histories) @ self._near
         ranked = []
         for user, history in enumerate(histories):
             begin, end = scores.indptr[user], scores.indptr[user + 1]
             rows, values = scores.indices[begin:end], scores.data[begin:end]
-            keep = ~np.isin(rows, history)
+            barred = history if exclude_seen else history[:0]
+            keep = ~np.isin(rows, barred)
             rows, values = rows[keep], values[keep]
             # Ties go to the more popular item, then to the smaller row, whatever the sparse product's order.
             best = rows[np.lexsort((rows, -self.counts[rows], -values))][:k]
-            ranked.append(self._fill(best, history, k))
+            ranked.append(self._fill(best, barred, k))
         return ranked
 
-    def _fill(self, best: IntArray, history: npt.NDArray[np.integer], k: int) -> IntArray:
+    def _fill(self, best: IntArray, barred: npt.NDArray[np.integer], k: int) -> IntArray:
         if len(best) == k:
             return best
-        taken = np.concatenate([best, history])
+        taken = np.concatenate([best, barred])
         popular = self._by_popularity[: k + len(taken)]
         return np.concatenate([best, popular[~np.isin(popular, taken)][: k - len(best)]])
 

@@ -85,9 +85,28 @@ def test_a_stopped_build_leaves_no_bundle_and_goes_on(padrec, dataset: Path, tmp
         if "training target" in line:
             break
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode not in (0, 2)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert rest.splitlines()[-1] == "padrec: stopped"
     assert {path.name for path in tmp_path.iterdir()} <= {"b.work"}
+
+
+def test_a_failure_at_the_last_step_does_not_throw_the_training_away(
+    padrec, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("bundle", "build", dataset, "--steps", 4, "--out", tmp_path / "b")
+    with monkeypatch.context() as patch:
+        patch.setattr("service.build.seal", raise_disk_full)
+        assert_refused(padrec(*command), "No space left on device")
+    assert {path.name for path in tmp_path.iterdir()} == {"b.work"}
+    done = padrec(*command)
+    assert done.returncode == 0, done.stderr
+    assert not any(line.startswith("training 1/") for line in done.stderr.splitlines())
+    assert {path.name for path in tmp_path.iterdir()} == {"b"}
+
+
+def raise_disk_full(*_args, **_options) -> None:
+    raise OSError(28, "No space left on device", "manifest.json")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +116,9 @@ def test_a_stopped_build_leaves_no_bundle_and_goes_on(padrec, dataset: Path, tmp
         (("--device", "cuda:99"), "cuda:99"),
         (("--semantic-ids", "none.parquet"), "none.parquet"),
         (("--target", "nowhere"), "target nowhere: config.json is missing"),
+        (("--seed", "-1"), "--seed"),
+        (("--steps", "0"), "--steps"),
+        (("--nonsense", "1"), "--nonsense"),
     ],
 )
 def test_bad_options_of_a_build_are_named(padrec, dataset: Path, tmp_path: Path, args, message: str) -> None:
@@ -104,8 +126,34 @@ def test_bad_options_of_a_build_are_named(padrec, dataset: Path, tmp_path: Path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bundle_is_never_overwritten_by_accident(padrec, bundle: Path, dataset: Path) -> None:
+def test_nothing_is_overwritten_by_accident(padrec, bundle: Path, dataset: Path, tmp_path: Path) -> None:
     assert_refused(padrec("bundle", "build", dataset, "--out", bundle), "exists already")
+    assert_refused(
+        padrec("bundle", "build", dataset, "--out", dataset, "--overwrite"), "holds no manifest.json"
+    )
+    file = tmp_path / "ids.parquet"
+    file.touch()
+    assert_refused(padrec("train", "semantic-ids", dataset, "--out", file), "exists already")
+    assert file.read_bytes() == b""
+
+
+@pytest.mark.parametrize("name", ["missing/rows.json", "."])
+def test_a_place_for_the_rows_is_asked_for_before_the_work(
+    padrec, bundle, dataset, tmp_path: Path, name: str
+) -> None:
+    done = padrec("evaluate", bundle, dataset, "--json", tmp_path / name)
+    assert_refused(done, "folder")
+    assert done.stdout == ""
+
+
+def test_usage_errors_are_one_line(padrec, bundle: Path, dataset: Path) -> None:
+    done = padrec("evaluate", bundle, dataset, "--users", 0)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("padrec: Invalid value for '--users'")
+    assert line.endswith("(see 'padrec evaluate --help')")
+    assert padrec("evaluate", "--help").returncode == 0
+    assert "bundle" in padrec().stdout
 
 
 def test_a_torn_bundle_is_refused_with_the_file_s_name(

@@ -16,8 +16,12 @@ def test_batch_equals_one_by_one() -> None:
     for row, width in enumerate(widths):
         logits[row, width:] = -torch.inf
     log_probabilities = torch.log_softmax(logits, dim=-1)
-    temperature = torch.as_tensor(rng.choice([0.0, 0.5, 1.0, 1.7], size=400), dtype=torch.float32)
-    top_p = torch.as_tensor(rng.uniform(0.05, 1.0, size=400), dtype=torch.float32)
+    temperature = torch.as_tensor(
+        rng.choice([0.0, 1e-45, 0.01, 0.5, 1.0, 1.7], size=400), dtype=torch.float32
+    )
+    top_p = torch.as_tensor(
+        rng.choice([0.0, 1e-46, 0.05, 0.3, 0.8, 0.999, 1.0], size=400), dtype=torch.float32
+    )
     draws = torch.as_tensor(rng.random(400))
     together = choose_batch(log_probabilities, temperature, top_p, draws).tolist()
     for row, width in enumerate(widths):

@@ -14,7 +14,7 @@ from service.training.lists import ListSampler
 from service.training.target import Progress, train_target
 from service.training.teacher import ItemKnn
 
-RECIPE = TrainingRecipe(steps=12, batch_size=8, learning_rate=3e-3, validate_every=4)
+RECIPE = TrainingRecipe(steps=12, batch_size=8, micro_batch_size=3, learning_rate=3e-3, validate_every=4)
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 PRESET = Preset("toy", SHAPE, max_history_items=4, list_items=2, training=RECIPE)
 LAYOUT = TokenLayout(prefix=(1,), list_start=(2,), separator=3, code_tokens=((4, 5, 6, 7), (8, 9, 10, 11)))

@@ -22,3 +22,9 @@ def test_a_ranking_holds_no_item_of_the_history_and_ends_with_the_catalogue(make
     knn = ItemKnn(make_interactions([[0, 1, 2], [2, 1]]), 4)
     rankings = knn.rank([np.array([1, 2, 1]), np.array([3])], 10)
     assert [sorted(ranked.tolist()) for ranked in rankings] == [[0, 3], [0, 1, 2]]
+
+
+def test_seen_items_are_ranked_on_request(make_interactions) -> None:
+    knn = ItemKnn(make_interactions([[0, 1], [0, 1], [1, 0]]), 3)
+    [ranked] = knn.rank([np.array([0, 1])], 3, exclude_seen=False)
+    assert sorted(ranked.tolist()) == [0, 1, 2]

@@ -133,12 +133,13 @@ def _train_step(
 ) -> float:
     """One optimiser step, its gradient gathered in micro-batches; the loss, in nats per token."""
     device = model.device
-    total = float(batch.weights[:, 1:].sum())
+    all_weights = torch.as_tensor(batch.weights, device=device)[:, 1:]
+    total = all_weights.sum()
     mean_loss = 0.0
     for begin in range(0, len(batch.tokens), micro_batch_size):
         part = slice(begin, begin + micro_batch_size)
         tokens = torch.as_tensor(batch.tokens[part], device=device)
-        weights = torch.as_tensor(batch.weights[part], device=device)[:, 1:]
+        weights = all_weights[part]
         attention = torch.as_tensor(batch.attention[part], device=device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             logits = model(input_ids=tokens, attention_mask=attention, use_cache=False).logits[:, :-1]

@@ -11,6 +11,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -107,6 +108,8 @@ def load_settings(file: Path | None = None) -> Settings:
             raise InputError(f"{file} is not valid TOML: {error}") from error
     try:
         return Settings(**values)
+    except SettingsError as error:
+        raise InputError(f"environment: a PADREC_* variable is not valid JSON: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])

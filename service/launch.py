@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import structlog
 
 from service.catalog.bundle import Bundle
 from service.config import Settings
+from service.errors import BundleError, PadrecError
 from service.processes import SUPERVISOR_PID
 from service.rpc.listen import MAX_UNIX_PATH_BYTES, listen_tcp
 from service.telemetry.logs import configure_logging
@@ -27,6 +29,7 @@ _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 12.0  # more than the gateway and the worker take to drain
 _READY_TIMEOUT = 2.0
 _EXIT_INPUT_ERROR = 2
+_MAX_EARLY_DEATHS = 3
 
 _log = structlog.get_logger(__name__)
 
@@ -68,6 +71,11 @@ class Child:
         """The process ID; None while it is down."""
         return self._process.pid if self._process else None
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is down, and its delay is over."""
+        return self._process is None and self._clock() >= self._start_again_at
+
     def start(self) -> None:
         """Start the process, in a session of its own: Ctrl-C at a terminal is the supervisor's to pass on."""
         self._started_at = self._clock()
@@ -87,15 +95,15 @@ class Child:
         Returns:
             The exit code, once, when the process is found dead; negative for a signal.
         """
-        now = self._clock()
         if self._process is None:
-            if now >= self._start_again_at:
+            if self.is_due:
                 self.start()
             return None
         code = self._process.poll()
         if code is None:
             return None
         self._process = None
+        now = self._clock()
         if now - self._started_at >= self.GOOD_HEALTH:
             self._delay = self.FIRST_DELAY
         self._start_again_at = now + self._delay
@@ -117,10 +125,17 @@ class Child:
 
 
 class Supervisor:
-    """Keeps children alive; `children` are in the order in which they start and against which they stop."""
+    """Keeps children alive.
 
-    def __init__(self, children: Sequence[Child]) -> None:
+    Args:
+        children: in the order in which they start and against which they stop.
+        read_version: of what they serve; children of one version never run beside those of another.
+    """
+
+    def __init__(self, children: Sequence[Child], read_version: Callable[[], object] = lambda: None) -> None:
         self._children = children
+        self._read_version = read_version
+        self._version = read_version()
         self._stopping = False
 
     def run(self, is_ready: Callable[[], bool], on_ready: Callable[[], None]) -> int:
@@ -133,17 +148,30 @@ class Supervisor:
         Returns:
             0, or 2 when a child ended with 2 before all was ready: its input is wrong, and starting it again
             would not help.
+
+        Raises:
+            PadrecError: a child died for the third time before all was ready.
         """
         for child in self._children:
             child.start()
         ready = False
+        early_deaths: Counter[str] = Counter()
         while not self._stopping:
             for child in self._children:
+                if child.is_due:
+                    self._stop_other_versions()
                 code = child.tend()
+                if code is None:
+                    continue
                 if code == _EXIT_INPUT_ERROR and not ready:
                     return code
-                if code is not None:
-                    _log.warning("died; starts again", process=child.name, exit_code=code)
+                early_deaths[child.name] += not ready
+                if early_deaths[child.name] == _MAX_EARLY_DEATHS and not ready:
+                    raise PadrecError(
+                        f"the {child.name} died {_MAX_EARLY_DEATHS} times before all was ready, "
+                        f"at last with exit code {code}"
+                    )
+                _log.warning("died; starts again", process=child.name, exit_code=code)
             if not ready and is_ready():
                 ready = True
                 on_ready()
@@ -153,6 +181,16 @@ class Supervisor:
     def stop(self) -> None:
         """Make `run` return; may be called from a signal handler or another thread."""
         self._stopping = True
+
+    def _stop_other_versions(self) -> None:
+        try:
+            version = self._read_version()
+        except BundleError:  # the child that starts now says what is wrong
+            return
+        if version != self._version:
+            _log.warning("the bundle was replaced; all start again")
+            self._version = version
+            self.shut_down()
 
     def shut_down(self, grace: float = _GRACE_SECONDS) -> None:
         """Stop the children, each within `grace` seconds."""
@@ -183,9 +221,10 @@ def serve(
     Raises:
         BundleError: the bundle has no valid manifest.
         InputError: the gateway's port is in use.
+        PadrecError: a child cannot be started.
     """
     configure_logging(settings.log)
-    Bundle.open(bundle, only=())
+    _versions(bundle)
     with (
         listen_tcp(settings.gateway.host, settings.gateway.port) as listener,
         _socket_folder() as folder,
@@ -196,13 +235,19 @@ def serve(
         worker = Child("worker", [*padrec, "worker", *options], env=environment)
         fd = listener.fileno()
         gateway = Child("gateway", [*padrec, "gateway", *options, "--fd", str(fd)], env=environment, fds=[fd])
-        supervisor = Supervisor([worker, gateway])
+        supervisor = Supervisor([worker, gateway], lambda: _versions(bundle))
         with _signals_to(supervisor.stop):
             try:
                 return supervisor.run(lambda: _answers(url), lambda: on_ready(url) if on_ready else None)
             finally:
                 listener.close()  # so that nobody new waits for a gateway that is about to end
                 supervisor.shut_down()
+
+
+def _versions(bundle: Path) -> tuple[str, str]:
+    """What says that two manifests are of the same bundle."""
+    manifest = Bundle.open(bundle, only=()).manifest
+    return manifest.model_version, manifest.catalog_version
 
 
 def _environment(settings: Settings, *, worker: str) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """`padrec serve`, `worker` and `gateway` without a model: `fake_padrec.py COMMAND BUNDLE ...`. No test.
 
 The worker tells its process ID to whoever connects; the gateway answers with both IDs as JSON. Each writes a
-line to BUNDLE/ended when SIGTERM ends it. A file BUNDLE/refuse-NAME makes the child NAME exit with 2.
+line to BUNDLE/ended when SIGTERM ends it. A file BUNDLE/refuse-NAME makes the child NAME exit with 2,
+BUNDLE/fail-NAME with 1.
 """
 
 import json
@@ -26,6 +27,8 @@ def at_end(bundle: Path, name: str) -> None:
     if (bundle / f"refuse-{name}").exists():
         print(f"error: the {name} refuses", file=sys.stderr)
         sys.exit(2)
+    if (bundle / f"fail-{name}").exists():
+        sys.exit(1)
 
 
 def worker(bundle: Path) -> None:
@@ -74,16 +77,21 @@ def gateway(fd: int) -> None:
 
 def serve(bundle: Path) -> int:
     from service.config import load_settings
+    from service.errors import PadrecError
     from service.launch import serve
 
     config = bundle / "padrec.toml" if (bundle / "padrec.toml").exists() else None
-    return serve(
-        bundle,
-        load_settings(config),
-        config,
-        on_ready=lambda url: print(url, flush=True),
-        padrec=(sys.executable, __file__),
-    )
+    try:
+        return serve(
+            bundle,
+            load_settings(config),
+            config,
+            on_ready=lambda url: print(url, flush=True),
+            padrec=(sys.executable, __file__),
+        )
+    except PadrecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -34,3 +34,11 @@ def test_bad_settings_are_named(tmp_path: Path, content: str, message: str) -> N
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such settings file"):
         load_settings(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("value", ["notjson", "3", "{"])
+def test_a_section_that_is_no_json_is_told(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("PADREC_GATEWAY", value)
+    with pytest.raises(InputError, match="gateway") as raised:
+        load_settings()
+    assert "\n" not in str(raised.value)

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.catalog.bundle import ITEMS, DecodingDefaults, seal
+from service.catalog.bundle import ITEMS, MANIFEST, POPULAR, DecodingDefaults, seal
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.config import GatewaySettings, Settings
-from service.errors import BundleError, InputError
+from service.errors import BundleError, InputError, PadrecError
+from service.files import write_json
 from service.launch import Child, Supervisor, serve
 from service.rpc.listen import listen_tcp
 
@@ -53,6 +54,7 @@ def bundle(tmp_path: Path) -> Path:
     path = tmp_path / "bundle"
     path.mkdir()
     Catalogue.build(["a"], np.array([[0]]), ["A"]).write(path / ITEMS)
+    write_json(path / POPULAR, ["a"])
     layout = TokenLayout(prefix=(0,), list_start=(1,), separator=2, code_tokens=((3,),))
     decoding = DecodingDefaults(max_history_items=5, max_num_items=1)
     seal(path, num_items=1, layout=layout, decoding=decoding, training={})
@@ -184,18 +186,55 @@ class TestSupervisor:
         codes = self.run([child, other], Supervisor([child, other]), is_ready=lambda: False, stop=False)
         assert codes == [2]
 
-    def test_other_ends_before_ready_are_tried_again(self, tmp_path: Path) -> None:
-        starts = tmp_path / "starts"
-        child = self.child(
+    def counted(self, starts: Path) -> Child:
+        """A child that counts its starts and ends with 1."""
+        return self.child(
             f"file = open({str(starts)!r}, 'a'); file.write('.'); file.close(); raise SystemExit(1)"
         )
+
+    def test_the_third_other_end_before_ready_ends_it(self, tmp_path: Path) -> None:
+        starts = tmp_path / "starts"
+        child, other = self.counted(starts), self.child("import time; time.sleep(600)")
+        supervisor = Supervisor([child, other])
+        with pytest.raises(PadrecError, match=r"died 3 times before all was ready.*exit code 1$"):
+            supervisor.run(lambda: False, lambda: None)
+        supervisor.shut_down(0.1)
+        assert starts.read_text() == "..."
+
+    def test_ends_after_ready_are_tried_again_for_ever(self, tmp_path: Path) -> None:
+        starts = tmp_path / "starts"
+        child = self.counted(starts)
         codes = self.run(
             [child],
             Supervisor([child]),
-            is_ready=lambda: False,
-            meanwhile=lambda: until(lambda: starts.exists() and len(starts.read_text()) >= 3),
+            meanwhile=lambda: until(lambda: starts.exists() and len(starts.read_text()) >= 4),
         )
         assert codes == [0]
+
+    @pytest.mark.parametrize("change", ["two", BundleError("torn"), None])
+    def test_children_of_two_versions_never_run_together(self, change: Any) -> None:
+        child, other = self.child("import time; time.sleep(600)"), self.child("import time; time.sleep(600)")
+        versions: list[Any] = ["one"]
+
+        def read_version() -> str:
+            if isinstance(versions[-1], Exception):
+                raise versions[-1]
+            return versions[-1]
+
+        def replace_and_kill() -> None:
+            first, second = until(lambda: child.pid), until(lambda: other.pid)
+            if change is not None:
+                versions.append(change)
+            os.kill(first, signal.SIGKILL)
+            until(lambda: child.pid not in (None, first))
+            if change == "two":
+                until(lambda: other.pid not in (None, second))
+                assert is_gone(second)
+            else:
+                assert other.pid == second
+
+        supervisor = Supervisor([child, other], read_version)
+        assert self.run([child, other], supervisor, meanwhile=replace_and_kill) == [0]
 
 
 class Service:
@@ -286,6 +325,37 @@ def test_a_child_that_refuses_its_input_ends_the_service(
     assert service.process.returncode == 2
     assert out == ""
     assert [line for line in err.splitlines() if "error" in line] == [f"error: the {name} refuses"]
+
+
+@pytest.mark.parametrize("name", ["worker", "gateway"])
+def test_a_child_that_cannot_start_ends_the_service(
+    start: Callable[..., Service], bundle: Path, name: str
+) -> None:
+    (bundle / f"fail-{name}").touch()
+    service = start()
+    out, err = service.process.communicate(timeout=LONG)
+    assert service.process.returncode == 2
+    assert out == ""
+    assert err.splitlines()[-1] == (
+        f"error: the {name} died 3 times before all was ready, at last with exit code 1"
+    )
+
+
+def test_a_replaced_bundle_is_taken_by_both(start: Callable[..., Service], bundle: Path) -> None:
+    service = start()
+    url = service.url()
+    before = service.ask(url)
+    assert before is not None
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    write_json(bundle / MANIFEST, {**manifest, "catalog_version": "another"})
+    os.kill(before["worker"], signal.SIGKILL)
+
+    def both_changed() -> bool:
+        answer = service.ask(url)
+        return answer is not None and all(answer[name] != before[name] for name in ("worker", "gateway"))
+
+    until(both_changed)
+    assert (bundle / "ended").read_text() == "gateway\n"
 
 
 def test_children_end_with_a_launcher_that_was_killed(start: Callable[..., Service]) -> None:

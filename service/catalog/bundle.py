@@ -16,10 +16,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
@@ -33,25 +33,43 @@ TARGET = "target"
 
 FORMAT_VERSION: Final = 1
 
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+NumCodes = Annotated[int, Field(ge=1, le=65_536)]
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class LayoutRecord(_Frozen):
-    """`TokenLayout` as JSON."""
+    """`TokenLayout` as JSON.
 
-    prefix: tuple[int, ...]
-    list_start: tuple[int, ...]
-    separator: int
-    code_tokens: tuple[tuple[int, ...], ...] = Field(min_length=1)
+    A vocabulary with one end token for everything may repeat it in `prefix`, `list_start` and `separator`; a code
+    token means one code and nothing else.
+    """
+
+    prefix: tuple[TokenId, ...]
+    list_start: tuple[TokenId, ...]
+    separator: TokenId
+    code_tokens: tuple[tuple[TokenId, ...], ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _code_tokens_are_distinct(self) -> Self:
+        seen = {*self.prefix, *self.list_start, self.separator}
+        for token in (token for level in self.code_tokens for token in level):
+            if token in seen:
+                raise ValueError(f"code token {token} has another meaning too")
+            seen.add(token)
+        return self
 
 
 class DecodingDefaults(_Frozen):
     """How lists of this bundle are asked for."""
 
-    max_history_items: int = Field(ge=1, description="the latest items of a history that the target reads")
-    max_num_items: int = Field(ge=1, description="longest list that fits the target's positions")
+    max_history_items: int = Field(
+        ge=1, le=100_000, description="the latest items of a history that the target reads"
+    )
+    max_num_items: int = Field(ge=1, le=10_000, description="longest list that fits the target's positions")
 
 
 class Manifest(_Frozen):
@@ -62,11 +80,24 @@ class Manifest(_Frozen):
     catalog_version: str
     created: datetime
     num_items: int = Field(ge=1)
-    code_levels: tuple[int, ...] = Field(min_length=1, description="codes at each level")
+    code_levels: tuple[NumCodes, ...] = Field(min_length=1, max_length=26, description="codes at each level")
     layout: LayoutRecord
     decoding: DecodingDefaults
     training: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, str] = Field(description="path inside the bundle to sha256")
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        num_tokens = tuple(len(tokens) for tokens in self.layout.code_tokens)
+        if num_tokens != self.code_levels:
+            raise ValueError(
+                f"layout.code_tokens has {_numbers(num_tokens)} tokens by level, code_levels says "
+                f"{_numbers(self.code_levels)}"
+            )
+        for name in (ITEMS, POPULAR):
+            if name not in self.files:
+                raise ValueError(f"files does not list {name}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -82,22 +113,27 @@ class Bundle:
 
         Args:
             path: the bundle's folder.
-            only: files or folders inside the bundle whose bytes are checked; None checks everything.
+            only: files or folders inside the bundle that are checked; None checks everything.
 
         Raises:
-            BundleError: the folder is no bundle, is of another format, or a file is missing or changed; the
-                message names the file.
+            BundleError: the folder is no bundle, is of another format, or a file is missing, changed or not
+                listed in the manifest; the message names the file.
         """
         manifest = _read_manifest(path)
         prefixes = None if only is None else tuple(only)
-        for name, expected in manifest.files.items():
-            if prefixes is not None and not any(name == p or name.startswith(f"{p}/") for p in prefixes):
-                continue
+
+        def is_checked(name: str) -> bool:
+            return prefixes is None or any(name == p or name.startswith(f"{p}/") for p in prefixes)
+
+        for name, expected in filter(lambda listed: is_checked(listed[0]), manifest.files.items()):
             file = path / name
             if not file.is_file():
                 raise BundleError(f"bundle {path}: {name} is missing")
             if sha256_of(file) != expected:
                 raise BundleError(f"bundle {path}: {name} does not match its sha256 in {MANIFEST}")
+        for name in filter(is_checked, _names_of_files(path)):
+            if name not in manifest.files:
+                raise BundleError(f"bundle {path}: {name} is not listed in {MANIFEST}")
         return cls(path=path, manifest=manifest)
 
     @property
@@ -108,7 +144,13 @@ class Bundle:
 
     @property
     def target_path(self) -> Path:
-        """The transformers checkpoint."""
+        """The transformers checkpoint.
+
+        Raises:
+            BundleError: the bundle has none.
+        """
+        if f"{TARGET}/config.json" not in self.manifest.files:
+            raise BundleError(f"bundle {self.path}: {MANIFEST} lists no {TARGET}/config.json")
         return self.path / TARGET
 
     def read_catalogue(self) -> Catalogue:
@@ -152,10 +194,27 @@ def _read_manifest(path: Path) -> Manifest:
         raise BundleError(f"bundle {path}: {MANIFEST} is missing")
     try:
         return Manifest.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise BundleError(f"bundle {path}: {MANIFEST}: {error.strerror}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"bundle {path}: {MANIFEST}: {name or 'content'}: {first['msg']}") from error
+        raise BundleError(f"bundle {path}: {MANIFEST}: {_first_fault(error)}") from error
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}" if name else message
+
+
+def _numbers(values: Iterable[int]) -> str:
+    return " ".join(map(str, values))
+
+
+def _names_of_files(folder: Path) -> list[str]:
+    """What a manifest lists: paths inside the bundle, without the manifest's own."""
+    names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if not file.is_dir())
+    return [name for name in names if name != MANIFEST]
 
 
 def seal(
@@ -166,25 +225,31 @@ def seal(
     decoding: DecodingDefaults,
     training: Mapping[str, Any],
 ) -> Manifest:
-    """Write the manifest of a folder that holds all the other files of a bundle."""
-    names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-    files = {name: sha256_of(folder / name) for name in names if name != MANIFEST}
-    manifest = Manifest(
-        model_version=_version(files, TARGET, "draft"),
-        catalog_version=_version(files, ITEMS),
-        created=datetime.now(UTC).replace(microsecond=0),
-        num_items=num_items,
-        code_levels=tuple(len(tokens) for tokens in layout.code_tokens),
-        layout=LayoutRecord(
-            prefix=layout.prefix,
-            list_start=layout.list_start,
-            separator=layout.separator,
-            code_tokens=layout.code_tokens,
-        ),
-        decoding=decoding,
-        training=dict(training),
-        files=files,
-    )
+    """Write the manifest of a folder that holds all the other files of a bundle.
+
+    Raises:
+        BundleError: a file is missing, or the layout contradicts itself or is too large.
+    """
+    files = {name: sha256_of(folder / name) for name in _names_of_files(folder)}
+    try:
+        manifest = Manifest(
+            model_version=_version(files, TARGET, "draft"),
+            catalog_version=_version(files, ITEMS),
+            created=datetime.now(UTC).replace(microsecond=0),
+            num_items=num_items,
+            code_levels=tuple(len(tokens) for tokens in layout.code_tokens),
+            layout=LayoutRecord(
+                prefix=layout.prefix,
+                list_start=layout.list_start,
+                separator=layout.separator,
+                code_tokens=layout.code_tokens,
+            ),
+            decoding=decoding,
+            training=dict(training),
+            files=files,
+        )
+    except ValidationError as error:
+        raise BundleError(f"bundle {folder}: {_first_fault(error)}") from error
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
     return manifest
 

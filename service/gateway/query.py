@@ -6,13 +6,29 @@ Bounds that depend on settings or on the bundle are checked by the recommender.
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
+
+from service.types import MAX_TEMPERATURE, MIN_TEMPERATURE, MIN_TOP_P
 
 MAX_ID_LENGTH = 256
 MAX_NUM_ITEMS = 50
 
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
 ItemId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
+
+
+def _not_almost_zero(temperature: float) -> float:
+    if 0 < temperature < MIN_TEMPERATURE:
+        raise ValueError(f"give 0, or {MIN_TEMPERATURE} to {MAX_TEMPERATURE:g}")
+    return temperature
 
 
 class _Query(BaseModel):
@@ -44,13 +60,17 @@ class RecommendQuery(_Query):
         ge=1,
         description="Time for the answer, in milliseconds; null: the service's default.",
     )
-    temperature: float = Field(
-        0.0, strict=True, ge=0, le=2, description="0 writes the most probable list; above 0 samples one."
+    temperature: Annotated[float, AfterValidator(_not_almost_zero)] = Field(
+        0.0,
+        strict=True,
+        ge=0,
+        le=MAX_TEMPERATURE,
+        description=f"0 writes the most probable list; from {MIN_TEMPERATURE} on samples one.",
     )
     top_p: float = Field(
         1.0,
         strict=True,
-        gt=0,
+        ge=MIN_TOP_P,
         le=1,
         description="Sampling keeps the likeliest tokens up to this probability.",
     )

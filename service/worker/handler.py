@@ -14,7 +14,7 @@ from service.errors import (
 )
 from service.rpc.messages import WorkerDescription
 from service.telemetry.metrics import WorkerMetrics
-from service.types import DecodedList, DecodeRequest
+from service.types import MAX_TEMPERATURE, MIN_TEMPERATURE, MIN_TOP_P, DecodedList, DecodeRequest
 from service.worker.scheduler import Scheduler
 
 _OUTCOMES: tuple[tuple[type[PadrecError], str], ...] = (
@@ -48,8 +48,8 @@ class DecodeHandler:
             deadline: by `time.monotonic`; None: no deadline.
 
         Raises:
-            RequestError: a row is outside the catalogue, there is no history or too much, or `num_items` is
-                out of range.
+            RequestError: a row is outside the catalogue, there is no history or too much, or `num_items`,
+                `temperature` or `top_p` is out of range.
             QueueFullError, DeadlineExceededError, UnavailableError, PadrecError: what the scheduler says.
         """
         try:
@@ -94,7 +94,7 @@ class DecodeHandler:
 
 
 def check_request(request: DecodeRequest, manifest: Manifest) -> None:
-    """Check what the target could not read.
+    """Check what the target could not read, or the engine not sample.
 
     Raises:
         RequestError: naming the field at fault.
@@ -110,10 +110,13 @@ def check_request(request: DecodeRequest, manifest: Manifest) -> None:
     for field, rows in (("history", request.history), ("excluded", request.excluded)):
         if rows and not 0 <= min(rows) <= max(rows) < manifest.num_items:
             raise RequestError(field, f"{field} names a row outside the catalogue's {manifest.num_items}")
-    if not request.temperature >= 0:
-        raise RequestError("temperature", f"temperature is {request.temperature}, not 0 or more")
-    if not 0 < request.top_p <= 1:
-        raise RequestError("top_p", f"top_p is {request.top_p}, not in (0, 1]")
+    if request.temperature != 0 and not MIN_TEMPERATURE <= request.temperature <= MAX_TEMPERATURE:
+        raise RequestError(
+            "temperature",
+            f"temperature is {request.temperature}, neither 0 nor {MIN_TEMPERATURE} to {MAX_TEMPERATURE}",
+        )
+    if not MIN_TOP_P <= request.top_p <= 1:
+        raise RequestError("top_p", f"top_p is {request.top_p}, not {MIN_TOP_P} to 1")
 
 
 def _settle(future: asyncio.Future[DecodedList], outcome: DecodedList | PadrecError) -> None:

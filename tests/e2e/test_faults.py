@@ -1,6 +1,7 @@
 """Processes are killed under load: every request gets an answer, and no acknowledged event is lost."""
 
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from service.catalog.bundle import ITEMS, Bundle, seal
+from service.catalog.items import Catalogue
 
 
 def test_worker_killed_under_requests(serve, bundle: Path, tmp_path: Path) -> None:
@@ -91,6 +95,47 @@ def test_no_acknowledged_event_is_lost(serve, bundle: Path, tmp_path: Path, vict
     assert len(acknowledged) > 30
     assert set(acknowledged) <= set(stored)
     assert len(stored) == len(set(stored))
+
+
+def replace(path: Path) -> str:
+    """Put a bundle with other titles in the place of one; the new catalogue's version."""
+    opened = Bundle.open(path)
+    old = opened.read_catalogue()
+    folder = path.with_name("other")
+    shutil.copytree(path, folder)
+    Catalogue.build(list(old.item_ids), old.codes, ["Other"] * len(old)).write(folder / ITEMS)
+    manifest = seal(
+        folder, num_items=len(old), layout=opened.layout, decoding=opened.manifest.decoding, training={}
+    )
+    shutil.rmtree(path)
+    folder.rename(path)
+    return manifest.catalog_version
+
+
+def test_a_bundle_replaced_while_served(serve, bundle: Path, tmp_path: Path) -> None:
+    """What runs goes on; once the worker starts again, so does the gateway, and both serve the new one."""
+    served = tmp_path / "bundle"
+    shutil.copytree(bundle, served)
+    with serve(served, tmp_path / "history.sqlite3") as service:
+
+        def ask() -> httpx.Response:
+            return httpx.post(f"{service.url}/recommend", json={"user_id": "u", "history": ["1"]}, timeout=30)
+
+        before = ask().json()["catalog_version"]
+        version = replace(served)
+        assert version != before
+        assert ask().json()["catalog_version"] == before
+        os.kill(service.child("worker"), signal.SIGKILL)
+
+        def is_replaced() -> bool:
+            try:
+                answer = ask()
+            except httpx.HTTPError:
+                return False
+            return answer.status_code == 200 and answer.json()["catalog_version"] == version
+
+        service.wait_until(is_replaced)
+        assert ask().json()["items"][0]["title"] == "Other"
 
 
 def wait_for_end(pid: int) -> None:

@@ -48,3 +48,7 @@ async def test_queries_have_bounds_and_examples(document: dict[str, Any]) -> Non
     assert query["additionalProperties"] is False
     num_items = query["properties"]["num_items"]
     assert (num_items["minimum"], num_items["maximum"], num_items["default"]) == (1, 50, 10)
+    assert query["properties"]["top_p"]["minimum"] == 0.001
+    temperature = query["properties"]["temperature"]
+    assert (temperature["minimum"], temperature["maximum"]) == (0, 2)
+    assert "from 0.01 on" in temperature["description"]

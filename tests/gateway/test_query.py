@@ -19,7 +19,7 @@ def test_defaults() -> None:
 def test_the_ends_of_every_range() -> None:
     for fields in (
         {"num_items": 1, "temperature": 2, "top_p": 1, "seed": 0, "deadline_ms": 1},
-        {"num_items": 50, "temperature": 0, "top_p": 0.01, "seed": 2**63 - 1, "history": []},
+        {"num_items": 50, "temperature": 0.01, "top_p": 0.001, "seed": 2**63 - 1, "history": []},
     ):
         RecommendQuery.model_validate({"user_id": "x" * 256, **fields})
 
@@ -44,8 +44,12 @@ def test_the_ends_of_every_range() -> None:
         ("deadline_ms", 0),
         ("temperature", -0.1),
         ("temperature", 2.1),
+        ("temperature", 1e-39),
+        ("temperature", 0.0099),
         ("temperature", float("nan")),
         ("top_p", 0),
+        ("top_p", 1e-46),
+        ("top_p", 0.00099),
         ("top_p", 1.1),
         ("seed", -1),
         ("seed", 2**63),

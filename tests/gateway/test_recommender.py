@@ -157,7 +157,7 @@ async def test_the_worker_gets_what_is_left_of_the_deadline(
     assert 0.7 < worker.timeouts[1] <= settings.default_deadline_ms / 1000
 
 
-async def test_a_store_that_hangs_ends_with_the_deadline(
+async def test_a_store_that_hangs_is_down(
     make_recommender: Callable[[HistoryStore], Recommender], down_store: HistoryStore, monkeypatch: Any
 ) -> None:
     async def hang(_user_id: str) -> list[str]:
@@ -165,8 +165,11 @@ async def test_a_store_that_hangs_ends_with_the_deadline(
         return []
 
     monkeypatch.setattr(down_store, "get", hang)
-    with pytest.raises(DeadlineExceededError):
-        await make_recommender(down_store).recommend(query(deadline_ms=20))
+    recommender = make_recommender(down_store)
+    answer = await recommender.recommend(query(deadline_ms=300, num_items=2))
+    assert [item.item_id for item in answer.items] == ["item-0", "item-1"]
+    assert (answer.degraded, answer.fallback) == (True, "history_unavailable")
+    assert recommender.metrics.registry.get_sample_value("padrec_history_store_errors_total") == 1.0
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.catalog.bundle import ITEMS, Bundle, DecodingDefaults, seal
+from service.catalog.bundle import ITEMS, POPULAR, Bundle, DecodingDefaults, seal
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
+from service.files import write_json
 from service.types import DecodedItem, DecodedList, DecodeRequest
 
 
@@ -75,6 +76,7 @@ def bundle(tmp_path: Path) -> Bundle:
     path.mkdir()
     codes = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
     Catalogue.build(list("abcd"), codes, list("ABCD")).write(path / ITEMS)
+    write_json(path / POPULAR, [])
     layout = TokenLayout(prefix=(0,), list_start=(1,), separator=2, code_tokens=((3, 4), (5, 6)))
     decoding = DecodingDefaults(max_history_items=5, max_num_items=3)
     seal(path, num_items=4, layout=layout, decoding=decoding, training={})

@@ -40,7 +40,7 @@ class FakeEngine:
             raise ValueError("a bug")
         if DEVICE in seeds:
             raise RuntimeError("CUDA error: the device is gone")
-        while HOLD in seeds and not (self._bundle.path / "release").exists():
+        while HOLD in seeds and not self._bundle.path.with_name("release").exists():
             time.sleep(0.005)
         running, self._running = self._running, {}
         return [
@@ -58,7 +58,7 @@ def build(bundle, settings):
         case ["fail"]:
             raise KeyError("a bug")
         case ["hang"]:
-            (bundle.path / "building").touch()
+            bundle.path.with_name("building").touch()
             time.sleep(600)
     return FakeEngine(bundle)
 

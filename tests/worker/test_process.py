@@ -107,7 +107,7 @@ async def test_what_runs_is_finished_while_draining(worker: Worker, bundle: Bund
     worker.process.terminate()
     with pytest.raises(UnavailableError):
         await waits
-    (bundle.path / "release").touch()
+    bundle.path.with_name("release").touch()
     decoded, _ = await runs
     assert len(decoded.items) == 2
     assert await worker.end() == 0
@@ -142,7 +142,7 @@ async def test_killed_and_started_again(worker: Worker, start: Callable[..., Wor
     await until(all_arrived)
     worker.process.kill()
     await worker.end()
-    (bundle.path / "release").touch()
+    bundle.path.with_name("release").touch()
     again = start()  # finds a stale socket
     for outcome in await asyncio.gather(*running, return_exceptions=True):
         assert isinstance(outcome, tuple | UnavailableError)  # tried again, or told so
@@ -166,7 +166,7 @@ async def test_an_engine_that_cannot_be_built(
 
 async def test_a_signal_while_the_engine_is_built(start: Callable[..., Worker], bundle: Bundle) -> None:
     worker = start("hang")
-    await until((bundle.path / "building").exists)
+    await until(bundle.path.with_name("building").exists)
     assert not await worker.client.ready()
     with pytest.raises(UnavailableError, match="starting"):
         await worker.client.decode(request("a"), timeout=LONG)

@@ -29,8 +29,8 @@ from service.training.item_ids import SemanticIds, describe, given_semantic_ids,
 from service.training.lists import ListSampler
 from service.training.target import Progress, train_target
 from service.training.teacher import ItemKnn
+from service.types import MAX_NUM_ITEMS
 
-MAX_NUM_ITEMS = 50
 POPULAR_ITEMS = 1_000
 VALIDATION_METRIC = "ndcg@10"
 CHECKPOINT = "config.json"  # the file that every transformers checkpoint holds

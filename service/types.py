@@ -13,6 +13,9 @@ MIN_TEMPERATURE = 0.01
 MAX_TEMPERATURE = 2.0
 MIN_TOP_P = 0.001
 
+# The longest list that a caller may ask for, and that a target which padrec trains has positions for.
+MAX_NUM_ITEMS = 50
+
 AttributeValue = str | int | float | bool | list[str] | None
 
 

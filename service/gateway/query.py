@@ -16,10 +16,9 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from service.types import MAX_TEMPERATURE, MIN_TEMPERATURE, MIN_TOP_P
+from service.types import MAX_NUM_ITEMS, MAX_TEMPERATURE, MIN_TEMPERATURE, MIN_TOP_P
 
 MAX_ID_LENGTH = 256
-MAX_NUM_ITEMS = 50
 
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
 ItemId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]

@@ -34,6 +34,7 @@ def demo(
     from service.config import load_settings
     from service.launch import serve
 
+    folder.mkdir(parents=True, exist_ok=True)
     bundle = folder / "bundle"
     dataset = _shop(folder / "shop")
     if not (bundle / "manifest.json").is_file():
@@ -61,7 +62,7 @@ def _shop(path: Path) -> "Dataset":
     if (path / INFO).is_file():
         return Dataset.open(path)
     say("making a shop of 2,000 items and 4,000 users")
-    return synthesize(path, overwrite=path.exists())
+    return synthesize(path)
 
 
 def _build(dataset: "Dataset", bundle: Path, steps: int) -> None:
@@ -76,7 +77,6 @@ def _build(dataset: "Dataset", bundle: Path, steps: int) -> None:
             preset_with("tiny", steps),
             bundle,
             device=torch.device("cpu"),
-            overwrite=bundle.exists(),
             on_stage=say,
             on_progress=shower(training),
         )

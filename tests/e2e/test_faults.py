@@ -22,13 +22,13 @@ def test_worker_killed_under_requests(serve, bundle: Path, tmp_path: Path) -> No
     stop = threading.Event()
 
     with serve(bundle, tmp_path / "history.sqlite3") as service:
+        # The deadline is long, so that a slow machine alone fails no request.
+        body = {"user_id": "u", "history": ["1", "2"], "num_items": 50, "deadline_ms": 50_000}
 
         def call() -> None:
-            with httpx.Client(base_url=service.url, timeout=30) as client:
+            with httpx.Client(base_url=service.url, timeout=60) as client:
                 while not stop.is_set():
-                    answer = client.post(
-                        "/recommend", json={"user_id": "u", "history": ["1", "2"], "num_items": 50}
-                    )
+                    answer = client.post("/recommend", json=body)
                     with lock:
                         answers[answer.status_code] += 1
                     if answer.status_code == 503:

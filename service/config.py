@@ -46,6 +46,9 @@ class WorkerSettings(_Section):
     metrics_port: int | None = Field(None, ge=0, le=65535, description="HTTP port of /metrics; None: none")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    speculation: Literal["off", "auto"] = Field(
+        "auto", description="auto: use the draft where the bundle has one"
+    )
     max_batch: int = Field(32, ge=1, description="lists written at the same time")
     max_queue: int = Field(256, ge=1, description="requests that may wait; one more is refused")
     num_threads: int | None = Field(None, ge=1, description="CPU threads; None: what torch chooses")

@@ -81,14 +81,39 @@ class DecodedItem:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeculationCounts:
+    """What became of the draft's guesses for one list.
+
+    Attributes:
+        num_drafts: rounds that had guesses to check.
+        num_draft_tokens: guessed tokens that were checked; forced tokens are no guesses.
+        accepted_per_position: accepted guesses by step; index 0 is step 1.
+        accepted_per_slot: accepted guesses by slot.
+    """
+
+    num_drafts: int = 0
+    num_draft_tokens: int = 0
+    accepted_per_position: tuple[int, ...] = ()
+    accepted_per_slot: tuple[int, ...] = ()
+
+    @property
+    def num_accepted_tokens(self) -> int:
+        """Accepted guesses."""
+        return sum(self.accepted_per_position)
+
+
+@dataclass(frozen=True, slots=True)
 class DecodedList:
     """A written list with its timings.
 
     Attributes:
         exhausted: fewer items than asked for, because no allowed item was left.
-        num_rounds: how often tokens were taken from the target; the first time they are decided by the prefill.
+        num_rounds: passes of the target after the prefill.
         num_forced_tokens: tokens that were the only one allowed.
         queue_seconds: waiting time before the prefill; filled by the worker's loop, 0 before that.
+        num_round_tokens: tokens that rounds committed, forced ones and the target's own included; what the
+            prefill decided is not counted.
+        num_round_forced_tokens: those of them that were forced.
     """
 
     request_id: str
@@ -99,3 +124,17 @@ class DecodedList:
     prefill_seconds: float
     decode_seconds: float
     queue_seconds: float = 0.0
+    num_round_tokens: int = 0
+    num_round_forced_tokens: int = 0
+    speculation: SpeculationCounts = SpeculationCounts()
+
+    @property
+    def accepted_length(self) -> float:
+        """Tokens committed per round; 0 without rounds."""
+        return self.num_round_tokens / self.num_rounds if self.num_rounds else 0.0
+
+    @property
+    def accepted_length_without_forced(self) -> float:
+        """Tokens committed per round that were a choice; 0 without rounds."""
+        num_chosen = self.num_round_tokens - self.num_round_forced_tokens
+        return num_chosen / self.num_rounds if self.num_rounds else 0.0

@@ -40,6 +40,16 @@ class Timings(_Answer):
     total_ms: float
 
 
+class Speculation(_Answer):
+    """How far each pass of the model came."""
+
+    rounds: int = Field(description="Passes of the model after it had read the history.")
+    accepted_length: float = Field(description="Tokens written per round, forced ones included.")
+    accepted_length_without_forced: float = Field(
+        description="Tokens written per round, without those that were the only one allowed."
+    )
+
+
 class Recommendation(_Answer):
     """A list of distinct items, best first."""
 
@@ -57,6 +67,9 @@ class Recommendation(_Answer):
         description="Items of the history or the exclusions that the catalogue does not hold."
     )
     timings: Timings
+    speculation: Speculation | None = Field(
+        description="How far each pass of the model came; null in a fallback list."
+    )
 
 
 class EventsAccepted(_Answer):

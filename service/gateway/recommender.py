@@ -16,7 +16,7 @@ from service.catalog.bundle import Manifest
 from service.catalog.items import Catalogue
 from service.config import GatewaySettings
 from service.errors import HistoryStoreError, RequestError
-from service.gateway.answer import FallbackReason, Recommendation, RecommendedItem, Timings
+from service.gateway.answer import FallbackReason, Recommendation, RecommendedItem, Speculation, Timings
 from service.gateway.clock import Clock
 from service.gateway.popular import PopularList
 from service.gateway.query import NewEvent, RecommendQuery
@@ -115,6 +115,7 @@ class Recommender:
                 decode_ms=_milliseconds(ranking.decode_seconds),
                 total_ms=_milliseconds(clock.elapsed()),
             ),
+            speculation=ranking.speculation,
         )
 
     async def record_events(self, events: Sequence[NewEvent]) -> tuple[str, ...]:
@@ -229,6 +230,11 @@ class Recommender:
             queue_seconds=written.queue_seconds,
             prefill_seconds=written.prefill_seconds,
             decode_seconds=written.decode_seconds,
+            speculation=Speculation(
+                rounds=written.num_rounds,
+                accepted_length=round(written.accepted_length, 3),
+                accepted_length_without_forced=round(written.accepted_length_without_forced, 3),
+            ),
         )
 
     def _popular_items(self, request: DecodeRequest, reason: FallbackReason) -> "_Ranking":
@@ -283,6 +289,7 @@ class _Ranking:
     queue_seconds: float = 0.0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    speculation: Speculation | None = None
 
 
 def _milliseconds(seconds: float) -> float:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from service.rpc.generated.padrec.worker.v1 import worker_pb2
-from service.types import DecodedItem, DecodedList, DecodeRequest
+from service.types import DecodedItem, DecodedList, DecodeRequest, SpeculationCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,9 @@ def list_to_message(decoded: DecodedList, model_version: str) -> worker_pb2.Deco
         queue_seconds=decoded.queue_seconds,
         prefill_seconds=decoded.prefill_seconds,
         decode_seconds=decoded.decode_seconds,
+        num_round_tokens=decoded.num_round_tokens,
+        num_round_forced_tokens=decoded.num_round_forced_tokens,
+        speculation=_speculation_to_message(decoded.speculation),
     )
 
 
@@ -75,6 +78,27 @@ def list_from_message(message: worker_pb2.DecodeReply, request_id: str) -> Decod
         prefill_seconds=message.prefill_seconds,
         decode_seconds=message.decode_seconds,
         queue_seconds=message.queue_seconds,
+        num_round_tokens=message.num_round_tokens,
+        num_round_forced_tokens=message.num_round_forced_tokens,
+        speculation=_speculation_from_message(message.speculation),
+    )
+
+
+def _speculation_to_message(counts: SpeculationCounts) -> worker_pb2.SpeculationCounts:
+    return worker_pb2.SpeculationCounts(
+        num_drafts=counts.num_drafts,
+        num_draft_tokens=counts.num_draft_tokens,
+        accepted_per_position=counts.accepted_per_position,
+        accepted_per_slot=counts.accepted_per_slot,
+    )
+
+
+def _speculation_from_message(message: worker_pb2.SpeculationCounts) -> SpeculationCounts:
+    return SpeculationCounts(
+        num_drafts=message.num_drafts,
+        num_draft_tokens=message.num_draft_tokens,
+        accepted_per_position=tuple(message.accepted_per_position),
+        accepted_per_slot=tuple(message.accepted_per_slot),
     )
 
 

@@ -46,6 +46,11 @@ class WorkerMetrics:
         batch_size: lists written at the same time, observed once per round.
         round_duration: label phase (`prefill`, `decode`, ...).
         forced_tokens: tokens appended without asking the target.
+        drafts: rounds of a list that had guesses to check.
+        draft_tokens: guessed tokens that were checked.
+        accepted_tokens: guesses that were accepted.
+        accepted_tokens_per_position: the same; label position, the guess's step from `1` to the engine's depth.
+        accepted_tokens_per_slot: the same; label slot.
         num_waiting: requests in the queue now.
         requests: requests that got their reply; label outcome (`ok`, `queue_full`, `deadline`, ...).
     """
@@ -73,6 +78,27 @@ class WorkerMetrics:
         )
         self.forced_tokens = Counter(
             "padrec_forced_tokens", "Tokens that were the only one allowed.", registry=registry
+        )
+        self.drafts = Counter(
+            "padrec_spec_decode_num_drafts", "Rounds of a list that had guesses to check.", registry=registry
+        )
+        self.draft_tokens = Counter(
+            "padrec_spec_decode_num_draft_tokens", "Guessed tokens that were checked.", registry=registry
+        )
+        self.accepted_tokens = Counter(
+            "padrec_spec_decode_num_accepted_tokens", "Guesses that were accepted.", registry=registry
+        )
+        self.accepted_tokens_per_position = Counter(
+            "padrec_spec_decode_num_accepted_tokens_per_pos",
+            "Guesses that were accepted, by step.",
+            ("position",),
+            registry=registry,
+        )
+        self.accepted_tokens_per_slot = Counter(
+            "padrec_spec_decode_num_accepted_tokens_per_slot",
+            "Guesses that were accepted, by slot.",
+            ("slot",),
+            registry=registry,
         )
         self.num_waiting = Gauge("padrec_queue_size", "Requests in the queue now.", registry=registry)
         self.requests = Counter(

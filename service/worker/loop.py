@@ -105,7 +105,7 @@ class EngineLoop:
         self._admit(engine)
         for decoded in self._round(engine):
             self._scheduler.finish(decoded)
-            self._metrics.forced_tokens.inc(decoded.num_forced_tokens)
+            self._count(decoded)
 
     def _admit(self, engine: Engine) -> None:
         admitted = self._scheduler.admit(engine.max_batch - engine.num_running)
@@ -122,6 +122,17 @@ class EngineLoop:
         self._metrics.batch_size.observe(engine.num_running)
         with self._metrics.round_duration.labels("decode").time():
             return engine.round()
+
+    def _count(self, decoded: DecodedList) -> None:
+        metrics, counts = self._metrics, decoded.speculation
+        metrics.forced_tokens.inc(decoded.num_forced_tokens)
+        metrics.drafts.inc(counts.num_drafts)
+        metrics.draft_tokens.inc(counts.num_draft_tokens)
+        metrics.accepted_tokens.inc(counts.num_accepted_tokens)
+        for step, accepted in enumerate(counts.accepted_per_position, start=1):
+            metrics.accepted_tokens_per_position.labels(str(step)).inc(accepted)
+        for slot, accepted in enumerate(counts.accepted_per_slot):
+            metrics.accepted_tokens_per_slot.labels(str(slot)).inc(accepted)
 
 
 def is_device_error(error: Exception) -> bool:

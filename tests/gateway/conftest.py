@@ -54,6 +54,8 @@ class FakeWorker:
             prefill_seconds=0.002,
             decode_seconds=0.003,
             queue_seconds=0.001,
+            num_round_tokens=14,
+            num_round_forced_tokens=4,
         )
         return written, "model-1"
 

@@ -52,3 +52,11 @@ async def test_queries_have_bounds_and_examples(document: dict[str, Any]) -> Non
     temperature = query["properties"]["temperature"]
     assert (temperature["minimum"], temperature["maximum"]) == (0, 2)
     assert "from 0.01 on" in temperature["description"]
+
+
+async def test_what_speculation_says_is_described(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    assert "speculation" in schemas["Recommendation"]["required"]
+    properties = schemas["Speculation"]["properties"]
+    assert set(properties) == {"rounds", "accepted_length", "accepted_length_without_forced"}
+    assert all(field["description"] for field in properties.values())

@@ -14,6 +14,7 @@ from service.errors import (
     RequestError,
     UnavailableError,
 )
+from service.gateway.answer import Speculation
 from service.gateway.query import NewEvent, RecommendQuery
 from service.gateway.recommender import Recommender
 from service.history.store import HistoryStore
@@ -59,6 +60,9 @@ async def test_a_list_from_the_requests_history(
     timings = answer.timings
     assert (timings.queue_ms, timings.prefill_ms, timings.decode_ms) == (1.0, 2.0, 3.0)
     assert 0 <= timings.history_ms <= timings.total_ms
+    assert answer.speculation == Speculation(
+        rounds=3, accepted_length=4.667, accepted_length_without_forced=3.333
+    )
 
 
 async def test_a_list_from_the_stored_history(
@@ -117,6 +121,7 @@ async def test_a_cold_start_gets_the_popular_list(
     assert [item.score for item in answer.items] == [None] * 3
     assert [item.rank for item in answer.items] == [1, 2, 3]
     assert answer.fallback == "cold_start"
+    assert answer.speculation is None
     assert answer.model_version == bundle.manifest.model_version
     assert not answer.degraded
     assert not answer.exhausted

@@ -44,16 +44,23 @@ async def test_a_recommendation(client: httpx.AsyncClient) -> None:
         "exhausted",
         "ignored_item_ids",
         "timings",
+        "speculation",
     ]
     assert body["ignored_item_ids"] == ["no-1"]
     assert body["fallback"] is None
     assert [set(item) for item in body["items"]] == [{"item_id", "title", "attributes", "rank", "score"}] * 2
     assert set(body["timings"]) == {"history_ms", "queue_ms", "prefill_ms", "decode_ms", "total_ms"}
+    assert body["speculation"] == {
+        "rounds": 3,
+        "accepted_length": 4.667,
+        "accepted_length_without_forced": 3.333,
+    }
 
 
 async def test_an_empty_history_is_a_cold_start(client: httpx.AsyncClient) -> None:
     body = (await client.post("/recommend", json={"user_id": "ann", "history": []})).json()
     assert body["fallback"] == "cold_start"
+    assert body["speculation"] is None
     assert [item["score"] for item in body["items"]] == [None] * 10
 
 

@@ -11,7 +11,7 @@ from service.rpc.messages import (
     request_from_message,
     request_to_message,
 )
-from service.types import DecodedItem, DecodedList, DecodeRequest
+from service.types import DecodedItem, DecodedList, DecodeRequest, SpeculationCounts
 
 rows = st.lists(st.integers(0, 2**32 - 1), max_size=20).map(tuple)
 
@@ -49,11 +49,19 @@ def test_a_list_arrives_as_it_was_sent() -> None:
         prefill_seconds=0.011,
         decode_seconds=0.12,
         queue_seconds=0.013,
+        num_round_tokens=40,
+        num_round_forced_tokens=3,
+        speculation=SpeculationCounts(8, 31, accepted_per_position=(7, 5, 0), accepted_per_slot=(2, 10)),
     )
     sent = list_to_message(decoded, "m1").SerializeToString()
     message = worker_pb2.DecodeReply.FromString(sent)
     assert message.model_version == "m1"
     assert list_from_message(message, "r") == decoded
+
+
+def test_a_list_without_speculation_has_no_counts() -> None:
+    decoded = list_from_message(worker_pb2.DecodeReply(num_rounds=2), "r")
+    assert decoded.speculation == SpeculationCounts()
 
 
 def test_a_description_arrives_as_it_was_sent() -> None:

@@ -9,11 +9,13 @@ from service.catalog.bundle import ITEMS, POPULAR, Bundle, DecodingDefaults, sea
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.files import write_json
-from service.types import DecodedItem, DecodedList, DecodeRequest
+from service.types import DecodedItem, DecodedList, DecodeRequest, SpeculationCounts
+
+SPECULATION = SpeculationCounts(2, 8, accepted_per_position=(2, 1), accepted_per_slot=(0, 1, 2))
 
 
 class FakeEngine:
-    """Writes one item a round: rows 0, 1, 2, ...
+    """Writes one item a round: rows 0, 1, 2, ... Every list says that `SPECULATION` became of its guesses.
 
     Attributes:
         permits: a round takes one; None: rounds never wait.
@@ -60,7 +62,9 @@ class FakeEngine:
             if written + 1 == request.num_items:
                 del self._running[name]
                 items = tuple(DecodedItem(row, 0.5) for row in range(request.num_items))
-                finished.append(DecodedList(name, items, False, written + 1, 3, 0.0, 0.0))
+                finished.append(
+                    DecodedList(name, items, False, written + 1, 3, 0.0, 0.0, speculation=SPECULATION)
+                )
         return finished
 
 

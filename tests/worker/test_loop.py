@@ -104,6 +104,23 @@ def test_lists_are_written_and_counted(start, fake_engine) -> None:
     assert count("padrec_round_duration_seconds_count", {"phase": "decode"}) == 4
 
 
+def test_what_became_of_the_guesses_is_counted(start, fake_engine) -> None:
+    bench = start(fake_engine())
+    for name in "abc":
+        bench.submit(name)
+    bench.loop.start()
+    bench.next_replies(3)
+    bench.stop()
+    count, prefix = bench.registry.get_sample_value, "padrec_spec_decode_num"
+    assert count(f"{prefix}_drafts_total") == 6
+    assert count(f"{prefix}_draft_tokens_total") == 24
+    assert count(f"{prefix}_accepted_tokens_total") == 9
+    positions = [count(f"{prefix}_accepted_tokens_per_pos_total", {"position": p}) for p in "0123"]
+    assert positions == [None, 6, 3, None]
+    slots = [count(f"{prefix}_accepted_tokens_per_slot_total", {"slot": slot}) for slot in "0123"]
+    assert slots == [0, 3, 6, None]
+
+
 def test_requests_join_and_leave_between_rounds(start, fake_engine) -> None:
     permits = threading.Semaphore(0)
     bench = start(fake_engine(max_batch=2, permits=permits))

@@ -34,8 +34,20 @@ class DecodedItem(_message.Message):
     score: float
     def __init__(self, row: _Optional[int] = ..., score: _Optional[float] = ...) -> None: ...
 
+class SpeculationCounts(_message.Message):
+    __slots__ = ("num_drafts", "num_draft_tokens", "accepted_per_position", "accepted_per_slot")
+    NUM_DRAFTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_PER_POSITION_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_PER_SLOT_FIELD_NUMBER: _ClassVar[int]
+    num_drafts: int
+    num_draft_tokens: int
+    accepted_per_position: _containers.RepeatedScalarFieldContainer[int]
+    accepted_per_slot: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, num_drafts: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., accepted_per_position: _Optional[_Iterable[int]] = ..., accepted_per_slot: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class DecodeReply(_message.Message):
-    __slots__ = ("items", "exhausted", "model_version", "num_rounds", "num_forced_tokens", "queue_seconds", "prefill_seconds", "decode_seconds")
+    __slots__ = ("items", "exhausted", "model_version", "num_rounds", "num_forced_tokens", "queue_seconds", "prefill_seconds", "decode_seconds", "num_round_tokens", "num_round_forced_tokens", "speculation")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     EXHAUSTED_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -44,6 +56,9 @@ class DecodeReply(_message.Message):
     QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PREFILL_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DECODE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    NUM_ROUND_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_ROUND_FORCED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SPECULATION_FIELD_NUMBER: _ClassVar[int]
     items: _containers.RepeatedCompositeFieldContainer[DecodedItem]
     exhausted: bool
     model_version: str
@@ -52,7 +67,10 @@ class DecodeReply(_message.Message):
     queue_seconds: float
     prefill_seconds: float
     decode_seconds: float
-    def __init__(self, items: _Optional[_Iterable[_Union[DecodedItem, _Mapping]]] = ..., exhausted: _Optional[bool] = ..., model_version: _Optional[str] = ..., num_rounds: _Optional[int] = ..., num_forced_tokens: _Optional[int] = ..., queue_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ...) -> None: ...
+    num_round_tokens: int
+    num_round_forced_tokens: int
+    speculation: SpeculationCounts
+    def __init__(self, items: _Optional[_Iterable[_Union[DecodedItem, _Mapping]]] = ..., exhausted: _Optional[bool] = ..., model_version: _Optional[str] = ..., num_rounds: _Optional[int] = ..., num_forced_tokens: _Optional[int] = ..., queue_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., num_round_tokens: _Optional[int] = ..., num_round_forced_tokens: _Optional[int] = ..., speculation: _Optional[_Union[SpeculationCounts, _Mapping]] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ()

@@ -1,0 +1,322 @@
+"""The draft: one decoder layer in EAGLE's manner that guesses ahead of the target, and knows where it stands.
+
+EAGLE (arXiv 2401.15077) drafts with the target's own features. Position i of the draft reads
+
+    u_i = W [f_{i-1} ; e(x_i)]                                                       (EAGLE, section 3)
+
+f_{i-1} the target's last hidden feature before its head, e(x_i) the target's embedding of the token that followed; a
+decoder layer turns it into g_i, a guess of f_i. From a guess on, g takes the place of f ("unrolled"), in training as in
+service (EAGLE-3, arXiv 2503.01840). With `features: fused`, f is a projection of the target's low, middle and last features.
+
+PAD-Rec (arXiv 2604.27747) adds to u_i what a plain draft does not know,
+
+    u_i + alpha * item_slot[s_i] + gate(u_i) * step[k],     gate(u) = sigmoid(w . u + b)
+
+s_i the slot that is filled next, alpha a learned scalar, k the step of the guess. Either term can be switched off.
+
+The token head guesses the next code: softmax over the codes that the trie allows, of E . norm(g), E the target's own
+head. The `slots` variant guesses all codes that are left of an item at once. A slot head B_l scores the codes of each
+level l; only real items are candidates, so the scores are summed along each item's path in the trie,
+
+    score(item) = (P norm(g)) . v_item,     v_item = sum_l B_l E[code_l(item)] + r_item
+
+with r_item a learned rest, which starts at 0. The sum is linear in the codes, so v_item is computed once, and a pass scores the
+whole catalogue in one matrix product.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+from transformers import PretrainedConfig
+
+from service.errors import InputError, first_line
+from service.files import write_json
+
+Variant = Literal["none", "item", "step", "both", "slots"]
+Features = Literal["last", "fused"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+
+CONFIG, WEIGHTS = "config.json", "draft.safetensors"
+KeysAndValues = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class DraftConfig:
+    """A draft's shape.
+
+    Attributes:
+        variant: what it knows of its position; `none` is the plain baseline.
+        features: `last`: the target's last feature; `fused`: a projection of its low, middle and last ones.
+        num_levels: codes per item, L.
+        max_steps: guesses ahead of the target that it was trained for.
+        num_items: size of the catalogue; used by `slots` alone.
+        item_rank: dimension in which `slots` compares a state with an item.
+    """
+
+    variant: Variant
+    features: Features
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    num_levels: int
+    max_steps: int
+    num_items: int
+    item_rank: int = 256
+    rope_theta: float = 10_000.0
+
+    @classmethod
+    def like(
+        cls,
+        target: PretrainedConfig,
+        variant: Variant,
+        *,
+        num_levels: int,
+        num_items: int,
+        max_steps: int,
+        features: Features = "last",
+    ) -> "DraftConfig":
+        """The shape of one of the target's own layers."""
+        heads = int(target.num_attention_heads)
+        return cls(
+            variant=variant,
+            features=features,
+            hidden_size=target.hidden_size,
+            intermediate_size=target.intermediate_size,
+            num_heads=heads,
+            num_kv_heads=getattr(target, "num_key_value_heads", None) or heads,
+            head_dim=getattr(target, "head_dim", None) or target.hidden_size // heads,
+            rms_norm_eps=target.rms_norm_eps,
+            num_levels=num_levels,
+            max_steps=max_steps,
+            num_items=num_items,
+            item_rank=min(256, target.hidden_size),
+        )
+
+    @property
+    def guesses_items(self) -> bool:
+        """Whether one pass guesses the rest of an item rather than one code."""
+        return self.variant == "slots"
+
+    def feature_layers(self, num_layers: int) -> tuple[int, ...]:
+        """Which of the target's hidden states are fused, as indices into `num_layers + 1` of them; () for `last`."""
+        return () if self.features == "last" else (num_layers // 4, num_layers // 2, num_layers)
+
+
+class PositionModule(nn.Module):
+    """alpha * item_slot[slot] + gate(u) * step[k]: where in an item, and how far ahead."""
+
+    def __init__(self, config: DraftConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.knows_slot = config.variant in ("item", "both", "slots")
+        self.knows_step = config.variant in ("step", "both", "slots")
+        if self.knows_slot:
+            self.alpha = nn.Parameter(torch.tensor(0.1))
+            self.item_slot = nn.Parameter(torch.randn(config.num_levels + 1, width) * width**-0.5)
+        if self.knows_step:
+            self.step = nn.Parameter(torch.randn(config.max_steps, width) * width**-0.5)
+            self.gate = nn.Linear(width, 1)
+
+    def forward(self, u: torch.Tensor, slot: torch.Tensor, step: int) -> torch.Tensor:
+        """What to add to `u` [..., hidden], for the slots [...] filled next.
+
+        Args:
+            u: the draft's input.
+            slot: 0 to L.
+            step: of the guess, from 1; 0 for context, which is no guess. Beyond the trained steps the last one counts.
+        """
+        added = torch.zeros_like(u)
+        if self.knows_slot:
+            added = added + self.alpha * F.embedding(slot, self.item_slot)
+        if self.knows_step and step:
+            added = added + torch.sigmoid(self.gate(u)) * self.step[min(step, len(self.step)) - 1]
+        return added
+
+
+class Draft(nn.Module):
+    """One decoder layer over features and embeddings; see the module. The target's embedding and head are arguments.
+
+    Args:
+        config: its shape.
+    """
+
+    def __init__(self, config: DraftConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, kv_width = config.hidden_size, config.num_kv_heads * config.head_dim
+        q_width = config.num_heads * config.head_dim
+        norm = lambda: nn.RMSNorm(width, eps=config.rms_norm_eps)  # noqa: E731
+        if config.features == "fused":
+            self.fuse = nn.Linear(3 * width, width, bias=False)
+        self.embedding_norm, self.feature_norm = norm(), norm()
+        self.project = nn.Linear(2 * width, width, bias=False)
+        self.position = PositionModule(config)
+        self.attention_norm, self.mlp_norm, self.norm = norm(), norm(), norm()
+        self.q_proj = nn.Linear(width, q_width, bias=False)
+        self.kv_proj = nn.Linear(width, 2 * kv_width, bias=False)
+        self.o_proj = nn.Linear(q_width, width, bias=False)
+        self.gate_up_proj = nn.Linear(width, 2 * config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, width, bias=False)
+        if config.guesses_items:
+            self.item_query = nn.Linear(width, config.item_rank, bias=False)
+            self.slot_heads = nn.Parameter(
+                torch.randn(config.num_levels, width, config.item_rank) * width**-0.5
+            )
+            self.item_rest = nn.Parameter(torch.zeros(config.num_items, config.item_rank))
+        frequencies = config.rope_theta ** (-torch.arange(0, config.head_dim, 2) / config.head_dim)
+        self.register_buffer("frequencies", frequencies.float(), persistent=False)
+
+    def features_of(self, hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
+        """f [..., hidden] from the target's hidden states: the last alone, or low, middle and last."""
+        if self.config.features == "last":
+            return hidden_states[-1]
+        fused: torch.Tensor = self.fuse(torch.cat(tuple(hidden_states), dim=-1))
+        return fused
+
+    def inputs(
+        self, features: torch.Tensor, embeddings: torch.Tensor, slot: torch.Tensor, step: int
+    ) -> torch.Tensor:
+        """u [..., hidden], position module included.
+
+        Args:
+            features: f_{i-1}, or g of the guess before, [..., hidden].
+            embeddings: the target's, of the tokens x_i, [..., hidden].
+            slot: int64 [...], the slot that is filled after x_i.
+            step: 0 for context, else the step of the guess that follows.
+        """
+        joined = torch.cat((self.feature_norm(features), self.embedding_norm(embeddings)), dim=-1)
+        u: torch.Tensor = self.project(joined)
+        return u + self.position(u, slot, step)
+
+    def keys_and_values(self, u: torch.Tensor, positions: torch.Tensor) -> KeysAndValues:
+        """Keys and values, each [batch, kv_heads, n, head_dim], of inputs [batch, n, hidden] at positions [batch, n].
+
+        Context that is only attended to needs nothing else of the layer.
+        """
+        config = self.config
+        joined = self.kv_proj(self.attention_norm(u))
+        heads = joined.unflatten(-1, (2, config.num_kv_heads, config.head_dim)).permute(2, 0, 3, 1, 4)
+        return self._rotate(heads[0], positions), heads[1]
+
+    def forward(
+        self,
+        u: torch.Tensor,
+        positions: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """norm(g), [batch, n, hidden]: what the heads read, and the next guess's features.
+
+        Args:
+            u: inputs, [batch, n, hidden].
+            positions: int64 [batch, n].
+            keys: of all that may be attended to, u's own included, [batch, kv_heads, m, head_dim].
+            values: likewise.
+            mask: bool [batch, n, m], True where an input may look.
+        """
+        config = self.config
+        queries = self.q_proj(self.attention_norm(u)).unflatten(-1, (config.num_heads, config.head_dim))
+        # Heads are repeated by hand: with a mask, torch's own grouped attention is many small kernels on a GPU.
+        repeats = config.num_heads // config.num_kv_heads
+        attended = F.scaled_dot_product_attention(
+            self._rotate(queries.transpose(1, 2), positions),
+            _repeat_heads(keys, repeats),
+            _repeat_heads(values, repeats),
+            attn_mask=mask.unsqueeze(1),
+        )
+        g = u + self.o_proj(attended.transpose(1, 2).flatten(2))
+        gate, up = self.gate_up_proj(self.mlp_norm(g)).chunk(2, dim=-1)
+        normed: torch.Tensor = self.norm(g + self.down_proj(F.silu(gate) * up))
+        return normed
+
+    def item_vectors(self, code_embeddings: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """v_item of all items, [num_items, rank].
+
+        Args:
+            code_embeddings: rows of the target's head for each level's codes, [L, num_codes, hidden].
+            codes: int64 [num_items, L].
+        """
+        by_code = torch.einsum("lch,lhr->lcr", code_embeddings, self.slot_heads)
+        vectors: torch.Tensor = self.item_rest
+        for level in range(self.config.num_levels):
+            vectors = vectors + by_code[level, codes[:, level]]
+        return vectors
+
+    def item_scores(self, normed: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        """Scores of all items, float32 [..., num_items], for states norm(g) [..., hidden]."""
+        scores: torch.Tensor = (self.item_query(normed) @ vectors.T).float()
+        return scores * (1 / math.sqrt(self.config.item_rank))
+
+    def _rotate(self, heads: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Rotary position embedding of [batch, heads, n, head_dim] at positions [batch, n]."""
+        angles = positions.unsqueeze(1).unsqueeze(-1) * self.frequencies
+        cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
+        low, high = heads.chunk(2, dim=-1)
+        return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)
+
+    def num_parameters(self) -> int:
+        """All of its own; the target's embedding and head are not."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def num_position_parameters(self) -> int:
+        """Those of the position module."""
+        return sum(parameter.numel() for parameter in self.position.parameters())
+
+
+def save_draft(draft: Draft, folder: Path) -> None:
+    """Write `config.json` and `draft.safetensors` into an existing folder."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in draft.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS)
+    write_json(folder / CONFIG, asdict(draft.config))
+
+
+def load_draft(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Draft:
+    """Load a draft for inference.
+
+    Raises:
+        InputError: the folder holds no draft, or one that cannot be read.
+    """
+    try:
+        values = json.loads((folder / CONFIG).read_bytes())
+        draft = Draft(DraftConfig(**values))
+        draft.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"draft {folder}: {first_line(error)}") from error
+    for parameter in draft.parameters():  # not the buffer: rotations need float32
+        parameter.data = parameter.data.to(dtype)
+    return draft.to(device).eval().requires_grad_(False)
+
+
+def _repeat_heads(heads: torch.Tensor, repeats: int) -> torch.Tensor:
+    """[batch, kv_heads, m, head_dim] to [batch, kv_heads * repeats, m, head_dim]."""
+    return heads if repeats == 1 else heads.repeat_interleave(repeats, dim=1)
+
+
+def check_draft(config: DraftConfig, target: PretrainedConfig, num_levels: int, num_items: int) -> None:
+    """Check that a draft belongs to a target and a catalogue.
+
+    Raises:
+        InputError: a size differs.
+    """
+    sizes = [
+        ("hidden size", config.hidden_size, target.hidden_size),
+        ("number of code levels", config.num_levels, num_levels),
+    ]
+    if config.guesses_items:
+        sizes.append(("number of items", config.num_items, num_items))
+    for name, ours, theirs in sizes:
+        if ours != theirs:
+            raise InputError(f"draft: its {name} is {ours}, the target's or catalogue's is {theirs}")

@@ -6,7 +6,8 @@ EAGLE (arXiv 2401.15077) drafts with the target's own features. Position i of th
 
 f_{i-1} the target's last hidden feature before its head, e(x_i) the target's embedding of the token that followed; a
 decoder layer turns it into g_i, a guess of f_i. From a guess on, g takes the place of f ("unrolled"), in training as in
-service (EAGLE-3, arXiv 2503.01840). With `features: fused`, f is a projection of the target's low, middle and last features.
+service (EAGLE-3, arXiv 2503.01840). With `features: fused`, f is a projection of the target's low, middle and last
+features.
 
 PAD-Rec (arXiv 2604.27747) adds to u_i what a plain draft does not know,
 
@@ -20,8 +21,8 @@ level l; only real items are candidates, so the scores are summed along each ite
 
     score(item) = (P norm(g)) . v_item,     v_item = sum_l B_l E[code_l(item)] + r_item
 
-with r_item a learned rest, which starts at 0. The sum is linear in the codes, so v_item is computed once, and a pass scores the
-whole catalogue in one matrix product.
+with r_item a learned rest, which starts at 0. The sum is linear in the codes, so v_item is computed once, and a pass
+scores the whole catalogue in one matrix product.
 """
 
 import json
@@ -157,7 +158,10 @@ class Draft(nn.Module):
         self.config = config
         width, kv_width = config.hidden_size, config.num_kv_heads * config.head_dim
         q_width = config.num_heads * config.head_dim
-        norm = lambda: nn.RMSNorm(width, eps=config.rms_norm_eps)  # noqa: E731
+
+        def norm() -> nn.RMSNorm:
+            return nn.RMSNorm(width, eps=config.rms_norm_eps)
+
         if config.features == "fused":
             self.fuse = nn.Linear(3 * width, width, bias=False)
         self.embedding_norm, self.feature_norm = norm(), norm()
@@ -176,10 +180,11 @@ class Draft(nn.Module):
             )
             self.item_rest = nn.Parameter(torch.zeros(config.num_items, config.item_rank))
         frequencies = config.rope_theta ** (-torch.arange(0, config.head_dim, 2) / config.head_dim)
+        self.frequencies: torch.Tensor
         self.register_buffer("frequencies", frequencies.float(), persistent=False)
 
     def features_of(self, hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
-        """f [..., hidden] from the target's hidden states: the last alone, or low, middle and last."""
+        """The features f [..., hidden] from the target's hidden states: the last alone, or low, middle and last."""
         if self.config.features == "last":
             return hidden_states[-1]
         fused: torch.Tensor = self.fuse(torch.cat(tuple(hidden_states), dim=-1))
@@ -188,7 +193,7 @@ class Draft(nn.Module):
     def inputs(
         self, features: torch.Tensor, embeddings: torch.Tensor, slot: torch.Tensor, step: int
     ) -> torch.Tensor:
-        """u [..., hidden], position module included.
+        """The input u [..., hidden], position module included.
 
         Args:
             features: f_{i-1}, or g of the guess before, [..., hidden].

@@ -2,7 +2,7 @@
 
 import typer
 
-from service.cli import data, demo, models, serving
+from service.cli import bench, data, demo, models, serving
 
 app = typer.Typer(
     name="padrec",
@@ -14,7 +14,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(models.bundle_app, name="bundle")
 app.add_typer(models.train_app, name="train")
-app.add_typer(models.bench_app, name="bench")
+app.add_typer(bench.app, name="bench")
 app.command()(models.evaluate)
 app.command()(demo.demo)
 app.command()(serving.serve)

@@ -1,17 +1,17 @@
-"""`padrec bundle`, `train`, `evaluate` and `bench`: what makes, checks and measures a model."""
+"""`padrec bundle`, `train` and `evaluate`: what makes, checks and judges a model."""
 
 import dataclasses
-import shlex
 import shutil
-import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from service.cli.display import Bar, bar, say
+from service.cli.options import DatasetPath, Device, JsonFile, Seed
+from service.cli.reporting import check_json, command_line, print_rows
 from service.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,12 +20,8 @@ if TYPE_CHECKING:
 
 bundle_app = typer.Typer(help="Build and check bundles.", no_args_is_help=True)
 train_app = typer.Typer(help="The stages of 'bundle build' one by one.", no_args_is_help=True)
-bench_app = typer.Typer(help="Measure.", no_args_is_help=True)
 
-DatasetPath = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of a dataset.")]
 PresetName = Annotated[str, typer.Option("--preset", help="tiny, small or base.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=2**31, help="Of everything that is random.")]
 Steps = Annotated[
     int | None, typer.Option("--steps", min=1, help="Training steps, in place of the preset's.")
 ]
@@ -36,7 +32,6 @@ SemanticIdsFile = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the rows to this file as well.")]
 
 
 def preset_with(name: str, steps: int | None) -> "Preset":
@@ -215,7 +210,7 @@ def evaluate(
     from service.evaluation.report import write_report
     from service.model.target import load_target, pick_device, pick_dtype
 
-    _check_json(json_file)
+    check_json(json_file)
     chosen = pick_device(device)
     opened = Bundle.open(bundle)
     catalogue = opened.read_catalogue()
@@ -235,53 +230,10 @@ def evaluate(
         )
     train = prepared.split.train
     rows = [row, *evaluate_baselines(train, len(catalogue), cases, exclude_seen=exclude_seen)]
-    _print_rows(rows)
+    print_rows(rows)
     if json_file is not None:
-        write_report(json_file, _command(), chosen, rows)
-
-
-@bench_app.command("trie")
-def bench_trie(
-    items: Annotated[int, typer.Option(min=1, help="Size of the catalogue.")] = 1_000_000,
-    levels: Annotated[int, typer.Option(min=1, max=8, help="Codes per item.")] = 4,
-    codebook_size: Annotated[int, typer.Option(min=2, help="Codes at each level.")] = 256,
-    seed: Seed = 0,
-    json_file: JsonFile = None,
-) -> None:
-    """Build a trie of random semantic IDs and ask it for children."""
-    import torch
-
-    from service.evaluation.report import write_report
-    from service.evaluation.trie_bench import measure_trie
-
-    _check_json(json_file)
-    rows = measure_trie(items, levels, codebook_size, seed)
-    _print_rows(rows)
-    if json_file is not None:
-        write_report(json_file, _command(), torch.device("cpu"), rows)
+        write_report(json_file, command_line(), chosen, rows)
 
 
 def _metrics(values: dict[str, float]) -> str:
     return " ".join(f"{name} {value:.4f}" for name, value in values.items())
-
-
-def _print_rows(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
-
-
-def _check_json(file: Path | None) -> None:
-    """A long measurement must not fail at its last step."""
-    from service.files import check_new_file
-
-    if file is not None:
-        check_new_file(file, overwrite=True)
-
-
-def _command() -> str:
-    return shlex.join(["padrec", *sys.argv[1:]])

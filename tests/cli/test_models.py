@@ -1,4 +1,4 @@
-"""`padrec bundle`, `train`, `evaluate`, `bench`: what they make, and what they say of bad input."""
+"""`padrec bundle`, `train`, `evaluate`: what they make, and what they say of bad input."""
 
 import json
 import os
@@ -178,12 +178,3 @@ def test_bundle_and_dataset_must_belong_together(padrec, bundle: Path, tmp_path:
     assert_refused(
         padrec("evaluate", bundle, tmp_path / "data"), "item 'elsewhere' is not in the bundle's catalogue"
     )
-
-
-def test_the_trie_benchmark_reports_its_row(padrec, tmp_path: Path) -> None:
-    file = tmp_path / "trie.json"
-    done = padrec("bench", "trie", "--items", 20_000, "--json", file)
-    assert done.returncode == 0, done.stderr
-    [row] = json.loads(file.read_text())["rows"]
-    assert row["items"] == 20_000
-    assert row["megabytes"] < 4

@@ -1,0 +1,30 @@
+"""Rows of a measurement: as a table on stdout, and as JSON where asked for."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from service.files import check_new_file
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    """A table with a column for each key of the first row."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def check_json(file: Path | None) -> None:
+    """Raise an `InputError` unless `--json FILE` may be written: a long measurement must not fail at its last step."""
+    if file is not None:
+        check_new_file(file, overwrite=True)
+
+
+def command_line() -> str:
+    """The command as a reader would type it."""
+    return shlex.join(["padrec", *sys.argv[1:]])

@@ -27,7 +27,8 @@ from service.model.target import build_target, load_target, read_config
 from service.model.vocabulary import build_tokenizer, check_layout, layout_of, read_layout
 from service.training.item_ids import SemanticIds, describe, given_semantic_ids, train_semantic_ids
 from service.training.lists import ListSampler
-from service.training.target import Progress, train_target
+from service.training.loop import Progress
+from service.training.target import train_target
 from service.training.teacher import ItemKnn
 from service.types import MAX_NUM_ITEMS
 
@@ -262,7 +263,8 @@ def _sample(cases: list[Case], at_most: int, seed: int) -> list[Case]:
 
 
 def _fingerprint(prepared: Prepared, sizes: tuple[int, ...], preset: Preset, seed: int) -> str:
-    digest = hashlib.sha256(json.dumps([asdict(preset), sizes, seed], sort_keys=True).encode())
+    own = {**asdict(preset), "draft": None}
+    digest = hashlib.sha256(json.dumps([own, sizes, seed], sort_keys=True).encode())
     digest.update(prepared.catalogue.codes.tobytes())
     digest.update(prepared.interactions.items.tobytes())
     digest.update(prepared.interactions.offsets.tobytes())

@@ -16,7 +16,7 @@ from service.errors import InputError
 
 if TYPE_CHECKING:
     from service.model.presets import Preset
-    from service.training.target import Progress
+    from service.training.loop import Progress
 
 bundle_app = typer.Typer(help="Build and check bundles.", no_args_is_help=True)
 train_app = typer.Typer(help="The stages of 'bundle build' one by one.", no_args_is_help=True)

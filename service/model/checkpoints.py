@@ -19,10 +19,7 @@ def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, m
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
             tensors[f"{_OPTIMIZER}{names[index]}:{key}"] = torch.as_tensor(value).contiguous()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.partial")
-    save_file(tensors, scratch, metadata={"meta": json.dumps(meta)})
-    scratch.rename(path)
+    _write(path, tensors, {"meta": json.dumps(meta)})
 
 
 def load_meta(path: Path) -> dict[str, Any] | None:
@@ -48,6 +45,25 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
                 name, field = key.removeprefix(_OPTIMIZER).rsplit(":", 1)
                 state.setdefault(position[name], {})[field] = file.get_tensor(key)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write the parameters alone; `load_weights` puts them back."""
+    _write(path, {name: value.detach().contiguous() for name, value in model.named_parameters()})
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Put saved weights into `model`, built as it was then."""
+    with safe_open(path, framework="pt") as file, torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(file.get_tensor(name))
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.partial")
+    save_file(tensors, scratch, metadata=metadata)
+    scratch.rename(path)
 
 
 def _names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:

@@ -1,4 +1,4 @@
-"""Sizes of target that padrec trains, each with the training that suits it."""
+"""Sizes of target that padrec trains, each with the training that suits it and its draft."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 from service.errors import InputError
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingRecipe:
-    """How a target of one size is trained.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How long and how fast a model is trained.
 
     Attributes:
         steps: optimiser steps.
@@ -16,8 +16,6 @@ class TrainingRecipe:
         micro_batch_size: lists per pass; memory grows with this, not with the batch.
         learning_rate: peak of the schedule: linear warm-up, then a cosine down to a tenth.
         weight_decay: on matrices only.
-        history_loss: weight of the next-item loss on the history, beside 1 for the list.
-        history_dropout: chance that an item of a history is left out when it is drawn for training.
         validate_every: steps between validations.
         validation_users: at most this many users are written lists for at a validation.
     """
@@ -26,11 +24,47 @@ class TrainingRecipe:
     batch_size: int
     micro_batch_size: int
     learning_rate: float
+    weight_decay: float
+    validate_every: int
+    validation_users: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRecipe(Recipe):
+    """How a target of one size is trained.
+
+    Attributes:
+        history_loss: weight of the next-item loss on the history, beside 1 for the list.
+        history_dropout: chance that an item of a history is left out when it is drawn for training.
+    """
+
     weight_decay: float = 0.1
-    history_loss: float = 0.3
-    history_dropout: float = 0.2
     validate_every: int = 200
     validation_users: int = 512
+    history_loss: float = 0.3
+    history_dropout: float = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftRecipe(Recipe):
+    """How the draft of a target of one size is trained.
+
+    Attributes:
+        num_lists: lists that the target writes for it to learn from.
+        unroll: guesses ahead of the target, in tokens.
+        anchors: places in a list from which it guesses, per list and step.
+    """
+
+    weight_decay: float = 0.01
+    validate_every: int = 100
+    validation_users: int = 128
+    num_lists: int
+    unroll: int = 6
+    anchors: int = 8
+
+    def unroll_of(self, guesses_items: bool) -> int:
+        """Guesses ahead in a draft's own unit: two tokens that are no forced ones make about one item."""
+        return (self.unroll + 1) // 2 if guesses_items else self.unroll
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +75,7 @@ class Preset:
         shape: fields of `transformers.LlamaConfig`, the vocabulary aside.
         max_history_items: the latest items of a history that the target reads.
         list_items: length of the lists it is trained to write.
+        draft: how its draft is trained.
     """
 
     name: str
@@ -48,6 +83,7 @@ class Preset:
     max_history_items: int
     list_items: int
     training: TrainingRecipe
+    draft: DraftRecipe
 
 
 PRESETS = {
@@ -68,6 +104,15 @@ PRESETS = {
             training=TrainingRecipe(
                 steps=1200, batch_size=32, micro_batch_size=32, learning_rate=3e-3, validate_every=300
             ),
+            draft=DraftRecipe(
+                steps=300,
+                batch_size=32,
+                micro_batch_size=32,
+                learning_rate=2e-3,
+                num_lists=2_000,
+                anchors=4,
+                validation_users=64,
+            ),
         ),
         # About 25M parameters.
         Preset(
@@ -83,6 +128,14 @@ PRESETS = {
             list_items=10,
             training=TrainingRecipe(
                 steps=6000, batch_size=256, micro_batch_size=256, learning_rate=1e-3, validate_every=500
+            ),
+            draft=DraftRecipe(
+                steps=1500,
+                batch_size=64,
+                micro_batch_size=64,
+                learning_rate=1e-3,
+                num_lists=40_000,
+                validate_every=300,
             ),
         ),
         # Llama-3.2-1B's shape.
@@ -100,6 +153,14 @@ PRESETS = {
             list_items=10,
             training=TrainingRecipe(
                 steps=6000, batch_size=256, micro_batch_size=32, learning_rate=3e-4, validate_every=500
+            ),
+            draft=DraftRecipe(
+                steps=800,
+                batch_size=64,
+                micro_batch_size=16,
+                learning_rate=5e-4,
+                num_lists=20_000,
+                validate_every=200,
             ),
         ),
     )

@@ -32,6 +32,32 @@ class ListBatch:
     weights: npt.NDArray[np.float32]
 
 
+class Epochs:
+    """Draws each of `num_examples` once per epoch, in an order of that epoch's own; any step can be drawn at any time.
+
+    Args:
+        num_examples: at least one, if anything is to be drawn.
+        seed: of the orders.
+    """
+
+    def __init__(self, num_examples: int, seed: int) -> None:
+        self._num_examples = num_examples
+        self._seed = seed
+        self._epoch = -1  # whose order `_order` is; filled by `_example`
+        self._order = np.empty(0, dtype=np.int64)
+
+    def batch(self, step: int, size: int) -> IntArray:
+        """The examples of one step, [size]."""
+        return np.array([self._example(index) for index in range(step * size, (step + 1) * size)])
+
+    def _example(self, index: int) -> int:
+        epoch, offset = divmod(index, self._num_examples)
+        if self._epoch != epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng([self._seed, 0, epoch]).permutation(self._num_examples)
+        return int(self._order[offset])
+
+
 class ListSampler:
     """Draws batches; the batch of a step depends on the seed and the step alone, so training can resume anywhere.
 
@@ -72,33 +98,25 @@ class ListSampler:
         self._dropout = history_dropout
         self._history_loss = history_loss
         self._seed = seed
-        self._epoch = -1  # whose order `_order` is; filled by `_position`
-        self._order = np.empty(0, dtype=np.int64)
         # An example is a position in the flat array of rows that has a history before it in its user's part.
         user = np.repeat(np.arange(len(train.offsets) - 1), np.diff(train.offsets))
         self._user_begin = train.offsets[:-1][user]
         self._user_end = train.offsets[1:][user]
         self._positions = np.flatnonzero(np.arange(len(self._rows)) > self._user_begin)
+        self._epochs = Epochs(len(self._positions), seed)
 
     def __len__(self) -> int:
         """Number of distinct examples, before dropout."""
         return len(self._positions)
 
     def batch(self, step: int, size: int) -> ListBatch:
-        """The examples of one step: each example once per epoch, in an order of that epoch's own."""
+        """The examples of one step."""
         rng = np.random.default_rng([self._seed, 1, step])
-        drawn = [self._position(index) for index in range(step * size, (step + 1) * size)]
+        drawn = self._positions[self._epochs.batch(step, size)].tolist()
         histories = [self._history(position, rng) for position in drawn]
         ranked = self._teacher.rank(histories, self._list_items)
         lists = [self._list(position, row) for position, row in zip(drawn, ranked, strict=True)]
         return self._pad(histories, lists)
-
-    def _position(self, index: int) -> int:
-        epoch, offset = divmod(index, len(self))
-        if self._epoch != epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng([self._seed, 0, epoch]).permutation(self._positions)
-        return int(self._order[offset])
 
     def _history(self, position: int, rng: np.random.Generator) -> IntArray:
         history = self._rows[self._user_begin[position] : position]

@@ -1,11 +1,6 @@
-"""Training a target to write lists: resumable, seeded, the best checkpoint kept."""
+"""Training a target to write lists."""
 
-import math
-import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +8,11 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from service.model.checkpoints import load_meta, load_state, save_state
 from service.model.presets import TrainingRecipe
 from service.training.lists import ListBatch, ListSampler
-
-STATE = "state.safetensors"
-SAVE_SECONDS = 60.0
+from service.training.loop import Progress, train
 
 Validate = Callable[[PreTrainedModel], dict[str, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where training stands, after a step.
-
-    Attributes:
-        loss: running mean, in nats per token.
-        metrics: of the last validation; empty before the first.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    metrics: dict[str, float]
 
 
 def train_target(
@@ -64,74 +41,24 @@ def train_target(
     Returns:
         The training record: the recipe, the best step and its metrics.
     """
-    optimizer = _optimizer(model, recipe)
-    state_file = work / STATE
-    meta = load_meta(state_file)
-    if meta is None or meta["fingerprint"] != fingerprint:
-        meta = {"fingerprint": fingerprint, "step": 0, "loss": math.nan, "metrics": {}, "best": None}
-    else:
-        load_state(state_file, model, optimizer)
 
-    saved_at = time.monotonic()
-    with _training_mode(model):
-        while meta["step"] < recipe.steps:
-            step = meta["step"]
-            batch = sampler.batch(step, recipe.batch_size)
-            loss = _train_step(model, optimizer, batch, _rate(step, recipe), recipe.micro_batch_size)
-            meta["loss"] = loss if math.isnan(meta["loss"]) else 0.98 * meta["loss"] + 0.02 * loss
-            meta["step"] = step + 1
-            validates = (step + 1) % recipe.validate_every == 0 or step + 1 == recipe.steps
-            if validates:
-                model.eval()
-                meta["metrics"] = validate(model)
-                model.train()
-                if meta["best"] is None or meta["metrics"][metric] > meta["best"]["metrics"][metric]:
-                    meta["best"] = {"step": step + 1, "metrics": meta["metrics"]}
-                    model.save_pretrained(_best_folder(work, meta))
-            if validates or time.monotonic() - saved_at >= SAVE_SECONDS:
-                save_state(state_file, model, optimizer, meta)
-                _forget_lesser(work, meta)
-                saved_at = time.monotonic()
-            on_progress(Progress(step + 1, recipe.steps, meta["loss"], meta["metrics"]))
+    def gather_gradient(step: int) -> float:
+        return _gather_gradient(model, sampler.batch(step, recipe.batch_size), recipe.micro_batch_size)
 
-    best = type(model).from_pretrained(_best_folder(work, meta), dtype=torch.float32)
-    model.load_state_dict(best.state_dict())
-    model.eval()
-    return {"recipe": asdict(recipe), "best": meta["best"]}
+    return train(
+        model,
+        recipe,
+        gather_gradient=gather_gradient,
+        work=work,
+        fingerprint=fingerprint,
+        validate=lambda: validate(model),
+        metric=metric,
+        on_progress=on_progress,
+    )
 
 
-def _best_folder(work: Path, meta: dict[str, Any]) -> Path:
-    return work / f"best-{meta['best']['step']}"
-
-
-def _forget_lesser(work: Path, meta: dict[str, Any]) -> None:
-    """Remove earlier bests, once a saved state names the one that took their place."""
-    for folder in work.glob("best-*"):
-        if meta["best"] is None or folder != _best_folder(work, meta):
-            shutil.rmtree(folder)
-
-
-@contextmanager
-def _training_mode(model: PreTrainedModel) -> Iterator[None]:
-    """Training mode, with the matrix units' faster float32 where there are any."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    model.train()
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-        model.eval()
-
-
-def _train_step(
-    model: PreTrainedModel,
-    optimizer: torch.optim.Optimizer,
-    batch: ListBatch,
-    rate: float,
-    micro_batch_size: int,
-) -> float:
-    """One optimiser step, its gradient gathered in micro-batches; the loss, in nats per token."""
+def _gather_gradient(model: PreTrainedModel, batch: ListBatch, micro_batch_size: int) -> float:
+    """Add the gradient of a batch, in micro-batches; the loss, in nats per token."""
     device = model.device
     all_weights = torch.as_tensor(batch.weights, device=device)[:, 1:]
     total = all_weights.sum()
@@ -148,28 +75,4 @@ def _train_step(
         loss = (losses * weights[predicted]).sum() / total
         loss.backward()  # type: ignore[no-untyped-call]
         mean_loss += float(loss.detach())
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
     return mean_loss
-
-
-def _optimizer(model: PreTrainedModel, recipe: TrainingRecipe) -> torch.optim.Optimizer:
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
-
-
-def _rate(step: int, recipe: TrainingRecipe) -> float:
-    """Linear warm-up over the first twentieth of the steps, then a cosine down to a tenth of the peak."""
-    warmup = max(1, recipe.steps // 20)
-    if step < warmup:
-        return recipe.learning_rate * (step + 1) / warmup
-    progress = (step - warmup) / max(1, recipe.steps - warmup)
-    return recipe.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))

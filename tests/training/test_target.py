@@ -8,15 +8,18 @@ import pytest
 import torch
 
 from service.catalog.layout import TokenLayout
-from service.model.presets import Preset, TrainingRecipe
+from service.model.presets import Preset, TrainingRecipe, preset_named
 from service.model.target import build_target
 from service.training.lists import ListSampler
-from service.training.target import Progress, train_target
+from service.training.loop import Progress
+from service.training.target import train_target
 from service.training.teacher import ItemKnn
 
 RECIPE = TrainingRecipe(steps=12, batch_size=8, micro_batch_size=3, learning_rate=3e-3, validate_every=4)
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-PRESET = Preset("toy", SHAPE, max_history_items=4, list_items=2, training=RECIPE)
+PRESET = Preset(
+    "toy", SHAPE, max_history_items=4, list_items=2, training=RECIPE, draft=preset_named("tiny").draft
+)
 LAYOUT = TokenLayout(prefix=(1,), list_start=(2,), separator=3, code_tokens=((4, 5, 6, 7), (8, 9, 10, 11)))
 
 

@@ -1,0 +1,146 @@
+"""The loop that trains a target or a draft: resumable, the best weights kept."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from service.model.checkpoints import load_meta, load_state, load_weights, save_state, save_weights
+from service.model.presets import Recipe
+
+STATE = "state.safetensors"
+SAVE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where training stands, after a step.
+
+    Attributes:
+        loss: running mean, in nats per token or guess.
+        metrics: of the last validation; empty before the first.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    metrics: dict[str, float]
+
+
+def train(
+    model: nn.Module,
+    recipe: Recipe,
+    *,
+    gather_gradient: Callable[[int], float],
+    work: Path,
+    fingerprint: str,
+    validate: Callable[[], dict[str, float]],
+    metric: str,
+    on_progress: Callable[[Progress], None],
+) -> dict[str, Any]:
+    """Train `model`, on the device it is on, and leave its best weights in it.
+
+    Args:
+        model: in float32.
+        recipe: steps and rates.
+        gather_gradient: adds the gradient of a step's batch to the parameters'; the batch's loss, in nats. The
+            batch must depend on the number of the step alone, so that a stopped training can go on.
+        work: folder of the training state; a run that was stopped goes on from there.
+        fingerprint: says what is being trained; a state of another fingerprint is discarded.
+        validate: metrics of the model as it is, in evaluation mode.
+        metric: the one of them whose largest value is the best.
+        on_progress: called after every step.
+
+    Returns:
+        The training record: the recipe, the best step and its metrics.
+    """
+    optimizer = _optimizer(model, recipe)
+    state_file = work / STATE
+    meta = load_meta(state_file)
+    if meta is None or meta["fingerprint"] != fingerprint:
+        meta = {"fingerprint": fingerprint, "step": 0, "loss": math.nan, "metrics": {}, "best": None}
+    else:
+        load_state(state_file, model, optimizer)
+
+    saved_at = time.monotonic()
+    with _training_mode(model):
+        while meta["step"] < recipe.steps:
+            step = meta["step"]
+            loss = gather_gradient(step)
+            _update(model, optimizer, _rate(step, recipe))
+            meta["loss"] = loss if math.isnan(meta["loss"]) else 0.98 * meta["loss"] + 0.02 * loss
+            meta["step"] = step + 1
+            validates = (step + 1) % recipe.validate_every == 0 or step + 1 == recipe.steps
+            if validates:
+                model.eval()
+                meta["metrics"] = validate()
+                model.train()
+                if meta["best"] is None or meta["metrics"][metric] > meta["best"]["metrics"][metric]:
+                    meta["best"] = {"step": step + 1, "metrics": meta["metrics"]}
+                    save_weights(_best_file(work, meta), model)
+            if validates or time.monotonic() - saved_at >= SAVE_SECONDS:
+                save_state(state_file, model, optimizer, meta)
+                _forget_lesser(work, meta)
+                saved_at = time.monotonic()
+            on_progress(Progress(step + 1, recipe.steps, meta["loss"], meta["metrics"]))
+
+    load_weights(_best_file(work, meta), model)
+    return {"recipe": asdict(recipe), "best": meta["best"]}
+
+
+def _best_file(work: Path, meta: dict[str, Any]) -> Path:
+    return work / f"best-{meta['best']['step']}.safetensors"
+
+
+def _forget_lesser(work: Path, meta: dict[str, Any]) -> None:
+    """Remove earlier bests, once a saved state names the one that took their place."""
+    for file in work.glob("best-*"):
+        if meta["best"] is None or file != _best_file(work, meta):
+            file.unlink()
+
+
+@contextmanager
+def _training_mode(model: nn.Module) -> Iterator[None]:
+    """Training mode, with the matrix units' faster float32 where there are any."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    model.train()
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+        model.eval()
+
+
+def _update(model: nn.Module, optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """One step of the optimiser with the gradient that was gathered."""
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
+
+
+def _rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up over the first twentieth of the steps, then a cosine down to a tenth of the peak."""
+    warmup = max(1, recipe.steps // 20)
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / max(1, recipe.steps - warmup)
+    return recipe.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))

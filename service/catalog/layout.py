@@ -54,6 +54,12 @@ class TokenLayout:
             np.int64
         )
 
+    def next_slots(self, length: int) -> npt.NDArray[np.int64]:
+        """The slot that is filled after each token of a prompt of `length` tokens, [length]; 0 where an item begins."""
+        place = np.arange(length) - len(self.prefix)
+        in_items = (place >= 0) & (place < length - len(self.prefix) - len(self.list_start))
+        return np.where(in_items, (place + 1) % self.tokens_per_item, 0)
+
     def prompt_length(self, num_items: int) -> int:
         """Length in tokens of the prompt for a history of `num_items`."""
         return len(self.prefix) + num_items * self.tokens_per_item + len(self.list_start)

@@ -1,90 +1,144 @@
-"""What may be written next: the trie's children that still lead to an item which is neither excluded nor written."""
+"""What may be written next, asked for many places of many lists at once: the device's half of the constraint.
 
-from collections.abc import Sequence
+The children of the trie that still lead to an item which is neither excluded, nor written, nor written on the way to
+the place that asks. One rule masks draft, tree and target.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+import torch
 
-from service.catalog.trie import Int64Array, Trie
+from service.catalog.items import Catalogue
+from service.catalog.layout import TokenLayout
+from service.catalog.trie import Int64Array
+
+NOT_ALLOWED = -1e30  # finite, so that a row of nothing else makes no NaN
 
 
-class BatchConstraint:
-    """The state of a batch of lists that all fill the same slot.
-
-    A list's blocked rows are kept as keys `list * num_items + row` in one sorted array, so that one binary search
-    counts the blocked items below any set of nodes of any lists.
-
-    Args:
-        trie: of all real items.
-        excluded: for each list, rows that must not be written.
+class TrieIndex:
+    """The trie as tensors.
 
     Attributes:
-        depth: codes of the current item that are written, the same for all lists.
+        num_levels: codes per item, L.
+        num_codes: the most codes of any level, C.
+        codes: int64 [num_items, L].
+        item_tokens: int64 [num_items, L + 1], codes' tokens and the separator.
+        path: int64 [num_items, L + 1], the nodes from the root to each item's leaf.
+        node_begin, node_end: int64 [num_nodes], the rows below each node.
+        node_code: int64 [num_nodes], the code on the edge into each node.
+        node_depth: int64 [num_nodes].
+        token_of: int64 [L, C], 0 where a level has no such code.
     """
 
-    def __init__(self, trie: Trie, excluded: Sequence[Sequence[int]]) -> None:
-        self._trie = trie
-        self._num_items = trie.num_items
-        keys = [np.asarray(rows, dtype=np.int64) + i * self._num_items for i, rows in enumerate(excluded)]
-        self._blocked = np.unique(np.concatenate(keys))
-        self._nodes = np.full(len(excluded), Trie.ROOT, dtype=np.int64)
-        self.depth = 0
+    def __init__(self, catalogue: Catalogue, layout: TokenLayout, device: torch.device) -> None:
+        trie = catalogue.trie
 
-    def __len__(self) -> int:
-        """Number of lists."""
-        return len(self._nodes)
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return torch.as_tensor(array.astype(np.int64), device=device)
 
-    def num_left(self) -> Int64Array:
-        """Items that each list may still write below its current prefix, [batch]."""
-        return self._num_allowed(self._nodes, np.arange(len(self)))
+        self.num_levels = trie.num_levels
+        self.num_codes = layout.table.shape[1]
+        self.codes = tensor(catalogue.codes)
+        self.item_tokens = tensor(layout.item_tokens(catalogue.codes))
+        self.host_path = paths(catalogue)
+        self.path = tensor(self.host_path)
+        self.node_begin, self.node_end = tensor(trie.item_begin), tensor(trie.item_end)
+        self.node_code = tensor(np.maximum(trie.code, 0))
+        self.node_depth = torch.zeros_like(self.node_begin)
+        for depth in range(1, self.num_levels + 1):
+            self.node_depth[self.path[:, depth]] = depth
+        self.token_of = tensor(np.maximum(layout.table, 0))
+        self._child_begin = tensor(trie.child_begin)
+        self._child = torch.arange(int(np.diff(trie.child_begin).max()), device=device)
 
-    def allowed(self) -> tuple[Int64Array, Int64Array]:
-        """The nodes that may come next, list by list and by code within each, [total], and whose they are, [total]."""
-        children, owner = self._trie.children(self._nodes)
-        keep = self._num_allowed(children, owner) > 0
-        return children[keep], owner[keep]
+    def children(self, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Children of nodes [...], in the order of their codes: their numbers and whether they exist, [..., most]."""
+        begin, end = self._child_begin[nodes], self._child_begin[nodes + 1]
+        children = begin.unsqueeze(-1) + self._child
+        exist = children < end.unsqueeze(-1)
+        return torch.where(exist, children, 0), exist
 
-    def append(self, nodes: Int64Array) -> Int64Array | None:
-        """Each list takes one allowed node, [batch]; when that completes items, their rows, [batch].
 
-        Among items that share a semantic ID the first that is not blocked is written. A completed item is blocked,
-        and its list stands at the root again.
+def paths(catalogue: Catalogue) -> Int64Array:
+    """The nodes from the root to each item's leaf, [num_items, L + 1]."""
+    trie = catalogue.trie
+    nodes = np.zeros((len(catalogue), trie.num_levels + 1), dtype=np.int64)
+    first = 1  # nodes are numbered level by level, and within a level in the order of their rows
+    for depth in range(1, trie.num_levels + 1):
+        changed = np.any(np.diff(catalogue.codes[:, :depth], axis=0) != 0, axis=1)
+        nodes[:, depth] = first + np.concatenate([[0], np.cumsum(changed)])
+        first = int(nodes[-1, depth]) + 1
+    return nodes
+
+
+@dataclass(frozen=True, slots=True)
+class FreeRows:
+    """Which rows each list of a batch may still write.
+
+    Attributes:
+        free: bool [batch, num_items].
+        before: int64 [batch, num_items + 1], free rows before each row.
+    """
+
+    free: torch.Tensor
+    before: torch.Tensor
+
+    @classmethod
+    def of(cls, free: torch.Tensor) -> "FreeRows":
+        """From `free` [batch, num_items] alone."""
+        return cls(free, torch.nn.functional.pad(free.cumsum(dim=1), (1, 0)))
+
+    def count(self, begin: torch.Tensor, end: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
+        """Free rows in ranges, less those written on the way there.
+
+        Args:
+            begin: int64 [batch, ...].
+            end: likewise.
+            written: int64 [batch, ..., k], distinct free rows, -1 on padding; broadcast against the ranges.
         """
-        self._nodes = nodes
-        self.depth += 1
-        if self.depth < self._trie.num_levels:
-            return None
-        lists = np.arange(len(self))
-        rows = self._first_allowed(nodes, lists)
-        self._blocked = np.sort(np.concatenate([self._blocked, lists * self._num_items + rows]))
-        self._nodes = np.full(len(self), Trie.ROOT, dtype=np.int64)
-        self.depth = 0
-        return rows
+        total = self.up_to(end) - self.up_to(begin)
+        inside = (written >= begin.unsqueeze(-1)) & (written < end.unsqueeze(-1))
+        return total - inside.sum(dim=-1)
 
-    def select(self, keep: Int64Array) -> None:
-        """Go on with these lists alone, in rising order, [num_kept]."""
-        owner, row = np.divmod(self._blocked, self._num_items)
-        place = np.searchsorted(keep, owner)
-        kept = (place < len(keep)) & (keep[np.minimum(place, len(keep) - 1)] == owner)
-        self._blocked = place[kept] * self._num_items + row[kept]
-        self._nodes = self._nodes[keep]
+    def first(self, begin: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
+        """The first free row from `begin` [batch, n] on that is not in `written` [batch, n, k]."""
+        rank = self.up_to(begin) + 1
+        for _ in range(written.shape[-1]):
+            rank = rank + (self._of_rank(rank).unsqueeze(-1) == written).any(dim=-1)
+        return self._of_rank(rank)
 
-    def _num_allowed(self, nodes: npt.NDArray[np.int64], lists: npt.NDArray[np.int64]) -> Int64Array:
-        begin, end = (
-            self._trie.item_begin[nodes].astype(np.int64),
-            self._trie.item_end[nodes].astype(np.int64),
-        )
-        base = lists * self._num_items
-        taken = np.searchsorted(self._blocked, base + end) - np.searchsorted(self._blocked, base + begin)
-        return end - begin - taken
+    def last(self, end: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
+        """The last free row before `end` [batch, n] that is not in `written` [batch, n, k]."""
+        rank = self.up_to(end)
+        for _ in range(written.shape[-1]):
+            rank = rank - (self._of_rank(rank).unsqueeze(-1) == written).any(dim=-1).long()
+        return self._of_rank(rank)
 
-    def _first_allowed(self, leaves: Int64Array, lists: Int64Array) -> Int64Array:
-        """The first row of each leaf that its list has not blocked; a few steps, as few items share an ID."""
-        rows = self._trie.item_begin[leaves].astype(np.int64)
-        while True:
-            key = lists * self._num_items + rows
-            place = np.minimum(np.searchsorted(self._blocked, key), max(len(self._blocked) - 1, 0))
-            blocked = self._blocked[place] == key if len(self._blocked) else np.zeros(len(rows), dtype=bool)
-            if not blocked.any():
-                return rows
-            rows = rows + blocked
+    def _of_rank(self, rank: torch.Tensor) -> torch.Tensor:
+        """The row of each list's `rank`-th free row, from 1; some row where there is none."""
+        row: torch.Tensor = torch.searchsorted(self.before, rank) - 1
+        return row.clamp(0, self.free.shape[1] - 1)
+
+    def up_to(self, row: torch.Tensor) -> torch.Tensor:
+        """Free rows before `row`, int64 [batch, ...]."""
+        return self.before.gather(1, row.flatten(1)).view_as(row)
+
+
+def allowed_children(
+    index: TrieIndex, rows: FreeRows, nodes: torch.Tensor, written: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Children of each place's node, and which of them may come next.
+
+    Args:
+        index: the trie.
+        rows: free rows of the lists.
+        nodes: int64 [batch, places].
+        written: int64 [batch, places, k], rows written on the way to the place, -1 on padding.
+
+    Returns:
+        Nodes int64 and bool, both [batch, places, most_children].
+    """
+    children, exist = index.children(nodes)
+    num_left = rows.count(index.node_begin[children], index.node_end[children], written.unsqueeze(2))
+    return children, exist & (num_left > 0)

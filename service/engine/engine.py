@@ -1,64 +1,117 @@
-"""The batched engine: lists in flight, written a round at a time.
+"""The engine: lists in flight, written a round at a time.
 
-Requests that were added together form a group: one padded batch with one KV cache, all of whose lists fill the same
-slot at the same time. A round is one pass of the target for every group. Tokens that are forced for a whole group are
-appended without asking the target, and enter its cache with the next pass.
+A round is draft, verify, accept, commit: the draft guesses a tree of tokens for every list, one pass of the target
+reads all trees under a mask, each list follows the target's choices through its tree, and the cache keeps what was
+accepted.
+Without a draft the trees are bare roots. Lists join and leave between rounds; list i stands in row i of every cache.
 """
 
-import time
 from collections.abc import Collection, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
-from service.catalog.trie import BoolArray, Int64Array
-from service.engine.constraint import BatchConstraint
-from service.engine.sampling import choose_batch, uniforms
-from service.types import DecodedItem, DecodedList, DecodeRequest
+from service.catalog.trie import Int64Array
+from service.engine.branches import Lists
+from service.engine.constraint import FreeRows, TrieIndex
+from service.engine.drafter import Drafter, News
+from service.engine.flight import Flight
+from service.engine.kv_cache import KvCache
+from service.engine.sampling import Sampling
+from service.engine.target_pass import TargetPass
+from service.engine.tree import GuessTree, PackedTrees, TreeShape
+from service.engine.verify import choose_nodes
+from service.model.draft import Draft
+from service.types import DecodedList, DecodeRequest
 
 
 class Engine:
-    """Owns the target and everything on its device; used from one thread.
+    """Owns target and draft and everything on their device; used from one thread.
 
     Args:
         model: the target, in evaluation mode on its device.
         catalogue: of the same bundle.
         layout: how codes become tokens.
         max_batch: lists in flight, at most; the caller keeps to it.
+        draft: guesses ahead of the target; None: the target writes alone.
+        tree: how much is guessed; None: what suits the draft.
     """
 
     def __init__(
-        self, model: PreTrainedModel, catalogue: Catalogue, layout: TokenLayout, max_batch: int = 32
+        self,
+        model: PreTrainedModel,
+        catalogue: Catalogue,
+        layout: TokenLayout,
+        max_batch: int = 32,
+        draft: Draft | None = None,
+        tree: TreeShape | None = None,
     ) -> None:
         self.max_batch = max_batch
-        self._model = model
-        self._catalogue = catalogue
-        self._layout = layout
-        self._groups: list[_Group] = []
+        self._catalogue, self._layout = catalogue, layout
+        self._device = model.device
+        self._index = TrieIndex(catalogue, layout, model.device)
+        self._code_heads = model.get_output_embeddings().weight[self._index.token_of]
+        layers = () if draft is None else draft.config.feature_layers(model.config.num_hidden_layers)
+        self._target = TargetPass(model, layers)
+        self._drafter = None
+        if draft is not None:
+            shape = tree or TreeShape.tree(draft.config)
+            self._drafter = Drafter(draft, model, catalogue, layout, self._index, self._code_heads, shape)
+        self._flights: list[Flight] = []
+        # What rounds need of the lists on the device, row by row like `_flights`.
+        self._free = torch.zeros(0, len(catalogue), dtype=torch.bool, device=model.device)
+        self._sampling = Sampling.none(model.device)
+        # Of each list, features of the last token before the latest pass and of those that it verified.
+        self._features = torch.zeros(0, 1, model.config.hidden_size, device=model.device, dtype=model.dtype)
 
     @property
     def num_running(self) -> int:
         """Lists in flight."""
-        return sum(len(group) for group in self._groups)
+        return len(self._flights)
 
+    @torch.inference_mode()
     def add(self, requests: Sequence[DecodeRequest]) -> None:
         """Prefill these requests; they run from the next round on."""
-        if requests:
-            self._groups.append(_Group(self._model, self._catalogue, self._layout, requests))
+        if not requests:
+            return
+        flights = [Flight(request, self._catalogue, self._layout) for request in requests]
+        self._free = torch.cat([self._free, self._on_device(np.stack([f.cursor.free for f in flights]))])
+        self._sampling = self._sampling.joined(
+            Sampling.of(requests, self._layout.num_levels, self._index.num_codes, self._device)
+        )
+        prompts = [self._layout.prompt(self._catalogue.codes[list(r.history)]) for r in requests]
+        last = self._prefill(prompts)
+        roots = PackedTrees.of([GuessTree() for _ in flights])
+        nodes, probabilities = self._choose(last, roots, self._lists(len(self._flights), flights))
+        for flight, prompt, node, probability in zip(flights, prompts, nodes, probabilities, strict=True):
+            flight.length = len(prompt)
+            flight.start(node[0], probability[0])
+        self._flights += flights
+        self._block_new_rows()
 
+    @torch.inference_mode()
     def drop(self, request_ids: Collection[str]) -> None:
         """Forget these requests; IDs that are not in flight are ignored."""
-        for group in self._groups:
-            group.drop(request_ids)
-        self._groups = [group for group in self._groups if len(group)]
+        self._select([i for i, f in enumerate(self._flights) if f.request.request_id not in request_ids])
 
+    @torch.inference_mode()
     def round(self) -> list[DecodedList]:
-        """One pass of the target for every list in flight; those that it finished, in no particular order."""
-        finished = [done for group in self._groups for done in group.round()]
-        self._groups = [group for group in self._groups if len(group)]
+        """One pass of the target for every list in flight; those that are finished, in no particular order."""
+        finished = self._leave()
+        if self._flights:
+            trees = self._draft()
+            packed = PackedTrees.of(trees)
+            hidden, states = self._verify(packed)
+            nodes, probabilities = self._choose(hidden, packed, self._lists(0, self._flights))
+            choices = zip(self._flights, trees, nodes, probabilities, strict=True)
+            paths = [flight.accept(tree, chosen, likely) for flight, tree, chosen, likely in choices]
+            self._commit(paths, states)
+            finished += self._leave()
         return finished
 
     def write(self, requests: Sequence[DecodeRequest]) -> list[DecodedList]:
@@ -66,197 +119,178 @@ class Engine:
         done: dict[str, DecodedList] = {}
         for begin in range(0, len(requests), self.max_batch):
             self.add(requests[begin : begin + self.max_batch])
-            while self._groups:
+            while self._flights:
                 done.update((result.request_id, result) for result in self.round())
         return [done[request.request_id] for request in requests]
 
+    def _prefill(self, prompts: Sequence[Int64Array]) -> torch.Tensor:
+        """Read prompts into the rows after those in flight; what the head reads at their ends, [new, 1, hidden]."""
+        first = len(self._flights)
+        rows = slice(first, first + len(prompts))
+        lengths = np.array([len(prompt) for prompt in prompts])
+        longest = int(lengths.max())
+        tokens = np.zeros((len(prompts), longest), dtype=np.int64)
+        slots = np.zeros_like(tokens)
+        for i, prompt in enumerate(prompts):
+            tokens[i, : len(prompt)] = prompt
+            slots[i, : len(prompt)] = self._layout.next_slots(len(prompt))
+        token = self._on_device(tokens)
+        places = torch.arange(longest, device=self._device).expand(len(prompts), -1)
+        causal = torch.ones(longest, longest, dtype=torch.bool, device=self._device).tril()
+        hidden, states = self._target(token, places, places, causal.expand(len(prompts), -1, -1), rows)
+        end = self._on_device(lengths - 1)[:, None, None]
+        if self._drafter is not None:
+            features = self._drafter.draft.features_of(states)
+            self._drafter.read_prompts(token, features, self._on_device(slots), rows)
+            last = features.gather(1, end.expand(-1, 1, features.shape[2]))
+            padding = (0, 0, 0, self._features.shape[1] - 1)
+            self._features = torch.cat([self._features, F.pad(last, padding)])
+        return hidden.gather(1, end.expand(-1, 1, hidden.shape[2]))
 
-class _Flight:
-    """One list being written."""
-
-    __slots__ = ("draws", "items", "num_forced", "num_rounds", "request", "score")
-
-    def __init__(self, request: DecodeRequest, num_levels: int) -> None:
-        self.request = request
-        self.draws = uniforms(request.seed, request.num_items * num_levels)
-        self.items: list[DecodedItem] = []
-        self.score = 1.0  # of the item being written
-        self.num_forced = 0
-        self.num_rounds = 0
-
-
-class _Group:
-    """Lists that were added together; see the module."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        catalogue: Catalogue,
-        layout: TokenLayout,
-        requests: Sequence[DecodeRequest],
-    ) -> None:
-        started = time.perf_counter()
-        self._model, self._catalogue, self._layout = model, catalogue, layout
-        self._flights = [_Flight(request, layout.num_levels) for request in requests]
-        self._constraint = BatchConstraint(catalogue.trie, [request.excluded for request in requests])
-        self._cache = DynamicCache(config=model.config)
-        self._draw = 0  # code tokens written so far, the same for all lists
-        prompts = [layout.prompt(catalogue.codes[list(request.history)]) for request in requests]
-        tokens, self._attention = _pad_left(prompts)
-        self._logits = self._pass(tokens)
-        self._prefill_seconds = time.perf_counter() - started
-        self._began = time.perf_counter()
-
-    def __len__(self) -> int:
-        return len(self._flights)
-
-    def drop(self, request_ids: Collection[str]) -> None:
-        wanted = [flight.request.request_id not in request_ids for flight in self._flights]
-        if not all(wanted):
-            self._select(np.flatnonzero(wanted))
-
-    def round(self) -> list[DecodedList]:
-        """Take the tokens that the last pass decided and all that are forced after them; then one pass."""
-        finished = self._finish()
-        if not len(self):
-            return finished
-        tokens = [self._take(self._choose())]
-        while (forced := self._forced()) is not None:
-            tokens.append(self._take(forced))
-            self._count_forced()
-        if self._at_item_start():
-            tokens.append(np.full(len(self), self._layout.separator))
-            self._count_forced()
-        for flight in self._flights:
-            flight.num_rounds += 1
-        keep = self._unfinished()
-        if not keep.all():
-            # Lists that are complete need no further pass: they leave before it.
-            finished += self._leave(keep)
-            tokens = [column[keep] for column in tokens]
-        if len(self):
-            self._logits = self._pass(np.stack(tokens, axis=1))
-        return finished
-
-    def _finish(self) -> list[DecodedList]:
-        """Lists for which nothing at all is allowed end here, before their first token."""
-        keep = self._unfinished()
-        return [] if keep.all() else self._leave(keep)
-
-    def _unfinished(self) -> BoolArray:
-        if not self._at_item_start():
-            everyone: BoolArray = np.ones(len(self), dtype=bool)
-            return everyone
-        wanted = [len(flight.items) < flight.request.num_items for flight in self._flights]
-        keep: BoolArray = np.array(wanted) & (self._constraint.num_left() > 0)
-        return keep
-
-    def _at_item_start(self) -> bool:
-        return self._constraint.depth == 0
-
-    def _forced(self) -> Int64Array | None:
-        """The next node of every list inside an item, [batch], where none of them has a choice."""
-        if self._at_item_start():
-            return None
-        nodes, _ = self._constraint.allowed()
-        return nodes if len(nodes) == len(self) else None
-
-    def _choose(self) -> Int64Array:
-        """The nodes that the last pass's logits decide for, [batch]."""
-        nodes, owner = self._constraint.allowed()
-        tokens = self._layout.table[self._constraint.depth, self._catalogue.trie.code[nodes]]
-        counts = np.bincount(owner, minlength=len(self))
-        first = np.cumsum(counts) - counts
-        column = np.arange(len(nodes)) - first[owner]
-        device = self._logits.device
-        allowed = torch.full((len(self), int(counts.max())), -torch.inf, device=device)
-        where = (torch.as_tensor(owner, device=device), torch.as_tensor(column, device=device))
-        allowed[where] = self._logits[where[0], torch.as_tensor(tokens, device=device)]
-        log_probabilities = torch.log_softmax(allowed, dim=-1)
-        chosen = choose_batch(
-            log_probabilities,
-            torch.tensor([flight.request.temperature for flight in self._flights], device=device),
-            torch.tensor([flight.request.top_p for flight in self._flights], device=device),
-            torch.tensor(
-                [flight.draws[self._draw] for flight in self._flights], dtype=torch.float64, device=device
-            ),
-        )
-        probabilities = log_probabilities.gather(-1, chosen.unsqueeze(-1)).exp().squeeze(-1).tolist()
-        for flight, probability, count in zip(self._flights, probabilities, counts, strict=True):
-            flight.score *= probability
-            flight.num_forced += int(count == 1)
-        picked: Int64Array = nodes[first + chosen.cpu().numpy()]
-        return picked
-
-    def _take(self, nodes: Int64Array) -> Int64Array:
-        """Append one node to each list; the tokens, [batch]."""
-        tokens: Int64Array = self._layout.table[self._constraint.depth, self._catalogue.trie.code[nodes]]
-        rows = self._constraint.append(nodes)
-        self._draw += 1
-        if rows is not None:
-            for flight, row in zip(self._flights, rows, strict=True):
-                flight.items.append(DecodedItem(int(row), flight.score))
-                flight.score = 1.0
-        return tokens
-
-    def _count_forced(self) -> None:
-        for flight in self._flights:
-            flight.num_forced += 1
-
-    def _leave(self, keep: BoolArray) -> list[DecodedList]:
-        now = time.perf_counter()
-        done = [
-            DecodedList(
-                request_id=flight.request.request_id,
-                items=tuple(flight.items),
-                exhausted=len(flight.items) < flight.request.num_items,
-                num_rounds=flight.num_rounds,
-                num_forced_tokens=flight.num_forced,
-                prefill_seconds=self._prefill_seconds,
-                decode_seconds=now - self._began,
+    def _draft(self) -> list[GuessTree]:
+        """A tree for each list; bare roots without a draft."""
+        flights = self._flights
+        if self._drafter is None:
+            return [GuessTree(node=[flight.cursor.node]) for flight in flights]
+        news = [
+            News(
+                tokens=flight.verified + flight.pending,
+                num_verified=len(flight.verified),
+                begin=flight.length - len(flight.verified),
+                slot=flight.cursor.depth,
+                num_items=len(flight.items),
+                num_wanted=flight.num_wanted,
             )
-            for flight, stays in zip(self._flights, keep, strict=True)
-            if not stays
+            for flight in flights
         ]
-        self._select(np.flatnonzero(keep))
+        return self._drafter.grow(news, self._features, self._lists(0, flights), [f.cursor for f in flights])
+
+    def _verify(self, trees: PackedTrees) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """One pass over what is pending, and the guesses that hang off it.
+
+        Returns:
+            What the head reads at each place of the trees, [batch, places, hidden], and the hidden states of the
+            whole pass.
+        """
+        pending = [len(flight.pending) for flight in self._flights]
+        num_tokens = max(pending) + trees.token.shape[1] - 1
+        batch = len(pending)
+        tokens = np.zeros((batch, num_tokens), dtype=np.int64)
+        ahead = np.tile(np.arange(num_tokens), (batch, 1))  # position of each token after the cached ones
+        sees = np.tile(np.eye(num_tokens, dtype=bool), (batch, 1, 1))
+        for i, (flight, root) in enumerate(zip(self._flights, pending, strict=True)):
+            end = root + trees.token.shape[1] - 1
+            tokens[i, :root] = flight.pending
+            tokens[i, root:end] = trees.token[i, 1:]
+            ahead[i, root:end] = root - 1 + trees.depth[i, 1:]
+            sees[i, :root, :root] = np.tri(root, dtype=bool)
+            sees[i, root:end, :root] = True
+            sees[i, root:end, root:end] = trees.sees[i]
+        lengths = np.array([flight.length for flight in self._flights])
+        token, position = self._on_device(np.stack([tokens, ahead + lengths[:, None]]))
+        length = self._on_device(lengths).unsqueeze(1)
+        places = length + torch.arange(num_tokens, device=self._device)
+        mask = _cached_and(self._on_device(sees), length, int(lengths.max()) + num_tokens)
+        hidden, states = self._target(token, position, places, mask, slice(0, batch))
+        of_tree = self._on_device(np.array(pending)[:, None] - 1 + np.arange(trees.token.shape[1]))
+        return hidden.gather(1, of_tree.unsqueeze(-1).expand(-1, -1, hidden.shape[2])), states
+
+    def _choose(
+        self, hidden: torch.Tensor, trees: PackedTrees, lists: Lists
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """The target's choice after each place of each tree: a node of the trie, and its probability."""
+        node, written = self._on_device(trees.node), self._on_device(trees.written)
+        chosen, probability = choose_nodes(self._index, self._code_heads, hidden, node, written, lists)
+        return chosen.tolist(), probability.tolist()
+
+    def _commit(self, paths: Sequence[Sequence[int]], states: Sequence[torch.Tensor]) -> None:
+        """Keep the cache's entries of the tokens that are now certain; their features are the draft's news."""
+        num_verified = [len(flight.verified) for flight in self._flights]
+        # Places of those tokens in the pass; padding repeats the last one, on to its own target.
+        source = np.zeros((len(paths), max(num_verified)), dtype=np.int64)
+        target = np.minimum(np.arange(source.shape[1]), np.array(num_verified)[:, None] - 1)
+        for i, (path, count) in enumerate(zip(paths, num_verified, strict=True)):
+            root = count - len(path)
+            source[i, :root] = np.arange(root)
+            source[i, root:count] = root - 1 + np.array(path, dtype=np.int64)
+            source[i, count:] = source[i, count - 1]
+        length = np.array([[flight.length] for flight in self._flights])
+        moves = (source != target).any(axis=0)
+        if moves.any():
+            begin = int(moves.argmax())
+            self._target.cache.keep(
+                self._on_device(length + source[:, begin:]), self._on_device(length + target[:, begin:])
+            )
+        if self._drafter is not None:
+            self._remember(self._on_device(source), states)
+        for flight, count in zip(self._flights, num_verified, strict=True):
+            flight.length += count
+            flight.num_features = count
+        self._block_new_rows()
+
+    def _remember(self, places: torch.Tensor, states: Sequence[torch.Tensor]) -> None:
+        """Features of the last token before the latest pass, and of the tokens in it at `places` [batch, n]."""
+        assert self._drafter is not None
+        width = self._features.shape[2]
+        last = self._on_device(np.array([[flight.num_features] for flight in self._flights]))
+        before = self._features.gather(1, last.unsqueeze(-1).expand(-1, -1, width))
+        index = places.unsqueeze(-1)
+        kept = [state.gather(1, index.expand(-1, -1, state.shape[2])) for state in states]
+        self._features = torch.cat([before, self._drafter.draft.features_of(kept)], dim=1)
+
+    def _leave(self) -> list[DecodedList]:
+        """Finished lists go."""
+        done = [flight.result() for flight in self._flights if flight.is_finished]
+        if done:
+            self._select([i for i, flight in enumerate(self._flights) if not flight.is_finished])
         return done
 
-    def _select(self, keep: Int64Array) -> None:
-        self._flights = [self._flights[i] for i in keep]
-        if len(keep):
-            self._constraint.select(keep)
-            self._attention = self._attention[keep]
-            index = torch.as_tensor(keep, device=self._model.device)
-            self._cache.batch_select_indices(index)
-            self._logits = self._logits[index]
+    def _select(self, kept: list[int]) -> None:
+        """Go on with these lists alone; the last ones move into the rows of those that left."""
+        if len(kept) == len(self._flights):
+            return
+        order = list(range(len(kept)))
+        movers = [i for i in kept if i >= len(kept)]
+        for hole in sorted(set(order) - set(kept)):
+            order[hole] = movers.pop()
+            for cache in self._caches():
+                cache.move_row(order[hole], hole)
+        index = self._on_device(np.array(order, dtype=np.int64))
+        self._flights = [self._flights[i] for i in order]
+        self._free = self._free[index]
+        self._features = self._features[index] if self._drafter is not None else self._features
+        self._sampling = self._sampling.select(index)
 
-    @torch.inference_mode()
-    def _pass(self, tokens: Int64Array) -> torch.Tensor:
-        """Append tokens [batch, n] to the context; float32 logits [batch, vocabulary] of what follows."""
-        new = tokens.shape[1]
-        if self._cache.get_seq_length():
-            real = np.ones((len(self), new), dtype=self._attention.dtype)
-            self._attention = np.concatenate([self._attention, real], axis=1)
-        positions = np.maximum(self._attention.cumsum(axis=1) - 1, 0)[:, -new:]
-        device = self._model.device
-        output = self._model(
-            input_ids=torch.as_tensor(tokens, device=device),
-            attention_mask=torch.as_tensor(self._attention, device=device),
-            position_ids=torch.as_tensor(positions, device=device),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: torch.Tensor = output.logits
-        return logits[:, -1].float()
+    def _caches(self) -> list[KvCache]:
+        return [self._target.cache] + ([] if self._drafter is None else [self._drafter.cache])
+
+    def _block_new_rows(self) -> None:
+        pairs = [(i, row) for i, flight in enumerate(self._flights) for row in flight.new_rows]
+        for flight in self._flights:
+            flight.new_rows = []
+        if pairs:
+            lists, rows = self._on_device(np.array(pairs).T)
+            self._free[lists, rows] = False
+
+    def _lists(self, first: int, flights: Sequence[Flight]) -> Lists:
+        """What is on the device about the lists in rows from `first` on."""
+        num_items = self._on_device(np.array([len(flight.items) for flight in flights]))
+        sampling = self._sampling if first == 0 else self._sampling.select(slice(first, None))
+        return Lists(FreeRows.of(self._free[first:]), sampling, num_items)
+
+    def _on_device(self, array: npt.NDArray[np.generic]) -> torch.Tensor:
+        return torch.as_tensor(array, device=self._device)
 
 
-def _pad_left(prompts: Sequence[Int64Array]) -> tuple[Int64Array, Int64Array]:
-    """Prompts as one matrix [batch, longest], padded on the left, and where it is real, int64."""
-    longest = max(map(len, prompts))
-    tokens = np.zeros((len(prompts), longest), dtype=np.int64)
-    real = np.zeros_like(tokens)
-    for i, prompt in enumerate(prompts):
-        tokens[i, longest - len(prompt) :] = prompt
-        real[i, longest - len(prompt) :] = 1
-    return tokens, real
+def _cached_and(sees: torch.Tensor, length: torch.Tensor, num_places: int) -> torch.Tensor:
+    """The mask of a pass, bool [batch, n, num_places]: all that is cached, and of the pass what `sees` allows.
+
+    Args:
+        sees: bool [batch, n, n], which tokens of the pass may look at which.
+        length: int64 [batch, 1], cached tokens of each list.
+        num_places: of the cache.
+    """
+    place = torch.arange(num_places, device=sees.device) - length
+    within = place.clamp(0, sees.shape[2] - 1).unsqueeze(1).expand(-1, sees.shape[1], -1)
+    inside = (place >= 0) & (place < sees.shape[2])
+    return (place < 0).unsqueeze(1) | (sees.gather(2, within) & inside.unsqueeze(1))

@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from service.catalog.layout import TokenLayout
 from service.catalog.trie import Int32Array, Int64Array
-from service.engine.sampling import choose, uniforms
+from service.engine.sampling import choose, gumbel_noise
 from service.types import DecodedItem, DecodedList, DecodeRequest
 
 
@@ -37,7 +37,8 @@ def write_list(
         logits: torch.Tensor = model(input_ids=input_ids, past_key_values=cache, use_cache=True).logits
         return logits[0, -1].float()
 
-    draws = iter(uniforms(request.seed, request.num_items * layout.num_levels))
+    num_codes = layout.table.shape[1]
+    noise = iter(gumbel_noise(request.seed, request.num_items * layout.num_levels, num_codes))
     allowed_items = np.ones(len(codes), dtype=bool)
     allowed_items[list(request.excluded)] = False
     items: list[DecodedItem] = []
@@ -52,7 +53,8 @@ def write_list(
             allowed_codes = np.unique(codes[matching, level])
             allowed_tokens = layout.table[level, allowed_codes]
             probabilities = torch.softmax(logits[torch.as_tensor(allowed_tokens)], dim=-1)
-            chosen = choose(probabilities, request.temperature, request.top_p, next(draws))
+            of_codes = torch.as_tensor(next(noise)[allowed_codes], device=model.device)
+            chosen = choose(probabilities, request.temperature, request.top_p, of_codes)
             score *= float(probabilities[chosen])
             matching &= codes[:, level] == allowed_codes[chosen]
             logits = next_logits(allowed_tokens[[chosen]])

@@ -1,23 +1,107 @@
-"""Choosing a token. Randomness is a request's own: draw n of a list depends on its seed and n, not on its batch."""
+"""Choosing a token, greedily or by Gumbel-max: the token with the largest log p + noise is a draw from p.
+
+The noise is a request's own: that of code n of a list depends on the request's seed and n, never on the batch. So a
+sampled list is as reproducible as a greedy one. A draft that adds the same noise to its own log-probabilities guesses
+the very token that the target will draw, as far as it knows the target's distribution.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from service.engine.constraint import NOT_ALLOWED
+from service.types import DecodeRequest
 
-def uniforms(seed: int, count: int) -> npt.NDArray[np.float64]:
-    """The draws of a request, in [0, 1): one for each code token of its list, [count]."""
-    return np.random.Generator(np.random.Philox(key=seed)).random(count)
+FloatArray = npt.NDArray[np.float32]
 
 
-def choose(probabilities: torch.Tensor, temperature: float, top_p: float, draw: float) -> int:
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the lists of a batch choose.
+
+    Attributes:
+        temperature: float32 [batch], 0 for greedy lists.
+        top_p: float32 [batch].
+        noise: float32 [batch, code positions, C], 0 for greedy lists; None where all are greedy.
+    """
+
+    temperature: torch.Tensor
+    top_p: torch.Tensor
+    noise: torch.Tensor | None
+
+    @classmethod
+    def none(cls, device: torch.device) -> "Sampling":
+        """Of no lists."""
+        return cls(torch.zeros(0, device=device), torch.zeros(0, device=device), None)
+
+    @classmethod
+    def of(
+        cls, requests: Sequence[DecodeRequest], num_levels: int, num_codes: int, device: torch.device
+    ) -> "Sampling":
+        """Of new lists, of `num_levels` codes per item and at most `num_codes` at each level."""
+        noise = None
+        if any(request.temperature > 0 for request in requests):
+            longest = max(request.num_items for request in requests) * num_levels
+            noise = torch.zeros(len(requests), longest, num_codes)
+            for of_list, request in zip(noise, requests, strict=True):
+                if request.temperature > 0:
+                    count = request.num_items * num_levels
+                    of_list[:count] = torch.as_tensor(gumbel_noise(request.seed, count, num_codes))
+            noise = noise.to(device)
+        return cls(
+            torch.tensor([request.temperature for request in requests], device=device),
+            torch.tensor([request.top_p for request in requests], device=device),
+            noise,
+        )
+
+    def joined(self, new: "Sampling") -> "Sampling":
+        """These lists, then the new ones."""
+        noise = None
+        if self.noise is not None or new.noise is not None:
+            known = [part.noise for part in (self, new) if part.noise is not None]
+            longest, num_codes = max(part.shape[1] for part in known), known[0].shape[2]
+            parts = []
+            for part in (self, new):
+                lists = len(part.temperature)
+                own = known[0].new_zeros(lists, 0, num_codes) if part.noise is None else part.noise
+                parts.append(torch.nn.functional.pad(own, (0, 0, 0, longest - own.shape[1])))
+            noise = torch.cat(parts)
+        return Sampling(
+            torch.cat([self.temperature, new.temperature]), torch.cat([self.top_p, new.top_p]), noise
+        )
+
+    def select(self, which: torch.Tensor | slice) -> "Sampling":
+        """Some of the lists."""
+        noise = (
+            None if self.noise is None or not bool((self.temperature[which] > 0).any()) else self.noise[which]
+        )
+        return Sampling(self.temperature[which], self.top_p[which], noise)
+
+    def at(self, ordinal: torch.Tensor) -> torch.Tensor | None:
+        """The noise of code positions, [batch, n, C]; positions [batch, n] past a list's end are some other's."""
+        if self.noise is None:
+            return None
+        index = ordinal.clamp(max=self.noise.shape[1] - 1).unsqueeze(-1)
+        return self.noise.gather(1, index.expand(-1, -1, self.noise.shape[2]))
+
+
+def gumbel_noise(seed: int, count: int, num_codes: int) -> FloatArray:
+    """Standard Gumbel noise for each of `count` code positions of a list and each code, [count, num_codes]."""
+    uniform = np.random.Generator(np.random.Philox(key=seed)).random((count, num_codes))
+    return -np.log(-np.log(np.maximum(uniform, np.finfo(np.float64).tiny))).astype(np.float32)
+
+
+def choose(probabilities: torch.Tensor, temperature: float, top_p: float, noise: torch.Tensor) -> int:
     """The index of the chosen token among the allowed ones; the slow twin of `choose_batch`.
 
     Args:
         probabilities: the target's, over the allowed tokens, [num_allowed].
         temperature: 0 takes the most probable.
         top_p: keep the fewest most probable tokens whose probabilities sum to this.
-        draw: a uniform number in [0, 1).
+        noise: Gumbel noise of the allowed tokens, [num_allowed].
     """
     if temperature == 0:
         return int(probabilities.argmax())
@@ -26,42 +110,52 @@ def choose(probabilities: torch.Tensor, temperature: float, top_p: float, draw: 
     tempered = torch.softmax((log_probabilities - log_probabilities.max()) / temperature, dim=-1)
     order = torch.argsort(tempered, descending=True, stable=True)
     before = torch.cumsum(tempered[order], dim=-1) - tempered[order]
-    num_kept = max(1, int((before < top_p).sum()))
-    kept = order[:num_kept]
-    cumulative = torch.cumsum(tempered[kept], dim=-1)
-    index = int(torch.searchsorted(cumulative, draw * cumulative[-1], right=True))
-    return int(kept[min(index, len(kept) - 1)])
+    kept = order[: max(1, int((before < top_p).sum()))]
+    return int(kept[(torch.log(tempered[kept]) + noise[kept]).argmax()])
 
 
 def choose_batch(
-    log_probabilities: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor, draws: torch.Tensor
+    log_probabilities: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor, noise: torch.Tensor
 ) -> torch.Tensor:
-    """The index of each list's chosen token.
+    """The index of the chosen token at each place.
 
     Args:
-        log_probabilities: over each list's allowed tokens, -inf on padding, [batch, most_allowed].
-        temperature: [batch]; 0 takes the most probable.
-        top_p: [batch].
-        draws: uniform numbers in [0, 1), [batch].
+        log_probabilities: over a place's tokens, float32 [..., n]; `NOT_ALLOWED` or less where there is none.
+        temperature: [...]; 0 takes the most probable.
+        top_p: [...].
+        noise: Gumbel noise, [..., n].
 
     Returns:
-        Indices into the second dimension, int64 [batch].
+        Indices into the last dimension, int64 [...].
     """
     greedy = log_probabilities.argmax(dim=-1)
     sampled_lists = temperature > 0
-    if not bool(sampled_lists.any()):
-        return greedy
     divisor = torch.where(sampled_lists, temperature, 1.0).unsqueeze(-1)
     best = log_probabilities.amax(dim=-1, keepdim=True)
     tempered = torch.softmax((log_probabilities - best) / divisor, dim=-1)
     ordered, order = torch.sort(tempered, dim=-1, descending=True, stable=True)
     before = torch.cumsum(ordered, dim=-1) - ordered
     kept = before < top_p.unsqueeze(-1)
-    kept[:, 0] = True
-    ordered = torch.where(kept, ordered, 0.0)
-    cumulative = torch.cumsum(ordered, dim=-1)
-    threshold = draws.to(cumulative.dtype).unsqueeze(-1) * cumulative[:, -1:]
-    index = torch.searchsorted(cumulative, threshold, right=True)
-    last_kept = (ordered > 0).sum(dim=-1, keepdim=True) - 1
-    sampled = order.gather(-1, torch.minimum(index, last_kept)).squeeze(-1)
+    kept[..., 0] = True
+    perturbed = torch.log(ordered) + noise.gather(-1, order)
+    # What is impossible stays so: its logarithm is -inf. A lone impossible place takes its first token.
+    best_kept = torch.where(kept, perturbed, -torch.inf).argmax(dim=-1, keepdim=True)
+    sampled = order.gather(-1, best_kept).squeeze(-1)
     return torch.where(sampled_lists, sampled, greedy)
+
+
+def perturbed_log_softmax(
+    scores: torch.Tensor, allowed: torch.Tensor, temperature: torch.Tensor, noise: torch.Tensor | None
+) -> torch.Tensor:
+    """A draft's log-probabilities over allowed candidates, given the noise that the target will add.
+
+    Args:
+        scores: float32 [..., n].
+        allowed: bool [..., n].
+        temperature: [...], 0 counts as 1 without noise.
+        noise: Gumbel noise [..., n], 0 for greedy lists; None: all lists are greedy.
+    """
+    if noise is not None:
+        divisor = torch.where(temperature > 0, temperature, 1.0).unsqueeze(-1)
+        scores = torch.log_softmax(torch.where(allowed, scores, NOT_ALLOWED), dim=-1) / divisor + noise
+    return torch.log_softmax(torch.where(allowed, scores, NOT_ALLOWED), dim=-1)

@@ -28,6 +28,7 @@ scores the whole catalogue in one matrix product.
 import json
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -45,6 +46,7 @@ from service.files import write_json
 Variant = Literal["none", "item", "step", "both", "slots"]
 Features = Literal["last", "fused"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
+FEATURES: tuple[Features, ...] = get_args(Features)
 
 CONFIG, WEIGHTS = "config.json", "draft.safetensors"
 KeysAndValues = tuple[torch.Tensor, torch.Tensor]
@@ -76,6 +78,13 @@ class DraftConfig:
     num_items: int
     item_rank: int = 256
     rope_theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS or self.features not in FEATURES:
+            raise ValueError(f"unknown variant '{self.variant}' or features '{self.features}'")
+        sizes = [value for value in asdict(self).values() if isinstance(value, int)]
+        if min(sizes) < 1 or self.head_dim % 2 or self.num_heads % self.num_kv_heads:
+            raise ValueError("its sizes do not fit each other")
 
     @classmethod
     def like(
@@ -130,19 +139,25 @@ class PositionModule(nn.Module):
             self.step = nn.Parameter(torch.randn(config.max_steps, width) * width**-0.5)
             self.gate = nn.Linear(width, 1)
 
-    def forward(self, u: torch.Tensor, slot: torch.Tensor, step: int) -> torch.Tensor:
+    def forward(
+        self, u: torch.Tensor, slot: torch.Tensor, step: int, is_guess: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """What to add to `u` [..., hidden], for the slots [...] filled next.
 
         Args:
             u: the draft's input.
             slot: 0 to L.
             step: of the guess, from 1; 0 for context, which is no guess. Beyond the trained steps the last one counts.
+            is_guess: bool [...], False where an input is context after all; None: `step` holds for all.
         """
         added = torch.zeros_like(u)
         if self.knows_slot:
             added = added + self.alpha * F.embedding(slot, self.item_slot)
         if self.knows_step and step:
-            added = added + torch.sigmoid(self.gate(u)) * self.step[min(step, len(self.step)) - 1]
+            gate = torch.sigmoid(self.gate(u))
+            if is_guess is not None:
+                gate = gate * is_guess.unsqueeze(-1)
+            added = added + gate * self.step[min(step, len(self.step)) - 1]
         return added
 
 
@@ -191,7 +206,12 @@ class Draft(nn.Module):
         return fused
 
     def inputs(
-        self, features: torch.Tensor, embeddings: torch.Tensor, slot: torch.Tensor, step: int
+        self,
+        features: torch.Tensor,
+        embeddings: torch.Tensor,
+        slot: torch.Tensor,
+        step: int,
+        is_guess: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The input u [..., hidden], position module included.
 
@@ -200,10 +220,11 @@ class Draft(nn.Module):
             embeddings: the target's, of the tokens x_i, [..., hidden].
             slot: int64 [...], the slot that is filled after x_i.
             step: 0 for context, else the step of the guess that follows.
+            is_guess: bool [...], where `step` holds; None: everywhere.
         """
         joined = torch.cat((self.feature_norm(features), self.embedding_norm(embeddings)), dim=-1)
         u: torch.Tensor = self.project(joined)
-        return u + self.position(u, slot, step)
+        return u + self.position(u, slot, step, is_guess)
 
     def keys_and_values(self, u: torch.Tensor, positions: torch.Tensor) -> KeysAndValues:
         """Keys and values, each [batch, kv_heads, n, head_dim], of inputs [batch, n, hidden] at positions [batch, n].
@@ -211,8 +232,8 @@ class Draft(nn.Module):
         Context that is only attended to needs nothing else of the layer.
         """
         config = self.config
-        joined = self.kv_proj(self.attention_norm(u))
-        heads = joined.unflatten(-1, (2, config.num_kv_heads, config.head_dim)).permute(2, 0, 3, 1, 4)
+        joined: torch.Tensor = self.kv_proj(self.attention_norm(u))
+        heads = joined.view(*u.shape[:2], 2, config.num_kv_heads, config.head_dim).permute(2, 0, 3, 1, 4)
         return self._rotate(heads[0], positions), heads[1]
 
     def forward(
@@ -257,7 +278,8 @@ class Draft(nn.Module):
         by_code = torch.einsum("lch,lhr->lcr", code_embeddings, self.slot_heads)
         vectors: torch.Tensor = self.item_rest
         for level in range(self.config.num_levels):
-            vectors = vectors + by_code[level, codes[:, level]]
+            # Unlike an index's, an embedding's gradient is the same every time, on a CPU.
+            vectors = vectors + F.embedding(codes[:, level], by_code[level])
         return vectors
 
     def item_scores(self, normed: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
@@ -281,6 +303,30 @@ class Draft(nn.Module):
         return sum(parameter.numel() for parameter in self.position.parameters())
 
 
+def variant_named(name: str) -> Variant:
+    """The variant of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    for variant in VARIANTS:
+        if variant == name:
+            return variant
+    raise InputError(f"no draft variant '{name}'; there are {', '.join(VARIANTS)}")
+
+
+def features_named(name: str) -> Features:
+    """The features of that name.
+
+    Raises:
+        InputError: there are none.
+    """
+    for features in FEATURES:
+        if features == name:
+            return features
+    raise InputError(f"no features '{name}'; there are {', '.join(FEATURES)}")
+
+
 def save_draft(draft: Draft, folder: Path) -> None:
     """Write `config.json` and `draft.safetensors` into an existing folder."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in draft.state_dict().items()}
@@ -300,9 +346,18 @@ def load_draft(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Dra
         draft.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"draft {folder}: {first_line(error)}") from error
+    return _for_inference(draft.to(device), dtype)
+
+
+def copy_for_inference(draft: Draft, dtype: torch.dtype) -> Draft:
+    """A copy of a draft that is being trained, as `load_draft` would load it."""
+    return _for_inference(deepcopy(draft), dtype)
+
+
+def _for_inference(draft: Draft, dtype: torch.dtype) -> Draft:
     for parameter in draft.parameters():  # not the buffer: rotations need float32
         parameter.data = parameter.data.to(dtype)
-    return draft.to(device).eval().requires_grad_(False)
+    return draft.eval().requires_grad_(False)
 
 
 def _repeat_heads(heads: torch.Tensor, repeats: int) -> torch.Tensor:

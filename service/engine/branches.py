@@ -1,0 +1,301 @@
+"""Branches of a draft tree, and the three ways to extend them: by a code, by an item, and without the constraint.
+
+A branch stands below a row of the catalogue, `depth` of whose codes are written. Everything is a tensor over the batch,
+so that a pass of the draft needs no word from the host.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch.nn import functional as F
+
+from service.engine.constraint import NOT_ALLOWED, FreeRows, TrieIndex, allowed_children
+from service.engine.sampling import Sampling, perturbed_log_softmax
+from service.model.draft import Draft
+
+
+@dataclass(frozen=True, slots=True)
+class Branches:
+    """Branches of each list, and the tokens that their last pass added.
+
+    Attributes:
+        parent: int64 [batch, n], the branch of the pass before that each one extends.
+        log_probability: float32 [batch, n], of the whole branch; `NOT_ALLOWED` or less for one that is none.
+        row: int64 [batch, n], a row below the branch's node.
+        depth: int64 [batch, n], codes of that row that are written, 0 to L - 1.
+        written: int64 [batch, n, k], rows of the items completed on the way, -1 on padding.
+        slot: int64 [batch, n], that is filled next.
+        tokens: int64 [batch, n, s], added by the last pass, padded on the right.
+        length: int64 [batch, n], how many they are.
+        forced: bool [batch, n, s], which of them were the only ones allowed.
+        end: int64 [batch, n], tokens of the list up to here.
+    """
+
+    parent: torch.Tensor
+    log_probability: torch.Tensor
+    row: torch.Tensor
+    depth: torch.Tensor
+    written: torch.Tensor
+    slot: torch.Tensor
+    tokens: torch.Tensor
+    length: torch.Tensor
+    forced: torch.Tensor
+    end: torch.Tensor
+
+    @classmethod
+    def start(
+        cls, row: torch.Tensor, depth: torch.Tensor, end: torch.Tensor, *, most_written: int, most_tokens: int
+    ) -> "Branches":
+        """One branch a list, of no guesses; `row`, `depth` and `end` are [batch, 1]."""
+        shape = row.shape
+        return cls(
+            parent=torch.zeros_like(row),
+            log_probability=torch.zeros(shape, device=row.device),
+            row=row,
+            depth=depth,
+            written=row.new_full((*shape, most_written), -1),
+            slot=depth,
+            tokens=row.new_zeros(*shape, most_tokens),
+            length=torch.zeros_like(row),
+            forced=torch.zeros(*shape, most_tokens, dtype=torch.bool, device=row.device),
+            end=end,
+        )
+
+    def first(self, count: int) -> "Branches":
+        """The first `count` branches of each list."""
+        return Branches(**{name: getattr(self, name)[:, :count] for name in self.__slots__})
+
+    def num_written(self) -> torch.Tensor:
+        """Items completed on the way, int64 [batch, n]."""
+        return (self.written >= 0).sum(dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """What the extension of branches needs to know of their lists.
+
+    Attributes:
+        rows: free rows.
+        sampling: temperatures and noise.
+        num_items: int64 [batch], items written so far.
+    """
+
+    rows: FreeRows
+    sampling: Sampling
+    num_items: torch.Tensor
+
+
+class Extension(Protocol):
+    """Makes the candidates of a pass."""
+
+    most_tokens: int
+
+    def __call__(self, branches: Branches, states: torch.Tensor, lists: Lists, count: int) -> Branches:
+        """The `count` best extensions of all branches of each list, best first.
+
+        Args:
+            branches: [batch, n].
+            states: the draft's norm(g) at their ends, [batch, n, hidden].
+            lists: that they belong to.
+            count: fewer are given where there are fewer.
+        """
+        ...
+
+
+class ByCode:
+    """One code, softmax over those that the trie allows; then all that is forced after it."""
+
+    def __init__(self, index: TrieIndex, code_heads: torch.Tensor) -> None:
+        self.most_tokens = index.num_levels + 1
+        self._index = index
+        self._code_heads = code_heads
+
+    def __call__(self, branches: Branches, states: torch.Tensor, lists: Lists, count: int) -> Branches:
+        """See `Extension`."""
+        index = self._index
+        nodes = index.path[branches.row, branches.depth]
+        children, allowed = allowed_children(index, lists.rows, nodes, branches.written)
+        codes = index.node_code[children]
+        scores = level_logits(states, self._code_heads, branches.depth).gather(-1, codes)
+        ordinal = (lists.num_items.unsqueeze(1) + branches.num_written()) * index.num_levels + branches.depth
+        noise = lists.sampling.at(ordinal)
+        log_q = perturbed_log_softmax(
+            scores,
+            allowed,
+            lists.sampling.temperature.unsqueeze(1),
+            None if noise is None else noise.gather(-1, codes),
+        )
+        best, parent, which = _best(branches, log_q, allowed, count)
+        child = _of_parent(children, parent).gather(-1, which.unsqueeze(-1)).squeeze(-1)
+        lone = _of_parent(allowed.sum(dim=-1), parent) == 1
+        return self._forward(branches, lists.rows, best, parent, child, lone)
+
+    def _forward(
+        self,
+        branches: Branches,
+        rows: FreeRows,
+        best: torch.Tensor,
+        parent: torch.Tensor,
+        child: torch.Tensor,
+        lone: torch.Tensor,
+    ) -> Branches:
+        """Go on to where there is a choice again: as far as the first and the last free row below agree."""
+        index = self._index
+        written = _of_parent(branches.written, parent)
+        first = rows.first(index.node_begin[child], written)
+        last = rows.last(index.node_end[child], written)
+        agree = (index.codes[first] == index.codes[last]).cumprod(dim=-1).sum(dim=-1)
+        depth = _of_parent(branches.depth, parent)
+        end = torch.maximum(agree, depth + 1)
+        return _extended(index, branches, best, parent, first, end, lone.unsqueeze(-1))
+
+
+class ByItem:
+    """The rest of an item at once: slot heads, joined along the paths of the trie; see `service.model.draft`."""
+
+    def __init__(self, index: TrieIndex, code_heads: torch.Tensor, draft: Draft) -> None:
+        self.most_tokens = index.num_levels + 1
+        self._index = index
+        self._draft = draft
+        self._vectors = draft.item_vectors(code_heads, index.codes)
+        self._all_rows = torch.arange(len(index.codes), device=code_heads.device)
+
+    def __call__(self, branches: Branches, states: torch.Tensor, lists: Lists, count: int) -> Branches:
+        """See `Extension`."""
+        index = self._index
+        node = index.path[branches.row, branches.depth].unsqueeze(-1)
+        allowed = (self._all_rows >= index.node_begin[node]) & (self._all_rows < index.node_end[node])
+        allowed &= lists.rows.free.unsqueeze(1)
+        allowed &= (branches.written.unsqueeze(-1) != self._all_rows).all(dim=2)
+        scores = self._draft.item_scores(states, self._vectors)
+        log_q = perturbed_log_softmax(
+            scores, allowed, lists.sampling.temperature.unsqueeze(1), self._noise(branches, lists)
+        )
+        best, parent, row = _best(branches, log_q, allowed, count)
+        path = index.path[row]
+        written = _of_parent(branches.written, parent)
+        num_left = lists.rows.count(index.node_begin[path], index.node_end[path], written.unsqueeze(2))
+        lone = num_left[..., 1:] == num_left[..., :-1]
+        depth = _of_parent(branches.depth, parent)
+        place = depth.unsqueeze(-1) + torch.arange(index.num_levels, device=row.device)
+        lone = lone.gather(-1, place.clamp(max=index.num_levels - 1))
+        whole = torch.full_like(row, index.num_levels)
+        return _extended(index, branches, best, parent, row, whole, lone)
+
+    def _noise(self, branches: Branches, lists: Lists) -> torch.Tensor | None:
+        """The noise of an item is that of its codes that are still to be written, [batch, n, num_items].
+
+        The target draws code by code; the sum stands for that in the ranking of guesses, which need not be exact.
+        """
+        index = self._index
+        item = lists.num_items.unsqueeze(1) + branches.num_written()
+        total = None
+        for level in range(index.num_levels):
+            noise = lists.sampling.at(item * index.num_levels + level)
+            if noise is None:
+                return None
+            ahead = (branches.depth <= level).unsqueeze(-1)
+            part = torch.where(ahead, noise[..., index.codes[:, level]], 0.0)
+            total = part if total is None else total + part
+        return total
+
+
+class AnyToken:
+    """Any token of the vocabulary, one at a time: the plain baseline without the constraint."""
+
+    most_tokens = 1
+
+    def __init__(self, index: TrieIndex, head: torch.Tensor) -> None:
+        self._slots = index.num_levels + 1
+        self._head = head
+
+    def __call__(self, branches: Branches, states: torch.Tensor, lists: Lists, count: int) -> Branches:
+        """See `Extension`; rows, depths and written items mean nothing here."""
+        temperature = lists.sampling.temperature.unsqueeze(1).unsqueeze(-1)
+        scores = F.linear(states, self._head).float() / torch.where(temperature > 0, temperature, 1.0)
+        log_q = torch.log_softmax(scores, dim=-1)
+        everything = torch.ones(1, 1, 1, dtype=torch.bool, device=states.device)
+        best, parent, token = _best(branches, log_q, everything, count)
+        one = torch.ones_like(token)
+        return Branches(
+            parent=parent,
+            log_probability=best,
+            row=torch.zeros_like(token),
+            depth=torch.zeros_like(token),
+            written=_of_parent(branches.written, parent),
+            slot=(_of_parent(branches.slot, parent) + 1) % self._slots,
+            tokens=token.unsqueeze(-1),
+            length=one,
+            forced=torch.zeros_like(token, dtype=torch.bool).unsqueeze(-1),
+            end=_of_parent(branches.end, parent) + 1,
+        )
+
+
+def level_logits(states: torch.Tensor, code_heads: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+    """Logits of the codes of one level each, float32 [..., C].
+
+    Args:
+        states: what the head reads, [..., hidden].
+        code_heads: rows of the head for each level's codes, [L, C, hidden].
+        depth: int64 [...], the level.
+    """
+    num_levels, num_codes, _ = code_heads.shape
+    logits = F.linear(states, code_heads.flatten(0, 1)).view(*depth.shape, num_levels, num_codes)
+    index = depth[..., None, None].expand(*depth.shape, 1, num_codes)
+    of_level: torch.Tensor = logits.gather(-2, index).squeeze(-2).float()
+    return of_level
+
+
+def _best(
+    branches: Branches, log_q: torch.Tensor, allowed: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The best of all extensions [batch, n, m]: joint log-probabilities, parents and which, each [batch, count]."""
+    joint = torch.where(allowed, branches.log_probability.unsqueeze(-1) + log_q, 2 * NOT_ALLOWED).flatten(1)
+    best, index = joint.topk(min(count, joint.shape[1]), dim=1)
+    return best, index // log_q.shape[2], index % log_q.shape[2]
+
+
+def _of_parent(values: torch.Tensor, parent: torch.Tensor) -> torch.Tensor:
+    """Each new branch's parent's value, [batch, count, ...]."""
+    index = parent.view(*parent.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
+    return values.gather(1, index)
+
+
+def _extended(
+    index: TrieIndex,
+    branches: Branches,
+    log_probability: torch.Tensor,
+    parent: torch.Tensor,
+    row: torch.Tensor,
+    end_depth: torch.Tensor,
+    lone: torch.Tensor,
+) -> Branches:
+    """Branches that went on along the codes of `row` to `end_depth`; at L the item and its separator are written.
+
+    `lone` says of the first tokens whether they were the only ones allowed; later ones are forced.
+    """
+    num_levels = index.num_levels
+    depth = _of_parent(branches.depth, parent)
+    written = _of_parent(branches.written, parent)
+    complete = end_depth == num_levels
+    length = end_depth - depth + complete.long()
+    place = depth.unsqueeze(-1) + torch.arange(num_levels + 1, device=row.device)
+    tokens = index.item_tokens[row].gather(-1, place.clamp(max=num_levels))
+    forced = torch.ones_like(tokens, dtype=torch.bool)
+    forced[..., : lone.shape[-1]] = lone
+    column = (written >= 0).sum(dim=-1, keepdim=True)
+    written = written.scatter(-1, column, torch.where(complete, row, -1).unsqueeze(-1))
+    next_depth = torch.where(complete, 0, end_depth)
+    return Branches(
+        parent=parent,
+        log_probability=log_probability,
+        row=row,
+        depth=next_depth,
+        written=written,
+        slot=next_depth,
+        tokens=tokens,
+        length=length,
+        forced=forced | (place >= num_levels),
+        end=_of_parent(branches.end, parent) + length,
+    )

@@ -1,0 +1,92 @@
+"""The KV cache: one row a list, one owner; everyone else holds row numbers and positions."""
+
+from typing import Any
+
+import torch
+
+_GRAIN = 64  # positions are reserved in multiples of this
+
+
+class KvCache:
+    """Keys and values of all lists in flight, written in place.
+
+    A pass names its rows and where its tokens go (`begin_pass`), then each layer of the model calls `update`, as the
+    `transformers` models do with their own caches. Entries beyond what a list has committed are scratch: the next
+    pass overwrites them. `keep` moves the accepted ones of them to where they belong, and nothing else.
+
+    Args:
+        num_layers: of the model.
+        num_heads: key-value heads.
+        head_dim: of each.
+        device: where the model is.
+        dtype: the model's.
+    """
+
+    def __init__(
+        self, num_layers: int, num_heads: int, head_dim: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        # [key or value, layer, row, head, position, head_dim]
+        self._data = torch.zeros(2, num_layers, 0, num_heads, 0, head_dim, device=device, dtype=dtype)
+        self._rows = slice(0, 0)  # of the pass under way; filled by `begin_pass`, like the next two
+        self._index = torch.empty(0)
+        self._length = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Rows there is memory for."""
+        return self._data.shape[2]
+
+    @property
+    def num_positions(self) -> int:
+        """Positions a row there is memory for."""
+        return self._data.shape[4]
+
+    def reserve(self, num_rows: int, num_positions: int) -> None:
+        """Have memory for so much; what is there stays."""
+        if num_rows <= self.num_rows and num_positions <= self.num_positions:
+            return
+        rows = max(num_rows, self.num_rows)
+        positions = max(-(-num_positions // _GRAIN) * _GRAIN, self.num_positions)
+        old = self._data
+        self._data = old.new_zeros(*old.shape[:2], rows, old.shape[3], positions, old.shape[5])
+        self._data[:, :, : old.shape[2], :, : old.shape[4]] = old
+
+    def begin_pass(self, rows: slice, positions: torch.Tensor, length: int) -> None:
+        """Say where the tokens of the next pass go.
+
+        Args:
+            rows: of the lists that take part.
+            positions: int64 [num_rows, n], the place of each token in its row.
+            length: places that the pass may look at, from 0.
+        """
+        self._rows, self._length = rows, length
+        heads, head_dim = self._data.shape[3], self._data.shape[5]
+        self._index = positions[:, None, :, None].expand(-1, heads, -1, head_dim)
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write a layer's keys and values [rows, heads, n, head_dim]; all of that layer, [rows, heads, length, head_dim].
+
+        The signature is that of `transformers.Cache.update`.
+        """
+        for new, where in ((keys, self._data[0, layer]), (values, self._data[1, layer])):
+            where[self._rows].scatter_(2, self._index, new)
+        return self.view(layer)
+
+    def view(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values that the pass under way may look at, each [rows, heads, length, head_dim]."""
+        both = self._data[:, layer, self._rows, :, : self._length]
+        return both[0], both[1]
+
+    def keep(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """Move entries of the first rows from `source` to `target` places, each int64 [num_rows, n].
+
+        A place may be its own target. All entries are read before any is written.
+        """
+        row = torch.arange(len(source), device=source.device).unsqueeze(1)
+        self._data[:, :, row, :, target] = self._data[:, :, row, :, source]
+
+    def move_row(self, source: int, target: int) -> None:
+        """Copy one row over another."""
+        self._data[:, :, target] = self._data[:, :, source]

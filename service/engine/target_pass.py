@@ -1,0 +1,76 @@
+"""One pass of the target over the new tokens of many lists, whatever its family."""
+
+import torch
+from transformers import PreTrainedModel
+
+from service.engine.kv_cache import KvCache
+
+
+class TargetPass:
+    """Owns the target and its cache.
+
+    Args:
+        model: in evaluation mode on its device.
+        feature_layers: indices of the hidden states that a draft fuses; () for the last feature alone.
+    """
+
+    def __init__(self, model: PreTrainedModel, feature_layers: tuple[int, ...] = ()) -> None:
+        config = model.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.model = model
+        self.cache = KvCache(config.num_hidden_layers, heads, head_dim, model.device, model.dtype)
+        self._feature_layers = feature_layers
+        self._window: int | None = getattr(config, "sliding_window", None)
+        self._layer_types: set[str] = set(getattr(config, "layer_types", None) or ())
+        if self._layer_types and "sliding_attention" not in self._layer_types:
+            self._window = None
+
+    def __call__(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        places: torch.Tensor,
+        mask: torch.Tensor,
+        rows: slice,
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Read tokens and write their keys and values.
+
+        Args:
+            tokens: int64 [batch, n].
+            positions: int64 [batch, n], for the rotary embedding.
+            places: int64 [batch, n], where the cache keeps each token.
+            mask: bool [batch, n, m], which of the first m places each token may look at; its own among them.
+            rows: of the cache.
+
+        Returns:
+            What the head reads, [batch, n, hidden], and the hidden states that the draft's features are made of.
+        """
+        self.cache.reserve(rows.stop, mask.shape[2])
+        self.cache.begin_pass(rows, places, mask.shape[2])
+        output = self.model.base_model(
+            input_ids=tokens,
+            attention_mask=self._masks(mask.unsqueeze(1), positions, places),
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            output_hidden_states=bool(self._feature_layers),
+        )
+        last: torch.Tensor = output.last_hidden_state
+        if not self._feature_layers:
+            return last, [last]
+        return last, [output.hidden_states[layer] for layer in self._feature_layers]
+
+    def _masks(
+        self, mask: torch.Tensor, positions: torch.Tensor, places: torch.Tensor
+    ) -> torch.Tensor | dict[str, torch.Tensor]:
+        """The mask, or one for each kind of layer where some attend to a window alone."""
+        if self._window is None:
+            return mask
+        seen = torch.arange(mask.shape[3], device=mask.device).expand(len(mask), -1)
+        seen = seen.scatter(1, places, positions)  # guesses of a tree do not stand at their own place
+        near = positions.unsqueeze(2) - seen.unsqueeze(1) < self._window
+        windowed = mask & near.unsqueeze(1)
+        if not self._layer_types:
+            return windowed
+        return {"full_attention": mask, "sliding_attention": windowed}

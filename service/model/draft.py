@@ -223,8 +223,9 @@ class Draft(nn.Module):
             is_guess: bool [...], where `step` holds; None: everywhere.
         """
         joined = torch.cat((self.feature_norm(features), self.embedding_norm(embeddings)), dim=-1)
-        u: torch.Tensor = self.project(joined)
-        return u + self.position(u, slot, step, is_guess)
+        u = self.project(joined)
+        placed: torch.Tensor = u + self.position(u, slot, step, is_guess)
+        return placed
 
     def keys_and_values(self, u: torch.Tensor, positions: torch.Tensor) -> KeysAndValues:
         """Keys and values, each [batch, kv_heads, n, head_dim], of inputs [batch, n, hidden] at positions [batch, n].

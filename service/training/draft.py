@@ -1,0 +1,348 @@
+"""Training a draft on lists that its target wrote: what it learns, and from where it guesses, is what service asks.
+
+A list is read once by the target, which gives the features, and its own probabilities to learn from. From anchors in
+the list the draft guesses ahead as in service: it reads the anchor's segment with the target's last feature, and every
+segment after that with its own output, through which the gradient runs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from service.catalog.layout import TokenLayout
+from service.catalog.trie import Int32Array
+from service.model.draft import Draft
+from service.model.presets import DraftRecipe
+from service.training.guesses import Segments, allowed_codes, decisions, pick_anchors, segments
+from service.training.lists import Epochs
+from service.training.loop import Progress, train
+from service.training.written_lists import WrittenBatch, WrittenBatches, WrittenLists
+
+# What a probability counts as at least, so that its logarithm is finite.
+FLOOR = 1e-9
+
+
+def train_draft(
+    draft: Draft,
+    target: PreTrainedModel,
+    lists: WrittenLists,
+    codes: Int32Array,
+    layout: TokenLayout,
+    recipe: DraftRecipe,
+    *,
+    seed: int,
+    work: Path,
+    fingerprint: str,
+    validate: Callable[[Draft], dict[str, float]],
+    metric: str,
+    on_progress: Callable[[Progress], None],
+) -> dict[str, Any]:
+    """Train `draft`, on the device it is on, and leave its best weights in it.
+
+    Args:
+        draft: in float32; on a GPU the passes run in bfloat16.
+        target: on the same device, in any type; it does not change.
+        lists: that the target wrote greedily, at least one.
+        codes: [num_items, L], in trie order.
+        layout: how items become tokens.
+        recipe: steps, rates, guesses ahead.
+        seed: of the order of the lists, and of the anchors.
+        work: folder of the training state; a run that was stopped goes on from there.
+        fingerprint: says what is being trained; a state of another fingerprint is discarded.
+        validate: metrics of the draft as it is.
+        metric: the one of them whose largest value is the best.
+        on_progress: called after every step.
+
+    Returns:
+        The training record: the recipe, the best step and its metrics.
+    """
+    lesson = Lesson(draft, target, codes, layout, recipe)
+    batches = WrittenBatches(lists, codes, layout)
+    epochs = Epochs(len(lists), seed)
+    num_tokens = lists.rows.shape[1] * layout.tokens_per_item
+
+    def gather_gradient(step: int) -> float:
+        indices = epochs.batch(step, recipe.batch_size)
+        draws = np.random.default_rng([seed, 1, step]).random((len(indices), num_tokens), dtype=np.float32)
+        total, count = 0.0, 0
+        for begin in range(0, len(indices), recipe.micro_batch_size):
+            part = slice(begin, begin + recipe.micro_batch_size)
+            losses = lesson.losses(batches.of(indices[part]), draws[part])
+            losses.sum().backward()  # type: ignore[no-untyped-call]
+            total += float(losses.detach().sum())
+            count += len(losses)
+        for parameter in draft.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= max(count, 1)
+        return total / max(count, 1)
+
+    return train(
+        draft,
+        recipe,
+        gather_gradient=gather_gradient,
+        work=work,
+        fingerprint=fingerprint,
+        validate=lambda: validate(draft),
+        metric=metric,
+        on_progress=on_progress,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What there is to guess in a batch of lists.
+
+    Attributes:
+        allowed: bool [batch, K, L, C].
+        probabilities: the target's, of the allowed codes, float32 [batch, K, L, C].
+        is_decision: bool [batch, K * (L + 1)].
+    """
+
+    allowed: torch.Tensor
+    probabilities: torch.Tensor
+    is_decision: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """The lists as the draft reads them.
+
+    Attributes:
+        features: of the target, [batch, length, hidden].
+        embeddings: of the tokens, [batch, length, hidden].
+        slots: int64 [batch, length].
+        keys: of the draft, [batch, kv_heads, length, head_dim].
+        values: likewise.
+    """
+
+    features: torch.Tensor
+    embeddings: torch.Tensor
+    slots: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+class Lesson:
+    """The losses of a draft's guesses along written lists.
+
+    Args:
+        draft: learns.
+        target: is foreseen.
+        codes: [num_items, L], in trie order.
+        layout: how items become tokens.
+        recipe: anchors per list, guesses ahead.
+    """
+
+    def __init__(
+        self,
+        draft: Draft,
+        target: PreTrainedModel,
+        codes: Int32Array,
+        layout: TokenLayout,
+        recipe: DraftRecipe,
+    ) -> None:
+        self._draft, self._target = draft, target
+        self._device = target.device
+        self._per_item = layout.tokens_per_item
+        self._num_anchors = recipe.anchors
+        self._unroll = recipe.unroll_of(draft.config.guesses_items)
+        self._feature_layers = draft.config.feature_layers(target.config.num_hidden_layers)
+        table = torch.as_tensor(layout.table, device=self._device)
+        self._codes = torch.as_tensor(codes, dtype=torch.int64, device=self._device)
+        self._one_hot = torch.stack([F.one_hot(level, table.shape[1]) for level in self._codes.T]).float()
+        # [L, C, hidden], 0 where a level has no such code: as the target reads it, and as the draft does.
+        head = target.get_output_embeddings().weight.detach()
+        self._head = head[table.clamp_min(0)] * (table >= 0).unsqueeze(-1)
+        self._code_embeddings = self._head.float()
+
+    def losses(self, batch: WrittenBatch, draws: np.ndarray[Any, np.dtype[np.float32]]) -> torch.Tensor:
+        """Cross-entropies of all guesses, float32 [num_guesses], in nats; their number depends on the lists.
+
+        Args:
+            batch: of lists.
+            draws: uniform in (0, 1), which pick the anchors, [batch, K * (L + 1)].
+        """
+        starts, rows, free_until = (
+            torch.as_tensor(array, device=self._device)
+            for array in (batch.starts, batch.rows, batch.free_until)
+        )
+        states, normed = self._read(batch)
+        answers = self._answers(normed, starts, rows, free_until)
+        draws_ = torch.as_tensor(draws, device=self._device)
+        anchors = pick_anchors(answers.is_decision, draws_, self._num_anchors)
+        path = segments(
+            answers.is_decision,
+            anchors,
+            self._unroll,
+            self._per_item,
+            guesses_items=self._draft.config.guesses_items,
+        )
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._device.type == "cuda"):
+            guesses = self._guess(self._context(batch, states), starts, path)
+            if self._draft.config.guesses_items:
+                return self._item_losses(guesses, answers, rows, free_until, path)
+            return self._code_losses(guesses, answers, path)
+
+    @torch.no_grad()
+    def _read(self, batch: WrittenBatch) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """The target's hidden states that features are made of, and the last, which its head reads."""
+        output = self._target.base_model(
+            input_ids=torch.as_tensor(batch.tokens, device=self._device),
+            attention_mask=torch.as_tensor(batch.attention, device=self._device),
+            use_cache=False,
+            output_hidden_states=bool(self._feature_layers),
+        )
+        normed: torch.Tensor = output.last_hidden_state
+        states = tuple(output.hidden_states[layer] for layer in self._feature_layers) or (normed,)
+        return states, normed
+
+    @torch.no_grad()
+    def _answers(
+        self, normed: torch.Tensor, starts: torch.Tensor, rows: torch.Tensor, free_until: torch.Tensor
+    ) -> _Answers:
+        allowed = allowed_codes(free_until, rows, self._codes, self._one_hot)
+        num_places, num_levels = allowed.shape[1:3]
+        token = torch.arange(num_places * self._per_item, device=self._device)
+        token = token.view(num_places, self._per_item)[:, :num_levels].flatten()
+        deciding = _take(normed, starts.unsqueeze(1) + token - 1)
+        deciding = deciding.view(len(starts), num_places, num_levels, -1)
+        logits = torch.einsum("bklh,lch->bklc", deciding, self._head).float()
+        probabilities = logits.masked_fill(~allowed, -torch.inf).softmax(dim=-1)
+        return _Answers(allowed, probabilities, decisions(allowed))
+
+    def _context(self, batch: WrittenBatch, states: tuple[torch.Tensor, ...]) -> _Context:
+        tokens = torch.as_tensor(batch.tokens, device=self._device)
+        slots = torch.as_tensor(batch.slots, device=self._device)
+        features = self._draft.features_of([state.float() for state in states])
+        embeddings = self._target.get_input_embeddings()(tokens).float()
+        before = F.pad(features[:, :-1], (0, 0, 1, 0))
+        positions = torch.arange(tokens.shape[1], device=self._device).expand_as(tokens)
+        inputs = self._draft.inputs(before, embeddings, slots, step=0)
+        keys, values = self._draft.keys_and_values(inputs, positions)
+        return _Context(features, embeddings, slots, keys, values)
+
+    def _guess(self, context: _Context, starts: torch.Tensor, path: Segments) -> list[torch.Tensor]:
+        """norm(g) at the end of every segment, for each guess [batch * anchors, hidden]."""
+        batch, num_anchors, unroll = path.begin.shape
+        length = context.embeddings.shape[1]
+        offsets = torch.arange(self._per_item, device=self._device)
+        starts = starts.unsqueeze(1)
+        first = (starts + path.begin[..., 0]).flatten().view(-1, 1, 1)
+        keys = context.keys.repeat_interleave(num_anchors, dim=0)
+        values = context.values.repeat_interleave(num_anchors, dim=0)
+        seen = (torch.arange(length, device=self._device) < first).expand(-1, self._per_item, -1)
+        causal = offsets <= offsets.unsqueeze(1)
+        feature = _take(context.features, starts + path.begin[..., 0] - 1).flatten(0, 1)
+        guesses = []
+        for guess in range(unroll):
+            begin, end = path.begin[..., guess], path.end[..., guess]
+            # Segments that are no valid ones may run past the end; what is read there is not used.
+            positions = (starts + begin).unsqueeze(-1) + offsets
+            places = positions.clamp_max(length - 1).flatten(1)
+            inputs = self._draft.inputs(
+                feature.unsqueeze(1).expand(-1, self._per_item, -1),
+                _take(context.embeddings, places).view(batch * num_anchors, self._per_item, -1),
+                context.slots.gather(1, places).view(batch * num_anchors, self._per_item),
+                step=guess + 1,
+            )
+            positions = positions.flatten(0, 1)
+            own_keys, own_values = self._draft.keys_and_values(inputs, positions)
+            keys, values = torch.cat((keys, own_keys), dim=2), torch.cat((values, own_values), dim=2)
+            mask = torch.cat((seen, causal.expand(len(seen), -1, -1)), dim=2)
+            normed = self._draft(inputs, positions, keys, values, mask)
+            num_tokens = (end - begin).flatten().clamp(1, self._per_item)
+            feature = _take(normed, num_tokens.unsqueeze(1) - 1).squeeze(1)
+            guesses.append(feature)
+            is_token = (offsets < num_tokens.unsqueeze(1)).unsqueeze(1)
+            seen = torch.cat((seen, is_token.expand(-1, self._per_item, -1)), dim=2)
+        return guesses
+
+    def _code_losses(self, guesses: list[torch.Tensor], answers: _Answers, path: Segments) -> torch.Tensor:
+        """The next decision's code, from each guess that has one."""
+        head = self._code_embeddings.flatten(0, 1)
+        losses = []
+        for guess, normed in enumerate(guesses):
+            is_valid = path.is_valid[..., guess]
+            owner, _ = is_valid.nonzero(as_tuple=True)
+            end = path.end[..., guess][is_valid]
+            place, level = end // self._per_item, end % self._per_item
+            logits = F.linear(normed[is_valid.flatten()], head).float()
+            logits = _take(logits.view(-1, *self._code_embeddings.shape[:2]), level.unsqueeze(1)).squeeze(1)
+            allowed = answers.allowed[owner, place, level]
+            losses.append(_cross_entropy(logits, allowed, answers.probabilities[owner, place, level]))
+        return torch.cat(losses)
+
+    def _item_losses(
+        self,
+        guesses: list[torch.Tensor],
+        answers: _Answers,
+        rows: torch.Tensor,
+        free_until: torch.Tensor,
+        path: Segments,
+    ) -> torch.Tensor:
+        """The rest of the item, from each guess: the mean over its levels that were a decision."""
+        vectors = self._draft.item_vectors(self._code_embeddings, self._codes)
+        num_levels = len(self._one_hot)
+        losses = []
+        for guess, normed in enumerate(guesses):
+            end = path.end[..., guess]
+            # Items that hold no decision at all teach nothing.
+            slot = end % self._per_item
+            levels = torch.arange(num_levels, device=self._device)
+            of_item = (end - slot).unsqueeze(-1) + levels
+            is_decision = _gather_padded(answers.is_decision, of_item) & (levels >= slot.unsqueeze(-1))
+            is_valid = path.is_valid[..., guess] & is_decision.any(dim=-1)
+            owner, _ = is_valid.nonzero(as_tuple=True)
+            is_decision = is_decision[is_valid]
+            place = end[is_valid] // self._per_item
+            scores = self._draft.item_scores(normed[is_valid.flatten()], vectors)
+            matches = free_until[owner] >= place.unsqueeze(1)
+            true_codes = self._codes[rows[owner, place]]
+            by_level = []
+            for level in range(num_levels):
+                by_level.append(
+                    self._implied_loss(scores, matches, level, answers.probabilities[owner, place, level])
+                )
+                matches = matches & (self._codes[:, level] == true_codes[:, level].unsqueeze(1))
+            weights = is_decision / is_decision.sum(dim=-1, keepdim=True)
+            losses.append((torch.stack(by_level, dim=-1) * weights).sum(dim=-1))
+        return torch.cat(losses)
+
+    def _implied_loss(
+        self, scores: torch.Tensor, matches: torch.Tensor, level: int, probabilities: torch.Tensor
+    ) -> torch.Tensor:
+        """Cross-entropy, [n], of a level's code given those before it, which scores of items imply.
+
+        Args:
+            scores: of all items, [n, num_items].
+            matches: bool [n, num_items], free items with the codes before it.
+            level: the code's.
+            probabilities: the target's, [n, C].
+        """
+        with torch.autocast(self._device.type, enabled=False):
+            shares = scores.masked_fill(~matches, -torch.inf).softmax(dim=-1)
+            implied = shares @ self._one_hot[level]
+            return -(probabilities * implied.clamp_min(FLOOR).log()).sum(dim=-1)
+
+
+def _take(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Rows [batch, n, width] of values [batch, m, width] at places [batch, n]."""
+    return values.gather(1, places.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+
+def _gather_padded(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Entries [batch, ...] of values [batch, m] at places [batch, ...]; those past the end are the last one."""
+    last = values.shape[1] - 1
+    return values.gather(1, places.clamp_max(last).flatten(1)).view_as(places)
+
+
+def _cross_entropy(logits: torch.Tensor, allowed: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
+    """Of a distribution over allowed codes, [n], for float32 [n, C]."""
+    log_probabilities = logits.masked_fill(~allowed, -torch.inf).log_softmax(dim=-1)
+    return -(probabilities * log_probabilities.masked_fill(~allowed, 0.0)).sum(dim=-1)

@@ -66,7 +66,7 @@ class KvCache:
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write a layer's keys and values [rows, heads, n, head_dim]; all of that layer, [rows, heads, length, head_dim].
+        """Write a layer's keys and values, [rows, heads, n, head_dim]; returns `view` of that layer.
 
         The signature is that of `transformers.Cache.update`.
         """

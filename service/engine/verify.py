@@ -1,12 +1,14 @@
 """What the target chooses at each place of a tree, under the constraint.
 
-Acceptance is following these choices through the tree (`Flight.accept`). Greedy, that is the longest path of guesses that
-the target would have written itself. Sampled, a choice is the Gumbel-max draw of `sampling`: a draw from the target's
-constrained distribution that depends on the request's seed and the place in the list alone. Multi-candidate rejection
-sampling (SpecInfer, arXiv 2305.09781) accepts candidate x with probability p(x) / q(x), and x out of what is left of p after
-those that it rejected; with candidates that are given rather than drawn, q = 1, that is: draw from p, accept the candidate
-that was drawn. So the list is exact for any tree, and the same for every tree; a draft that knows the noise
-(`perturbed_log_softmax`) makes the candidate likely to be the one drawn (Gumbel coupling, arXiv 2408.07978).
+Acceptance is following these choices through the tree (`Flight.accept`). Greedy, that is the longest path of guesses
+that the target would have written itself. Sampled, a choice is the Gumbel-max draw of `sampling`: a draw from the
+target's constrained distribution that depends on the request's seed and the place in the list alone.
+
+Multi-candidate rejection sampling (SpecInfer, arXiv 2305.09781) tries one candidate after the other: it accepts x with
+probability p(x) / q(x), else takes x out of p and tries the next. Our candidates are given, not drawn, so q(x) = 1, and
+the procedure is the same as drawing once from p and accepting the candidate that was drawn, if it is there. So the
+list is exact for any tree, and the same for every tree; and a draft that knows the noise makes its first candidate the
+one most likely drawn (`perturbed_log_softmax`; Gumbel coupling, arXiv 2408.07978).
 """
 
 import torch

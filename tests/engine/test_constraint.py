@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import torch
 from hypothesis import given, settings
@@ -62,7 +64,7 @@ def test_paths_lead_from_the_root_to_each_item() -> None:
         path = index.path[row].tolist()
         assert path[0] == 0
         assert catalogue.trie.code[path[1:]].tolist() == catalogue.codes[row].tolist()
-        for node, child in zip(path, path[1:], strict=False):
+        for node, child in itertools.pairwise(path):
             begin, end = catalogue.trie.child_begin[node : node + 2]
             assert begin <= child < end
     assert index.node_depth[index.path].tolist() == [[0, 1, 2]] * 50

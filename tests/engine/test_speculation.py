@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -10,7 +9,6 @@ from service.engine.engine import Engine
 from service.engine.reference import write_list
 from service.engine.tree import TreeShape
 from service.model.draft import VARIANTS, Draft, DraftConfig
-from service.types import DecodeRequest
 from tests.engine.test_engine import assert_equal, random_requests
 
 

@@ -222,7 +222,7 @@ def _row(question: Question, run: _Run, batch: int, expected: Sequence[DecodedLi
     row |= {
         "method": method.name,
         "draft": method.draft,
-        "tree": method.shape and method.shape.tree,
+        "tree": method.tree,
         "constrained": method.constrained,
         "temperature": requests[0].temperature if lists else 0.0,  # without lists it is the greedy baseline
         "batch": batch,
@@ -241,7 +241,11 @@ def _row(question: Question, run: _Run, batch: int, expected: Sequence[DecodedLi
         )
     if method.shape is not None:
         row |= guess_figures(lists)
-        row |= {name: getattr(method.shape, name) for name in ("steps", "width", "guesses")}
+        row |= {
+            "steps": method.shape.num_steps,
+            "width": method.shape.width,
+            "guesses": method.shape.num_guesses,
+        }
     if question.model.device.type == "cuda":
         row["peak_memory_bytes"] = method.weights + run.held + run.peak
     return row

@@ -1,7 +1,7 @@
 """The ways of writing lists that are compared: the engine with and without a draft, and `transformers` by itself."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -11,6 +11,8 @@ from transformers import PreTrainedModel
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.engine.engine import Engine
+from service.engine.tree import TreeShape
+from service.model.draft import Draft, DraftConfig
 from service.types import DecodedList, DecodeRequest
 
 AUTOREGRESSIVE, TRANSFORMERS = "autoregressive", "transformers"
@@ -22,25 +24,6 @@ Write = Callable[[Sequence[DecodeRequest]], Sequence[DecodedList]]
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """How much a draft guesses in a round, as a row reports it.
-
-    Attributes:
-        tree: `chain` or `tree`.
-        steps: passes of the draft.
-        width: branches that each pass extends.
-        guesses: the most guesses that the target verifies.
-        constrained: guesses are kept inside the trie.
-    """
-
-    tree: TreeKind
-    steps: int
-    width: int
-    guesses: int
-    constrained: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Method:
     """A way to write lists.
 
@@ -48,7 +31,8 @@ class Method:
         name: `autoregressive`, `transformers` or `draft-VARIANT`.
         start: makes ready to write batches of so many lists.
         draft: the draft's name, where there is one.
-        shape: of its guesses.
+        tree: what its guesses form.
+        shape: how much it guesses.
         constrained: what is written is kept inside the trie by this method; for a draft, what it guesses.
         weights: bytes of the models that it uses.
     """
@@ -56,7 +40,8 @@ class Method:
     name: str
     start: Callable[[int], Write]
     draft: str | None = None
-    shape: Shape | None = None
+    tree: TreeKind | None = None
+    shape: TreeShape | None = None
     constrained: bool = True
     weights: int = 0
 
@@ -68,6 +53,62 @@ def autoregressive_method(model: PreTrainedModel, catalogue: Catalogue, layout: 
         return Engine(model, catalogue, layout, max_batch=batch).write
 
     return Method(AUTOREGRESSIVE, start, weights=num_bytes(model.parameters()))
+
+
+def draft_method(
+    model: PreTrainedModel,
+    catalogue: Catalogue,
+    layout: TokenLayout,
+    draft: Draft,
+    *,
+    name: str,
+    tree: TreeKind,
+    shape: TreeShape,
+) -> Method:
+    """The engine with a draft.
+
+    Args:
+        model: the target.
+        catalogue: of the same bundle.
+        layout: how codes become tokens.
+        draft: of the target's dtype, on its device.
+        name: tells this draft from others of its variant.
+        tree: what its guesses form.
+        shape: how much it guesses.
+    """
+
+    def start(batch: int) -> Write:
+        return Engine(model, catalogue, layout, max_batch=batch, draft=draft, tree=shape).write
+
+    return Method(
+        name=f"draft-{draft.config.variant}",
+        start=start,
+        draft=name,
+        tree=tree,
+        shape=shape,
+        constrained=shape.constrained,
+        weights=num_bytes(model.parameters()) + num_bytes(draft.parameters()),
+    )
+
+
+def shape_of(
+    tree: TreeKind,
+    draft: DraftConfig,
+    *,
+    constrained: bool,
+    steps: int | None = None,
+    width: int | None = None,
+    guesses: int | None = None,
+) -> TreeShape:
+    """What suits a draft, with the given numbers in place of its own; a chain has no width."""
+    if steps is not None:
+        draft = replace(draft, max_steps=steps)
+    shape = TreeShape.chain(draft) if tree == "chain" else TreeShape.tree(draft)
+    if width is not None and tree == "tree":
+        shape = replace(shape, width=width, num_candidates=max(width, shape.num_candidates))
+    if guesses is not None:
+        shape = replace(shape, num_guesses=guesses)
+    return replace(shape, constrained=constrained)
 
 
 def transformers_method(model: PreTrainedModel, catalogue: Catalogue, layout: TokenLayout) -> Method:

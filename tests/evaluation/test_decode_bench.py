@@ -10,6 +10,7 @@ import torch
 
 from service.data.split import Case
 from service.engine.reference import write_list
+from service.engine.tree import TreeShape
 from service.evaluation.decode_bench import (
     COLUMNS,
     Question,
@@ -18,7 +19,8 @@ from service.evaluation.decode_bench import (
     requests_of,
     with_speed_ups,
 )
-from service.evaluation.decode_methods import Method, Shape, Write, transformers_method
+from service.evaluation.decode_methods import Method, Write, shape_of, transformers_method
+from service.model.draft import DraftConfig
 from service.types import DecodedList, DecodeRequest, SpeculationCounts
 
 
@@ -60,14 +62,14 @@ def question(shop) -> Question:
     return Question(shop.model, shop.catalogue, shop.layout, shop.requests, num_checked=3, seed=0)
 
 
-SHAPE = Shape("tree", steps=4, width=8, guesses=48, constrained=False)
+SHAPE = TreeShape(num_steps=4, width=8, num_candidates=24, num_guesses=48, constrained=False)
 
 
 def test_a_row_for_each_batch_and_method(shop, lists, question: Question) -> None:
     plain, draft = FakeEngine(lists), FakeEngine(lists)
     methods = [
         Method("autoregressive", plain.start),
-        Method("draft-both", draft.start, draft="seed-1", shape=SHAPE, constrained=False),
+        Method("draft-both", draft.start, draft="seed-1", tree="tree", shape=SHAPE, constrained=False),
         transformers_method(shop.model, shop.catalogue, shop.layout),
     ]
     shown: list[tuple[int, int, str]] = []
@@ -189,3 +191,14 @@ def test_sampled_lists_have_their_temperature_and_no_gaps(shop, lists, question:
         assert row["temperature"] == 0.7
         assert row["equal_to_reference"] == (0.0 if backwards else 1.0)
         assert row["largest_gap"] is None
+
+
+def test_shapes_are_the_draft_s_own_unless_said(shop) -> None:
+    def config(variant):
+        return DraftConfig.like(shop.model.config, variant, num_levels=2, num_items=80, max_steps=6)
+
+    assert shape_of("tree", config("both"), constrained=True) == TreeShape.tree(config("both"))
+    chain = shape_of("chain", config("slots"), constrained=False, steps=3, width=5)
+    assert (chain.num_steps, chain.width, chain.num_guesses, chain.constrained) == (3, 1, 6, False)
+    tree = shape_of("tree", config("none"), constrained=True, steps=2, width=40, guesses=7)
+    assert (tree.num_steps, tree.width, tree.num_candidates, tree.num_guesses) == (2, 40, 40, 7)

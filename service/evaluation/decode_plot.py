@@ -1,0 +1,150 @@
+"""A picture of accepted lengths, from the rows of `padrec bench decode`."""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from service.errors import InputError
+
+# Okabe and Ito's palette, which the colour-blind can tell apart; markers say the same once more.
+_STYLES = {
+    "chain": ("chain", "#0072B2", "o"),
+    "tree": ("tree", "#D55E00", "s"),
+    None: ("no draft", "#555555", "D"),
+}
+_KINDS = tuple(_STYLES)
+_INCHES_PER_METHOD = 0.55
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """One draft's accepted length.
+
+    Attributes:
+        label: the method, and how it differs from the default.
+        tree: `chain`, `tree`, or None without a draft.
+        mean: tokens per round.
+        low: of the interval over users.
+        high: likewise.
+    """
+
+    label: str
+    tree: str | None
+    mean: float
+    low: float
+    high: float
+
+
+def read_lengths(files: Sequence[Path]) -> list[Length]:
+    """The lengths in reports of `bench decode`, one for each draft and kind of tree of each file.
+
+    The batch hardly changes a length, so the smallest of each file counts alone.
+
+    Raises:
+        InputError: a file is no such report, or there is no length at all.
+    """
+    lengths = [length for file in files for length in _lengths_of(file)]
+    if not lengths:
+        raise InputError(f"{', '.join(map(str, files))}: no row has an accepted length")
+    return lengths
+
+
+def _lengths_of(file: Path) -> list[Length]:
+    try:
+        rows = json.loads(file.read_bytes())["rows"]
+        smallest: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for row in sorted(rows, key=lambda row: int(row["batch"])):
+            if row["accepted_length"] is not None:
+                smallest.setdefault((_label(row), row["draft"], row["tree"]), row)
+        return [
+            Length(
+                label,
+                tree,
+                *(float(row[f"accepted_length{end}"]) for end in ("", "_low", "_high")),
+            )
+            for (label, _, tree), row in smallest.items()
+            if tree in _STYLES
+        ]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{file} was not written by 'padrec bench decode --json'") from error
+
+
+def _label(row: dict[str, Any]) -> str:
+    label = str(row["method"])
+    if not row["constrained"]:
+        label += ", no trie"
+    if row["temperature"]:
+        label += f", T {row['temperature']:g}"
+    return label
+
+
+def draw(lengths: Sequence[Length]) -> bytes:
+    """An SVG with a line for each label, in order of appearance; the same bytes for the same lengths.
+
+    Every draft is a point with its interval over users; the tall mark and the number are the mean over drafts.
+
+    Raises:
+        InputError: matplotlib is missing.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
+    except ImportError as error:
+        raise InputError("matplotlib is missing; it comes with padrec[plot]") from error
+
+    labels = list(dict.fromkeys(length.label for length in lengths))
+    used = [kind for kind in _KINDS if any(length.tree == kind for length in lengths)]
+    # Text stays text: the file is small, and can be searched.
+    with rc_context({"svg.hashsalt": "padrec", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(6.4, 1.1 + _INCHES_PER_METHOD * len(labels)), layout="constrained")
+        axes = figure.subplots()
+        for place, label in enumerate(labels):
+            kinds = [kind for kind in _KINDS if any(_is(length, label, kind) for length in lengths)]
+            for i, kind in enumerate(kinds):
+                of_kind = [length for length in lengths if _is(length, label, kind)]
+                _draw_drafts(axes, place + 0.4 * (i - (len(kinds) - 1) / 2), kind, of_kind)
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.margins(x=0.08)
+        axes.set_xlabel("accepted length: tokens per round (95% interval over users)")
+        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        handles = [
+            Line2D([], [], color=color, marker=marker, markersize=4, linewidth=1, label=name)
+            for name, color, marker in (_STYLES[kind] for kind in used)
+        ]
+        figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), frameon=False)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    return drawn.getvalue()
+
+
+def _is(length: Length, label: str, kind: str | None) -> bool:
+    return (length.label, length.tree) == (label, kind)
+
+
+def _draw_drafts(axes: Any, height: float, kind: str | None, drafts: Sequence[Length]) -> None:
+    """All drafts of one method and kind, spread a little around a height, and their mean."""
+    _, color, marker = _STYLES[kind]
+    for i, draft in enumerate(drafts):
+        y = height + 0.2 * ((i + 0.5) / len(drafts) - 0.5)
+        axes.plot([draft.low, draft.high], [y, y], color=color, linewidth=1, alpha=0.6)
+        axes.plot([draft.mean], [y], color=color, marker=marker, markersize=3.5, linestyle="none")
+    mean = sum(draft.mean for draft in drafts) / len(drafts)
+    axes.plot([mean, mean], [height - 0.16, height + 0.16], color=color, linewidth=1.6)
+    right = max(max(draft.high, draft.mean) for draft in drafts)
+    axes.annotate(
+        f"{mean:.2f}",
+        (right, height),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        color=color,
+        fontsize=8,
+    )

@@ -1,13 +1,175 @@
 """`padrec bench`: what things cost."""
 
-from typing import Annotated
+from collections import Counter
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.options import JsonFile, Seed
+from service.cli.display import bar
+from service.cli.options import DatasetPath, Device, JsonFile, Seed
 from service.cli.reporting import check_json, command_line, print_rows
+from service.errors import InputError
+from service.types import MAX_TEMPERATURE, MIN_TEMPERATURE, MIN_TOP_P
+
+if TYPE_CHECKING:
+    from service.catalog.bundle import Bundle
+    from service.evaluation.decode_bench import Question
+    from service.evaluation.decode_methods import Method, TreeKind
 
 app = typer.Typer(help="Measure.", no_args_is_help=True)
+
+
+class Tree(StrEnum):
+    """What a draft's guesses form."""
+
+    CHAIN = "chain"
+    TREE = "tree"
+    BOTH = "both"
+
+
+class Dtype(StrEnum):
+    """In which numbers target and draft count."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+BASELINES = ("autoregressive", "transformers")
+
+# What a terminal has room for, under shorter names; --json has it all.
+_SHOWN = {
+    "method": "method",
+    "draft": "draft",
+    "tree": "tree",
+    "batch": "batch",
+    "lists_per_second": "lists/s",
+    "ms_per_list_p50": "p50 ms",
+    "ms_per_list_p99": "p99 ms",
+    "speed_up": "speed-up",
+    "accepted_length": "accepted",
+    "accepted_length_without_forced": "not forced",
+    "equal_to_reference": "as reference",
+}
+
+
+@app.command("decode")
+def bench_decode(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")],
+    dataset: DatasetPath,
+    draft: Annotated[
+        list[Path] | None,
+        typer.Option("--draft", help="Folder of a draft, in place of the bundle's own; may be repeated."),
+    ] = None,
+    batch: Annotated[str, typer.Option(help="Lists in a batch; several numbers with commas.")] = "1,8",
+    users: Annotated[int, typer.Option(min=1, help="So many test users, in an order of the seed.")] = 200,
+    num_items: Annotated[int, typer.Option(min=1, help="Length of the lists.")] = 10,
+    tree: Annotated[Tree, typer.Option(help="What a draft's guesses form.")] = Tree.BOTH,
+    steps: Annotated[int | None, typer.Option(min=1, help="Passes of the draft in a round.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Branches that a tree extends.")] = None,
+    guesses: Annotated[int | None, typer.Option(min=1, help="The most guesses that are verified.")] = None,
+    unconstrained: Annotated[
+        bool, typer.Option("--unconstrained", help="The draft guesses without the trie; lists are the same.")
+    ] = False,
+    compare: Annotated[
+        str, typer.Option(help="Also measure autoregressive, transformers, both (with a comma) or none ('').")
+    ] = "autoregressive",
+    temperature: Annotated[
+        float, typer.Option(min=0, max=MAX_TEMPERATURE, help="0 writes the most probable.")
+    ] = 0.0,
+    top_p: Annotated[float, typer.Option(min=MIN_TOP_P, max=1, help="Of sampling.")] = 1.0,
+    exclude_seen: Annotated[
+        bool, typer.Option(help="Lists hold no item of the history, as the service asks.")
+    ] = True,
+    check: Annotated[int, typer.Option(min=0, help="So many lists are compared with the reference's.")] = 50,
+    device: Device = "auto",
+    dtype: Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
+    seed: Seed = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="How often each list is timed.")] = 3,
+    json_file: JsonFile = None,
+) -> None:
+    """Time the writing of lists with and without drafts, and compare them with the reference's.
+
+    A list's latency is that of its batch, from the prompt to the last item.
+    """
+    from service.build import Prepared
+    from service.catalog.bundle import Bundle
+    from service.data.dataset import Dataset
+    from service.evaluation.decode_bench import Question, measure_decode, requests_of
+    from service.evaluation.report import write_report
+    from service.model.target import load_target, pick_device, pick_dtype
+    from service.model.vocabulary import check_layout
+
+    batches, baselines = _batches(batch), _baselines(compare)
+    if 0 < temperature < MIN_TEMPERATURE:
+        raise InputError(f"--temperature {temperature} is neither 0 nor at least {MIN_TEMPERATURE}")
+    if width is not None and tree is Tree.CHAIN:
+        raise InputError("--width is an option of trees; a chain has none")
+    check_json(json_file)
+    chosen = pick_device(device)
+    opened = Bundle.open(bundle)
+    limits = opened.manifest.decoding
+    if num_items > limits.max_num_items:
+        raise InputError(f"--num-items {num_items}: this bundle's lists hold at most {limits.max_num_items}")
+    folders = _drafts(opened, draft or [])
+    if not folders and not baselines:
+        raise InputError(f"bundle {bundle} has no draft; pass --draft or --compare")
+    prepared = Prepared.of(Dataset.open(dataset), opened.read_catalogue())
+    cases = prepared.split.cases("test")
+    if not cases:
+        raise InputError(f"dataset {dataset}: no user has three interactions, so there is nothing to ask")
+    model = load_target(opened.target_path, device=chosen, dtype=pick_dtype(dtype, chosen))
+    check_layout(opened.layout, model.config.vocab_size)
+    question = Question(
+        model=model,
+        catalogue=prepared.catalogue,
+        layout=opened.layout,
+        requests=requests_of(
+            _shuffled(cases, seed)[:users],
+            num_items=num_items,
+            max_history_items=limits.max_history_items,
+            exclude_seen=exclude_seen,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        ),
+        num_checked=check,
+        seed=seed,
+    )
+    kinds: dict[Tree, tuple[TreeKind, ...]] = {
+        Tree.CHAIN: ("chain",),
+        Tree.TREE: ("tree",),
+        Tree.BOTH: ("chain", "tree"),
+    }
+    options = {"constrained": not unconstrained, "steps": steps, "width": width, "guesses": guesses}
+    methods = [*_plain_methods(question, baselines), *_draft_methods(question, folders, kinds[tree], options)]
+    with bar("decoding") as progress:
+        rows = measure_decode(
+            question, methods, batches=batches, repeats=repeats, on_progress=progress.update
+        )
+    print_rows([{shown: row[name] for name, shown in _SHOWN.items()} for row in rows])
+    if json_file is not None:
+        write_report(json_file, command_line(), chosen, rows)
+
+
+@app.command("plot")
+def bench_plot(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="From 'bench decode --json'.")],
+    out: Annotated[Path, typer.Option("--out", help="The picture to write, an .svg.")],
+) -> None:
+    """Draw accepted lengths by method: a point for each draft, and the mean over drafts of a variant."""
+    from service.evaluation.decode_plot import draw, read_lengths
+    from service.files import check_new_file, write_atomic
+
+    if out.suffix != ".svg":
+        raise InputError(f"--out {out} is no .svg")
+    check_new_file(out, overwrite=True)
+    write_atomic(out, draw(read_lengths(files)))
+    print(f"drawn {out}")
 
 
 @app.command("trie")
@@ -29,3 +191,65 @@ def bench_trie(
     print_rows(rows)
     if json_file is not None:
         write_report(json_file, command_line(), torch.device("cpu"), rows)
+
+
+def _batches(text: str) -> list[int]:
+    try:
+        batches = [int(part) for part in text.split(",")]
+    except ValueError:
+        batches = []
+    if not batches or min(batches) < 1:
+        raise InputError(f"--batch '{text}' is not a list of numbers from 1, like 1,8")
+    return list(dict.fromkeys(batches))
+
+
+def _baselines(text: str) -> list[str]:
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    for name in names:
+        if name not in BASELINES:
+            raise InputError(f"--compare '{name}' is not one of {', '.join(BASELINES)}")
+    return names
+
+
+def _drafts(bundle: "Bundle", given: Sequence[Path]) -> dict[str, Path]:
+    """Folders of drafts by the names that rows call them: a folder's own, or its whole path where two share one."""
+    own = bundle.path / "draft"
+    folders = list(dict.fromkeys(given)) or ([own] if own.is_dir() else [])
+    counts = Counter(folder.name for folder in folders)
+    return {folder.name if counts[folder.name] == 1 else str(folder): folder for folder in folders}
+
+
+def _shuffled(cases: Sequence[Any], seed: int) -> list[Any]:
+    import numpy as np
+
+    return [cases[index] for index in np.random.default_rng(seed).permutation(len(cases))]
+
+
+def _plain_methods(question: "Question", names: Sequence[str]) -> "list[Method]":
+    from service.evaluation.decode_methods import autoregressive_method, transformers_method
+
+    make = dict(zip(BASELINES, (autoregressive_method, transformers_method), strict=True))
+    return [make[name](question.model, question.catalogue, question.layout) for name in names]
+
+
+def _draft_methods(
+    question: "Question",
+    folders: dict[str, Path],
+    kinds: "Sequence[TreeKind]",
+    options: dict[str, Any],
+) -> "list[Method]":
+    from service.evaluation.decode_methods import draft_method, shape_of
+    from service.model.draft import check_draft, load_draft
+
+    model, catalogue, layout = question.model, question.catalogue, question.layout
+    methods = []
+    for name, folder in folders.items():
+        draft = load_draft(folder, device=model.device, dtype=model.dtype)
+        try:
+            check_draft(draft.config, model.config, layout.num_levels, len(catalogue))
+        except InputError as error:
+            raise InputError(f"{folder}: {error}") from error
+        for kind in kinds:
+            shape = shape_of(kind, draft.config, **options)
+            methods.append(draft_method(model, catalogue, layout, draft, name=name, tree=kind, shape=shape))
+    return methods

@@ -15,8 +15,14 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
 
     table = Table(*rows[0])
     for row in rows:
-        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
+        table.add_row(*map(_cell, row.values()))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return "" if value is None else str(value)
 
 
 def check_json(file: Path | None) -> None:

@@ -41,8 +41,7 @@ class TrieIndex:
         self.num_codes = layout.table.shape[1]
         self.codes = tensor(catalogue.codes)
         self.item_tokens = tensor(layout.item_tokens(catalogue.codes))
-        self.host_path = paths(catalogue)
-        self.path = tensor(self.host_path)
+        self.path = tensor(paths(catalogue))
         self.node_begin, self.node_end = tensor(trie.item_begin), tensor(trie.item_end)
         self.node_code = tensor(np.maximum(trie.code, 0))
         self.node_depth = torch.zeros_like(self.node_begin)

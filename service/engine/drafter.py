@@ -250,6 +250,7 @@ class Drafter:
                 torch.cat(
                     (
                         torch.stack((found.parent, found.row, found.depth, found.length), dim=-1),
+                        self._index.path[found.row],
                         found.tokens,
                         found.forced,
                     ),
@@ -275,18 +276,19 @@ class Drafter:
     def _candidate(self, values: list[int], log_probability: float) -> Candidate:
         """A branch on the host; the unconstrained ones do not know their nodes yet."""
         parent, row, depth, length = values[:4]
-        most = self._extend.most_tokens
+        num_levels, most = self._layout.num_levels, self._extend.most_tokens
+        tokens = 5 + num_levels
+        forced = tokens + most
         if not self.shape.constrained:
-            return Candidate(parent, values[4:5], [DEAD], [False], -1, log_probability)
+            return Candidate(parent, values[tokens:forced], [DEAD], [False], -1, log_probability)
         complete = depth == 0
-        end = self._layout.num_levels if complete else depth
+        end = num_levels if complete else depth
         begin = end + complete - length
-        nodes = self._index.host_path[row, begin + 1 : end + 1].tolist() + [Trie.ROOT] * complete
         return Candidate(
-            parent=parent,
-            tokens=values[4 : 4 + length],
-            nodes=nodes,
-            forced=[bool(value) for value in values[4 + most : 4 + most + length]],
+            parent,
+            tokens=values[tokens : tokens + length],
+            nodes=values[5 + begin : 5 + end] + [Trie.ROOT] * complete,
+            forced=[bool(value) for value in values[forced : forced + length]],
             row=row if complete else -1,
             log_probability=log_probability,
         )

@@ -1,6 +1,6 @@
 """Small random targets: their lists mean nothing, which is what a test of the engine needs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -19,6 +19,8 @@ from transformers import (
 
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
+from service.model.draft import Draft, DraftConfig
+from service.types import DecodedList, DecodeRequest
 
 FAMILIES = {
     "llama": (LlamaConfig, LlamaForCausalLM),
@@ -60,6 +62,47 @@ def random_setting(
     model = model_type(config).eval().requires_grad_(False)
     model.lm_head.weight.mul_(sharpness)
     return Setting(model, catalogue, layout)
+
+
+def random_draft(setting: Setting, variant: str = "both", features: str = "last", seed: int = 0) -> Draft:
+    config = DraftConfig.like(
+        setting.model.config,
+        variant,
+        num_levels=setting.catalogue.trie.num_levels,
+        num_items=len(setting.catalogue),
+        max_steps=4,
+        features=features,
+    )
+    torch.manual_seed(seed)
+    return Draft(config).eval().requires_grad_(False)
+
+
+def rows_of(done: DecodedList) -> tuple[int, ...]:
+    return tuple(item.row for item in done.items)
+
+
+def random_requests(count: int, num_items: int, seed: int, sampled: bool) -> list[DecodeRequest]:
+    rng = np.random.default_rng(seed)
+    requests = []
+    for index in range(count):
+        history = tuple(rng.integers(num_items, size=rng.integers(1, 12)).tolist())
+        excluded = tuple(rng.integers(num_items, size=rng.choice([0, 3, num_items, 4 * num_items])).tolist())
+        request = DecodeRequest(f"r{index}", history, int(rng.integers(1, 13)), excluded, seed=index)
+        if sampled and index % 2:
+            request = replace(
+                request, temperature=float(rng.uniform(0.3, 1.5)), top_p=float(rng.uniform(0.3, 1))
+            )
+        requests.append(request)
+    return requests
+
+
+def assert_equal(ours: DecodedList, reference: DecodedList) -> None:
+    assert rows_of(ours) == rows_of(reference)
+    assert ours.exhausted == reference.exhausted
+    assert ours.num_forced_tokens == reference.num_forced_tokens
+    np.testing.assert_allclose(
+        [item.score for item in ours.items], [item.score for item in reference.items], rtol=1e-3
+    )
 
 
 @pytest.fixture(scope="session")

@@ -8,34 +8,7 @@ import pytest
 from service.engine.engine import Engine
 from service.engine.reference import write_list
 from service.types import DecodedList, DecodeRequest
-
-
-def rows_of(done: DecodedList) -> tuple[int, ...]:
-    return tuple(item.row for item in done.items)
-
-
-def random_requests(count: int, num_items: int, seed: int, sampled: bool) -> list[DecodeRequest]:
-    rng = np.random.default_rng(seed)
-    requests = []
-    for index in range(count):
-        history = tuple(rng.integers(num_items, size=rng.integers(1, 12)).tolist())
-        excluded = tuple(rng.integers(num_items, size=rng.choice([0, 3, num_items, 4 * num_items])).tolist())
-        request = DecodeRequest(f"r{index}", history, int(rng.integers(1, 13)), excluded, seed=index)
-        if sampled and index % 2:
-            request = replace(
-                request, temperature=float(rng.uniform(0.3, 1.5)), top_p=float(rng.uniform(0.3, 1))
-            )
-        requests.append(request)
-    return requests
-
-
-def assert_equal(ours: DecodedList, reference: DecodedList) -> None:
-    assert rows_of(ours) == rows_of(reference)
-    assert ours.exhausted == reference.exhausted
-    assert ours.num_forced_tokens == reference.num_forced_tokens
-    np.testing.assert_allclose(
-        [item.score for item in ours.items], [item.score for item in reference.items], rtol=1e-3
-    )
+from tests.engine.conftest import assert_equal, random_requests, rows_of
 
 
 @pytest.mark.parametrize("sampled", [False, True])

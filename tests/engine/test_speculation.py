@@ -3,27 +3,12 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from service.engine.engine import Engine
 from service.engine.reference import write_list
 from service.engine.tree import TreeShape
-from service.model.draft import VARIANTS, Draft, DraftConfig
-from tests.engine.test_engine import assert_equal, random_requests
-
-
-def random_draft(setting, variant: str = "both", features: str = "last", seed: int = 0) -> Draft:
-    config = DraftConfig.like(
-        setting.model.config,
-        variant,
-        num_levels=setting.catalogue.trie.num_levels,
-        num_items=len(setting.catalogue),
-        max_steps=4,
-        features=features,
-    )
-    torch.manual_seed(seed)
-    return Draft(config).eval().requires_grad_(False)
-
+from service.model.draft import VARIANTS
+from tests.engine.conftest import assert_equal, random_draft, random_requests
 
 CHAIN = TreeShape(num_steps=4, width=1, num_candidates=1, num_guesses=12)
 TREE = TreeShape(num_steps=3, width=4, num_candidates=7, num_guesses=11)

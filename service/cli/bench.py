@@ -53,7 +53,7 @@ _SHOWN = {
     "speed_up": "speed-up",
     "accepted_length": "accepted",
     "accepted_length_without_forced": "not forced",
-    "equal_to_reference": "as reference",
+    "equal_to_reference": "equal",
 }
 
 
@@ -151,7 +151,7 @@ def bench_decode(
         rows = measure_decode(
             question, methods, batches=batches, repeats=repeats, on_progress=progress.update
         )
-    print_rows([{shown: row[name] for name, shown in _SHOWN.items()} for row in rows])
+    print_rows([{shown: _short(row[name]) for name, shown in _SHOWN.items()} for row in rows])
     if json_file is not None:
         write_report(json_file, command_line(), chosen, rows)
 
@@ -191,6 +191,10 @@ def bench_trie(
     print_rows(rows)
     if json_file is not None:
         write_report(json_file, command_line(), torch.device("cpu"), rows)
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.2f}" if isinstance(value, float) else value
 
 
 def _batches(text: str) -> list[int]:
@@ -245,6 +249,10 @@ def _draft_methods(
     methods = []
     for name, folder in folders.items():
         draft = load_draft(folder, device=model.device, dtype=model.dtype)
+        if draft.config.guesses_items and not options["constrained"]:
+            raise InputError(
+                f"draft {folder} guesses items, which are paths of the trie; leave out --unconstrained"
+            )
         try:
             check_draft(draft.config, model.config, layout.num_levels, len(catalogue))
         except InputError as error:

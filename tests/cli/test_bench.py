@@ -193,6 +193,14 @@ def test_a_draft_of_another_target_or_none_at_all_is_refused(
     assert_refused(padrec("bench", "decode", bundle, dataset, "--draft", dataset), f"draft {dataset}")
 
 
+def test_a_draft_that_guesses_items_needs_the_trie(
+    padrec, bundle: Path, dataset: Path, tmp_path: Path
+) -> None:
+    slots = write_draft(tmp_path / "slots", config_for(bundle, "slots"))
+    command = ("bench", "decode", bundle, dataset, "--draft", slots, "--unconstrained")
+    assert_refused(padrec(*command), "slots guesses items")
+
+
 def test_what_cannot_be_drawn_is_named(padrec, tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     file.write_text("{}")

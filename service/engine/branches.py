@@ -143,8 +143,7 @@ class ByCode:
         """Go on to where there is a choice again: as far as the first and the last free row below agree."""
         index = self._index
         written = _of_parent(branches.written, parent)
-        first = rows.first(index.node_begin[child], written)
-        last = rows.last(index.node_end[child], written)
+        first, last = rows.ends(index.node_begin[child], index.node_end[child], written).unbind(-1)
         agree = (index.codes[first] == index.codes[last]).cumprod(dim=-1).sum(dim=-1)
         depth = _of_parent(branches.depth, parent)
         end = torch.maximum(agree, depth + 1)
@@ -284,7 +283,8 @@ def _extended(
     tokens = index.item_tokens[row].gather(-1, place.clamp(max=num_levels))
     forced = torch.ones_like(tokens, dtype=torch.bool)
     forced[..., : lone.shape[-1]] = lone
-    column = (written >= 0).sum(dim=-1, keepdim=True)
+    # The few last places serve all later items too: a guess that repeats one of those is only a lost guess.
+    column = (written >= 0).sum(dim=-1, keepdim=True).clamp(max=written.shape[-1] - 1)
     written = written.scatter(-1, column, torch.where(complete, row, -1).unsqueeze(-1))
     next_depth = torch.where(complete, 0, end_depth)
     return Branches(

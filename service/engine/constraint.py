@@ -100,24 +100,25 @@ class FreeRows:
         inside = (written >= begin.unsqueeze(-1)) & (written < end.unsqueeze(-1))
         return total - inside.sum(dim=-1)
 
-    def first(self, begin: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
-        """The first free row from `begin` [batch, n] on that is not in `written` [batch, n, k]."""
-        rank = self.up_to(begin) + 1
-        for _ in range(written.shape[-1]):
-            rank = rank + (self._of_rank(rank).unsqueeze(-1) == written).any(dim=-1)
-        return self._of_rank(rank)
+    def ends(self, begin: torch.Tensor, end: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
+        """The first and the last free row of ranges that hold one, int64 [batch, n, 2].
 
-    def last(self, end: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
-        """The last free row before `end` [batch, n] that is not in `written` [batch, n, k]."""
-        rank = self.up_to(end)
-        for _ in range(written.shape[-1]):
-            rank = rank - (self._of_rank(rank).unsqueeze(-1) == written).any(dim=-1).long()
-        return self._of_rank(rank)
+        A free row is found by its rank, from 1, among the list's free rows. Of the k + 1 ranks from the range's edge
+        inwards at most k are written, so the first that is not is among them.
 
-    def _of_rank(self, rank: torch.Tensor) -> torch.Tensor:
-        """The row of each list's `rank`-th free row, from 1; some row where there is none."""
-        row: torch.Tensor = torch.searchsorted(self.before, rank) - 1
-        return row.clamp(0, self.free.shape[1] - 1)
+        Args:
+            begin: int64 [batch, n].
+            end: likewise.
+            written: int64 [batch, n, k], distinct free rows that do not count, -1 on padding.
+        """
+        edges = torch.stack((self.up_to(begin) + 1, self.up_to(end)), dim=-1)
+        inwards = torch.arange(written.shape[-1] + 1, device=begin.device)
+        ranks = edges.unsqueeze(-1) + torch.stack((inwards, -inwards))
+        taken = torch.where(written >= 0, self.up_to(written.clamp(min=0)) + 1, 0)
+        is_taken = (ranks.unsqueeze(-1) == taken[..., None, None, :]).any(dim=-1)
+        rank = ranks.gather(-1, is_taken.cumprod(dim=-1).sum(dim=-1, keepdim=True)).flatten(1)
+        row = torch.searchsorted(self.before, rank) - 1
+        return row.clamp(0, self.free.shape[1] - 1).view_as(edges)
 
     def up_to(self, row: torch.Tensor) -> torch.Tensor:
         """Free rows before `row`, int64 [batch, ...]."""

@@ -20,9 +20,13 @@ from service.catalog.trie import Trie
 from service.engine.branches import AnyToken, Branches, ByCode, ByItem, Extension, Lists
 from service.engine.constraint import TrieIndex
 from service.engine.cursor import Cursor
-from service.engine.kv_cache import KvCache
+from service.engine.kv_cache import KvCache, grain_of
 from service.engine.tree import DEAD, Candidate, GuessTree, TreeShape, grow
 from service.model.draft import Draft
+
+
+# Items that a branch remembers having completed; it hardly ever completes more.
+_MOST_WRITTEN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,8 @@ class Drafter:
             self._extend = ByItem(index, code_heads, draft)
         else:
             self._extend = ByCode(index, code_heads)
-        self._most_written = shape.num_steps + 1
+        self._most_written = min(shape.num_steps, _MOST_WRITTEN)
+        self._grain = grain_of(target.device)
 
     def read_prompts(
         self, tokens: torch.Tensor, features: torch.Tensor, slots: torch.Tensor, rows: slice
@@ -167,7 +172,7 @@ class Drafter:
     def _read_news(self, news: Sequence[News], features: torch.Tensor) -> tuple[torch.Tensor, _Scratch]:
         """Pass 0: the state after each list's last token, [batch, 1, hidden]."""
         device, num_slots = features.device, self._layout.tokens_per_item
-        longest = max(len(new.tokens) for new in news)
+        longest = self._grain.tokens_for(max(len(new.tokens) for new in news))
         place = np.arange(longest)
         tokens = np.zeros((len(news), longest), dtype=np.int64)
         for i, new in enumerate(news):
@@ -185,7 +190,7 @@ class Drafter:
         last = torch.as_tensor(lengths - 1, device=device)
         is_pending = torch.as_tensor(place >= verified, device=device)
         u = self.draft.inputs(_at(features, index), self._embedding(token), slots, 1, is_pending)
-        base = max(new.begin for new in news) + longest
+        base = self._grain.places_for(max(new.begin for new in news) + longest)
         self.cache.reserve(len(news), base + self._scratch_places())
         self.cache.begin_pass(slice(0, len(news)), positions, base)
         keys, values = self.cache.update(*self.draft.keys_and_values(u, positions), 0)

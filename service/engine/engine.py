@@ -21,7 +21,7 @@ from service.engine.branches import Lists
 from service.engine.constraint import FreeRows, TrieIndex
 from service.engine.drafter import Drafter, News
 from service.engine.flight import Flight
-from service.engine.kv_cache import KvCache
+from service.engine.kv_cache import KvCache, grain_of
 from service.engine.sampling import Sampling
 from service.engine.target_pass import TargetPass
 from service.engine.tree import GuessTree, PackedTrees, TreeShape
@@ -54,6 +54,7 @@ class Engine:
         self.max_batch = max_batch
         self._catalogue, self._layout = catalogue, layout
         self._device = model.device
+        self._grain = grain_of(model.device)
         self._index = TrieIndex(catalogue, layout, model.device)
         self._code_heads = model.get_output_embeddings().weight[self._index.token_of]
         layers = () if draft is None else draft.config.feature_layers(model.config.num_hidden_layers)
@@ -104,10 +105,11 @@ class Engine:
         """One pass of the target for every list in flight; those that are finished, in no particular order."""
         finished = self._leave()
         if self._flights:
-            trees = self._draft()
+            lists = self._lists(0, self._flights)
+            trees = self._draft(lists)
             packed = PackedTrees.of(trees)
             hidden, states = self._verify(packed)
-            nodes, probabilities = self._choose(hidden, packed, self._lists(0, self._flights))
+            nodes, probabilities = self._choose(hidden, packed, lists)
             choices = zip(self._flights, trees, nodes, probabilities, strict=True)
             paths = [flight.accept(tree, chosen, likely) for flight, tree, chosen, likely in choices]
             self._commit(paths, states)
@@ -128,7 +130,7 @@ class Engine:
         first = len(self._flights)
         rows = slice(first, first + len(prompts))
         lengths = np.array([len(prompt) for prompt in prompts])
-        longest = int(lengths.max())
+        longest = self._grain.places_for(int(lengths.max()))
         tokens = np.zeros((len(prompts), longest), dtype=np.int64)
         slots = np.zeros_like(tokens)
         for i, prompt in enumerate(prompts):
@@ -147,7 +149,7 @@ class Engine:
             self._features = torch.cat([self._features, F.pad(last, padding)])
         return hidden.gather(1, end.expand(-1, 1, hidden.shape[2]))
 
-    def _draft(self) -> list[GuessTree]:
+    def _draft(self, lists: Lists) -> list[GuessTree]:
         """A tree for each list; bare roots without a draft."""
         flights = self._flights
         if self._drafter is None:
@@ -163,7 +165,7 @@ class Engine:
             )
             for flight in flights
         ]
-        return self._drafter.grow(news, self._features, self._lists(0, flights), [f.cursor for f in flights])
+        return self._drafter.grow(news, self._features, lists, [flight.cursor for flight in flights])
 
     def _verify(self, trees: PackedTrees) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """One pass over what is pending, and the guesses that hang off it.
@@ -173,7 +175,7 @@ class Engine:
             whole pass.
         """
         pending = [len(flight.pending) for flight in self._flights]
-        num_tokens = max(pending) + trees.token.shape[1] - 1
+        num_tokens = self._grain.tokens_for(max(pending) + trees.token.shape[1] - 1)
         batch = len(pending)
         tokens = np.zeros((batch, num_tokens), dtype=np.int64)
         ahead = np.tile(np.arange(num_tokens), (batch, 1))  # position of each token after the cached ones
@@ -190,7 +192,8 @@ class Engine:
         token, position = self._on_device(np.stack([tokens, ahead + lengths[:, None]]))
         length = self._on_device(lengths).unsqueeze(1)
         places = length + torch.arange(num_tokens, device=self._device)
-        mask = _cached_and(self._on_device(sees), length, int(lengths.max()) + num_tokens)
+        num_places = self._grain.places_for(int(lengths.max()) + num_tokens)
+        mask = _cached_and(self._on_device(sees), length, num_places)
         hidden, states = self._target(token, position, places, mask, slice(0, batch))
         of_tree = self._on_device(np.array(pending)[:, None] - 1 + np.arange(trees.token.shape[1]))
         return hidden.gather(1, of_tree.unsqueeze(-1).expand(-1, -1, hidden.shape[2])), states

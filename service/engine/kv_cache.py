@@ -1,10 +1,36 @@
 """The KV cache: one row a list, one owner; everyone else holds row numbers and positions."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 _GRAIN = 64  # positions are reserved in multiples of this
+
+
+@dataclass(frozen=True, slots=True)
+class Grain:
+    """What the sizes of passes are rounded up to.
+
+    A GPU wants the same few shapes again and again: each new one costs the loading and choosing of kernels, and its
+    attention reads masks in aligned rows. A CPU would only compute padding.
+    """
+
+    tokens: int
+    places: int
+
+    def tokens_for(self, count: int) -> int:
+        """Tokens of a pass."""
+        return -(-count // self.tokens) * self.tokens
+
+    def places_for(self, count: int) -> int:
+        """Places of the cache that a pass looks at."""
+        return -(-count // self.places) * self.places
+
+
+def grain_of(device: torch.device) -> Grain:
+    """What suits a device."""
+    return Grain(16, 64) if device.type == "cuda" else Grain(1, 1)
 
 
 class KvCache:

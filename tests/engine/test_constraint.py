@@ -46,8 +46,7 @@ def test_a_walk_sees_the_codes_of_the_items_left(data: st.DataObject, catalogue:
                 array[torch.tensor([[cursor.node]])] for array in (index.node_begin, index.node_end)
             )
             below = [r for r in sorted(left) if tuple(codes[r][:level]) == prefix]
-            assert int(rows.first(begin, places[1])) == below[0]
-            assert int(rows.last(end, places[1])) == below[-1]
+            assert rows.ends(begin, end, places[1]).flatten().tolist() == [below[0], below[-1]]
             node = nodes[data.draw(st.integers(0, len(nodes) - 1))]
             prefix += (int(trie.code[node]),)
             row = cursor.append(node)

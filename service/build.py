@@ -1,4 +1,4 @@
-"""From a dataset to a bundle: semantic IDs, the target, the catalogue, sealed together."""
+"""From a dataset to a bundle: semantic IDs, the target, its draft, the catalogue, sealed together."""
 
 import dataclasses
 import hashlib
@@ -13,30 +13,37 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from service.catalog.bundle import ITEMS, MANIFEST, POPULAR, TARGET, Bundle, DecodingDefaults, seal
+from service.catalog.bundle import DRAFT, ITEMS, MANIFEST, POPULAR, TARGET, Bundle, DecodingDefaults, seal
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
+from service.catalog.trie import Int32Array
 from service.data.dataset import Dataset, Interactions
 from service.data.split import Case, LeaveOneOut
 from service.engine.engine import Engine
 from service.errors import InputError
 from service.evaluation.quality import evaluate_lists
-from service.files import check_new_folder, new_folder, write_json
+from service.files import check_new_folder, new_folder, sha256_of, write_json
+from service.model.draft import Draft, DraftConfig, Features, Variant, copy_for_inference, save_draft
 from service.model.presets import Preset
-from service.model.target import build_target, load_target, read_config
+from service.model.target import build_target, load_target, pick_dtype, read_config
 from service.model.vocabulary import build_tokenizer, check_layout, layout_of, read_layout
+from service.training.draft import train_draft
 from service.training.item_ids import SemanticIds, describe, given_semantic_ids, train_semantic_ids
 from service.training.lists import ListSampler
 from service.training.loop import Progress
 from service.training.target import train_target
 from service.training.teacher import ItemKnn
-from service.types import MAX_NUM_ITEMS
+from service.training.written_lists import WrittenLists
+from service.types import MAX_NUM_ITEMS, DecodeRequest
 
 POPULAR_ITEMS = 1_000
 VALIDATION_METRIC = "ndcg@10"
+DRAFT_METRIC = "accepted_length"
+WRITTEN_LISTS = "lists.npz"  # in the work folder of a draft's training
 CHECKPOINT = "config.json"  # the file that every transformers checkpoint holds
 
 OnProgress = Callable[[Progress], None]
+OnStage = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +140,7 @@ def train_list_target(
         sampler,
         recipe,
         work=work,
-        fingerprint=_fingerprint(prepared, sizes, preset, seed),
+        fingerprint=_fingerprint(prepared, {**asdict(preset), "draft": None}, sizes, seed),
         validate=validate,
         metric=VALIDATION_METRIC,
         on_progress=on_progress,
@@ -141,6 +148,147 @@ def train_list_target(
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return {"preset": preset.name, "seed": seed, "parameters": model.num_parameters(), **record}
+
+
+def train_list_draft(
+    prepared: Prepared,
+    target: Path,
+    layout: TokenLayout,
+    preset: Preset,
+    variant: Variant,
+    features: Features,
+    out: Path,
+    *,
+    device: torch.device,
+    seed: int,
+    work: Path,
+    on_stage: OnStage,
+    on_progress: OnProgress,
+) -> dict[str, Any]:
+    """Let a target write lists, train a draft on them and save it to `out`.
+
+    A run that was stopped goes on from what it left in `work`, which the caller removes when all is done.
+
+    Returns:
+        The training record.
+
+    Raises:
+        InputError: the layout or the preset's context does not fit the target, or there is nothing to learn from.
+    """
+    catalogue = prepared.catalogue
+    model = load_target(target, device=device, dtype=pick_dtype("auto", device))
+    check_layout(layout, model.config.vocab_size)
+    decoding = _decoding(model.config.max_position_embeddings, layout, preset)
+    # Lists that exclude a history must find as many items beside it.
+    num_items = min(preset.list_items, decoding.max_num_items, max(1, len(catalogue) // 2))
+    recipe = preset.draft
+    config = DraftConfig.like(
+        model.config,
+        variant,
+        num_levels=layout.num_levels,
+        num_items=len(catalogue),
+        max_steps=recipe.unroll_of(variant == "slots"),
+        features=features,
+    )
+    requests = _training_requests(prepared.split.train, preset, num_items, seed)
+    asked = _sample(prepared.split.cases("valid"), recipe.validation_users, seed)
+    validation = [_request(str(n), case.history, preset, num_items, True) for n, case in enumerate(asked)]
+    weights = {file.name: sha256_of(file) for file in sorted(target.glob("*.safetensors"))}
+    fingerprint = _fingerprint(prepared, weights, asdict(layout), asdict(preset), num_items, seed)
+
+    def on_written(done: int) -> None:
+        on_stage(f"lists of the target: {done}/{len(requests)}")
+
+    lists = WrittenLists.load(work / WRITTEN_LISTS, fingerprint)
+    if lists is None:
+        lists = write_training_lists(Engine(model, catalogue, layout, max_batch=128), requests, on_written)
+        lists.save(work / WRITTEN_LISTS, fingerprint)
+
+    def validate(draft: Draft) -> dict[str, float]:
+        copy = copy_for_inference(draft, model.dtype)
+        written = Engine(model, catalogue, layout, max_batch=64, draft=copy).write(validation)
+        rounds = sum(done.num_rounds for done in written)
+        return {DRAFT_METRIC: sum(done.num_round_tokens for done in written) / max(1, rounds)}
+
+    torch.manual_seed(seed)
+    draft = Draft(config).to(device)
+    record = train_draft(
+        draft,
+        model,
+        lists,
+        catalogue.codes,
+        layout,
+        recipe,
+        seed=seed,
+        work=work,
+        fingerprint=_fingerprint(prepared, fingerprint, asdict(config)),
+        validate=validate,
+        metric=DRAFT_METRIC,
+        on_progress=on_progress,
+    )
+    out.mkdir(exist_ok=True)
+    save_draft(draft, out)
+    return {
+        "variant": variant,
+        "features": features,
+        "seed": seed,
+        "lists": len(lists),
+        "parameters": draft.num_parameters(),
+        **record,
+    }
+
+
+def write_training_lists(
+    engine: Engine, requests: list[DecodeRequest], on_written: Callable[[int], None]
+) -> WrittenLists:
+    """What the target writes for these requests, all for the same number of items; shorter lists are left out.
+
+    Args:
+        engine: holds the target; nothing else may be in flight.
+        requests: greedy.
+        on_written: called about ten times, with the number of lists written so far.
+
+    Raises:
+        InputError: no list is whole.
+    """
+    written = []
+    for begin in range(0, len(requests), engine.max_batch):
+        written += engine.write(requests[begin : begin + engine.max_batch])
+        if len(written) * 10 // len(requests) > begin * 10 // len(requests):
+            on_written(len(written))
+    whole = [(asked, done) for asked, done in zip(requests, written, strict=True) if not done.exhausted]
+    if not whole:
+        raise InputError("the target can write no whole list for any history, so there is none to learn from")
+    return WrittenLists(
+        [np.array(asked.history, dtype=np.int64) for asked, _ in whole],
+        [np.array(asked.excluded, dtype=np.int64) for asked, _ in whole],
+        np.array([[item.row for item in done.items] for _, done in whole]),
+    )
+
+
+def _training_requests(train: Interactions, preset: Preset, num_items: int, seed: int) -> list[DecodeRequest]:
+    """Random beginnings of histories, half of them with their own items excluded, as the service asks by default."""
+    # No more lists than training will read; each beginning stands twice, once in either way.
+    count = min(preset.draft.num_lists, preset.draft.steps * preset.draft.batch_size)
+    drawn = np.random.default_rng(seed).permutation(2 * len(train.items))[:count]
+    begin = np.repeat(train.offsets[:-1], np.diff(train.offsets))
+    requests = []
+    for number, (last, excludes) in enumerate(zip(drawn // 2, drawn % 2 == 1, strict=True)):
+        history = train.items[begin[last] : last + 1]
+        requests.append(_request(str(number), history, preset, num_items, excludes))
+    return requests
+
+
+def _request(
+    request_id: str, history: Int32Array, preset: Preset, num_items: int, excludes: bool
+) -> DecodeRequest:
+    """A greedy list for a history, without that history's items where `excludes` says so."""
+    return DecodeRequest(
+        request_id=request_id,
+        history=tuple(history[-preset.max_history_items :].tolist()),
+        num_items=num_items,
+        excluded=tuple(history.tolist()) if excludes else (),
+    )
 
 
 def build_bundle(
@@ -152,21 +300,24 @@ def build_bundle(
     seed: int = 0,
     semantic_ids: SemanticIds | None = None,
     target: Path | None = None,
+    draft: Variant | None = "slots",
     overwrite: bool = False,
-    on_stage: Callable[[str], None],
+    on_stage: OnStage,
     on_progress: OnProgress,
 ) -> Bundle:
     """Build a bundle, training whatever is not given.
 
     Args:
         dataset: items and interactions; its semantic IDs are used unless `semantic_ids` is given.
-        preset: shape, context and recipe of the target; its context alone where `target` is given.
+        preset: shape, context and recipe of the target, and the recipe of its draft; where `target` is given, its
+            shape and recipe count for nothing.
         out: the bundle's folder; appears only when it is complete.
         device: to train on.
         seed: of everything that is random.
         semantic_ids: in place of those that came with the dataset or would be learned.
         target: an existing transformers checkpoint whose vocabulary holds the code tokens. It was trained on given
             semantic IDs, so these must be given here too.
+        draft: which variant of draft to train for the target; None for a bundle without one.
         overwrite: replace a bundle that is there.
         on_stage: told what begins, in a line.
         on_progress: told every training step.
@@ -206,13 +357,30 @@ def build_bundle(
             on_stage(f"taking target {target}")
             training = _take_target(target, folder / TARGET)
         layout, positions = _checked(target or folder / TARGET, ids.sizes)
+        decoding = _decoding(positions, layout, preset)
+        if draft is not None:
+            on_stage(f"training draft '{draft}'; after a stop, the same command goes on")
+            training["draft"] = train_list_draft(
+                prepared,
+                folder / TARGET,
+                layout,
+                preset,
+                draft,
+                "last",
+                folder / DRAFT,
+                device=device,
+                seed=seed,
+                work=work / DRAFT,
+                on_stage=on_stage,
+                on_progress=on_progress,
+            )
         catalogue.write(folder / ITEMS)
         write_json(folder / POPULAR, _popular(prepared))
         seal(
             folder,
             num_items=len(catalogue),
             layout=layout,
-            decoding=_decoding(positions, layout, preset),
+            decoding=decoding,
             training={"dataset": dataset.name, "semantic_ids": asdict(ids.report), **training},
         )
     shutil.rmtree(work, ignore_errors=True)
@@ -262,9 +430,9 @@ def _sample(cases: list[Case], at_most: int, seed: int) -> list[Case]:
     return [cases[index] for index in picked]
 
 
-def _fingerprint(prepared: Prepared, sizes: tuple[int, ...], preset: Preset, seed: int) -> str:
-    own = {**asdict(preset), "draft": None}
-    digest = hashlib.sha256(json.dumps([own, sizes, seed], sort_keys=True).encode())
+def _fingerprint(prepared: Prepared, *what: Any) -> str:
+    """Changes when the data or `what`, plain data, does."""
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
     digest.update(prepared.catalogue.codes.tobytes())
     digest.update(prepared.interactions.items.tobytes())
     digest.update(prepared.interactions.offsets.tobytes())

@@ -161,3 +161,39 @@ def bundle(dataset: Path, padrec: Padrec, tmp_path_factory: pytest.TempPathFacto
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in out.parent.iterdir()) == ["tiny"]
     return out
+
+
+@pytest.fixture(scope="session")
+def write_checkpoint() -> Callable[..., Path]:
+    """Writes a foreign target: its vocabulary holds the code tokens somewhere among others, and no token of ours."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    families = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+
+    def write(folder: Path, family: str, positions: int = 512, code_levels: tuple[int, ...] = (8, 8)) -> Path:
+        names = [f"word-{number}" for number in range(100)] + ["</s>"]
+        names += [f"<{'ab'[level]}_{code}>" for level, size in enumerate(code_levels) for code in range(size)]
+        order = np.random.default_rng(0).permutation(len(names))
+        vocabulary = {names[place]: index for index, place in enumerate(order.tolist())}
+        tokenizer = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="word-0")), eos_token="</s>"
+        )
+        config = getattr(transformers, f"{families[family]}Config")(
+            vocab_size=len(names),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            max_position_embeddings=positions,
+        )
+        torch.manual_seed(0)
+        getattr(transformers, f"{families[family]}ForCausalLM")(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return write

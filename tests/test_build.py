@@ -1,105 +1,80 @@
 """Bundles around targets that somebody else made."""
 
+import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
-from service.build import build_bundle
+from service.build import (
+    Prepared,
+    build_bundle,
+    build_catalogue,
+    train_list_draft,
+    write_training_lists,
+)
 from service.data.dataset import Dataset
 from service.engine.engine import Engine
 from service.engine.reference import write_list
 from service.errors import InputError
+from service.model.draft import check_draft, load_draft
 from service.model.presets import preset_named
 from service.model.target import load_target
-from service.types import DecodeRequest
+from service.model.vocabulary import read_layout
+from service.training.item_ids import given_semantic_ids
+from service.training.loop import Progress
+from service.types import DecodedItem, DecodedList, DecodeRequest
 
 CPU = torch.device("cpu")
-FAMILIES = {
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "mistral": (MistralConfig, MistralForCausalLM),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-}
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+TINY = preset_named("tiny")
+SHORT = dataclasses.replace(TINY.draft, steps=2, batch_size=8, num_lists=12, validation_users=4)
 
 
-def write_checkpoint(
-    folder: Path, family: str, positions: int = 512, code_levels: tuple[int, ...] = (8, 8)
-) -> Path:
-    """A foreign target: its vocabulary holds the code tokens somewhere among others, and no token of ours."""
-    names = [f"word-{number}" for number in range(100)] + ["</s>"]
-    names += [f"<{'ab'[level]}_{code}>" for level, size in enumerate(code_levels) for code in range(size)]
-    order = np.random.default_rng(0).permutation(len(names))
-    vocabulary = {names[place]: index for index, place in enumerate(order.tolist())}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="word-0")), eos_token="</s>"
-    )
-    config_type, model_type = FAMILIES[family]
-    config = config_type(
-        vocab_size=len(names),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=positions,
-    )
-    torch.manual_seed(0)
-    model_type(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def build(dataset: Path, out: Path, target: Path):
+def build(dataset: Path, out: Path, target: Path, draft=None):
     return build_bundle(
         Dataset.open(dataset),
-        preset_named("tiny"),
+        dataclasses.replace(TINY, draft=SHORT),
         out,
         device=CPU,
         target=target,
+        draft=draft,
         on_stage=lambda _: None,
         on_progress=lambda _: None,
     )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_target_of_each_family_is_taken_as_it_is(dataset: Path, tmp_path: Path, family: str) -> None:
-    bundle = build(dataset, tmp_path / "bundle", write_checkpoint(tmp_path / "target", family))
+def test_a_target_of_each_family_is_taken_as_it_is_and_gets_a_draft(
+    dataset: Path, write_checkpoint, tmp_path: Path, family: str
+) -> None:
+    bundle = build(dataset, tmp_path / "bundle", write_checkpoint(tmp_path / "target", family), "slots")
     assert bundle.layout.prefix == bundle.layout.list_start == ()
     catalogue = bundle.read_catalogue()
     model = load_target(bundle.target_path, device=CPU, dtype=torch.float32)
     requests = [DecodeRequest(str(n), tuple(range(n, n + 5)), 10, tuple(range(n, n + 5))) for n in range(4)]
-    written = Engine(model, catalogue, bundle.layout).write(requests)
+    assert bundle.draft_path is not None
+    draft = load_draft(bundle.draft_path, device=CPU, dtype=torch.float32)
+    check_draft(draft.config, model.config, 2, len(catalogue))
+    record = bundle.manifest.training["draft"]
+    assert (record["variant"], record["lists"], record["best"]["step"]) == ("slots", 12, 2)
+    assert record["best"]["metrics"]["accepted_length"] > 1
+    written = Engine(model, catalogue, bundle.layout, draft=draft).write(requests)
     for request, done in zip(requests, written, strict=True):
         reference = write_list(model, catalogue.codes, bundle.layout, request)
         assert [item.row for item in done.items] == [item.row for item in reference.items]
         assert len({item.row for item in done.items}) == 10
 
 
-def test_lists_are_no_longer_than_the_positions(dataset: Path, tmp_path: Path) -> None:
+def test_lists_are_no_longer_than_the_positions(dataset: Path, write_checkpoint, tmp_path: Path) -> None:
     target = write_checkpoint(tmp_path / "short", "llama", positions=100)
     # 20 items of three tokens, then 40 positions for items of three tokens.
     assert build(dataset, tmp_path / "bundle", target).manifest.decoding.max_num_items == 13
 
 
-def test_a_target_without_given_semantic_ids_is_refused(padrec, tmp_path: Path) -> None:
+def test_a_target_without_given_semantic_ids_is_refused(padrec, write_checkpoint, tmp_path: Path) -> None:
     """Learned ones would have nothing to do with those that it was trained on."""
     padrec("data", "synthesize", "--num-items", 60, "--num-users", 20, "--out", tmp_path / "shop")
     target = write_checkpoint(tmp_path / "target", "llama")
@@ -107,7 +82,7 @@ def test_a_target_without_given_semantic_ids_is_refused(padrec, tmp_path: Path) 
         build(tmp_path / "shop", tmp_path / "bundle", target)
 
 
-def test_a_checkpoint_that_lacks_weights_is_refused(dataset: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_lacks_weights_is_refused(dataset: Path, write_checkpoint, tmp_path: Path) -> None:
     """transformers would make them up."""
     target = write_checkpoint(tmp_path / "target", "llama")
     weights = load_file(target / "model.safetensors")
@@ -117,7 +92,9 @@ def test_a_checkpoint_that_lacks_weights_is_refused(dataset: Path, tmp_path: Pat
         build(dataset, tmp_path / "bundle", target)
 
 
-def test_an_embedding_that_was_not_resized_is_refused(dataset: Path, tmp_path: Path) -> None:
+def test_an_embedding_that_was_not_resized_is_refused(
+    dataset: Path, write_checkpoint, tmp_path: Path
+) -> None:
     target = write_checkpoint(tmp_path / "target", "llama")
     small = write_checkpoint(tmp_path / "small", "llama", code_levels=(2, 2))
     for name in ("config.json", "model.safetensors"):
@@ -127,7 +104,9 @@ def test_an_embedding_that_was_not_resized_is_refused(dataset: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("change", [{"num_attention_heads": 0}, {"hidden_size": "abc"}, {"model_type": None}])
-def test_a_broken_configuration_is_one_line(dataset: Path, tmp_path: Path, change: dict) -> None:
+def test_a_broken_configuration_is_one_line(
+    dataset: Path, write_checkpoint, tmp_path: Path, change: dict
+) -> None:
     file = write_checkpoint(tmp_path / "target", "llama") / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(InputError, match=f"target {file.parent}: "):
@@ -142,9 +121,90 @@ def test_a_broken_configuration_is_one_line(dataset: Path, tmp_path: Path, chang
     ],
 )
 def test_a_target_that_does_not_fit_is_refused(
-    dataset: Path, tmp_path: Path, checkpoint, message: str
+    dataset: Path, write_checkpoint, tmp_path: Path, checkpoint, message: str
 ) -> None:
     target = write_checkpoint(tmp_path / "target", "llama", **checkpoint)
     with pytest.raises(InputError, match=message):
         build(dataset, tmp_path / "bundle", target)
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+@pytest.fixture(scope="module")
+def prepared(dataset: Path) -> Prepared:
+    data = Dataset.open(dataset)
+    ids = given_semantic_ids(data)
+    assert ids is not None
+    return Prepared.of(data, build_catalogue(data, ids))
+
+
+def train_a_draft(prepared: Prepared, target: Path, out: Path, recipe=SHORT, **options):
+    """The draft, the record and all that was said."""
+    stages: list[str] = []
+    record = train_list_draft(
+        prepared,
+        target,
+        read_layout(target, (8, 8)),
+        dataclasses.replace(TINY, draft=recipe),
+        "both",
+        "fused",
+        out,
+        device=CPU,
+        seed=0,
+        work=out.with_name("work"),
+        **{"on_stage": stages.append, "on_progress": lambda _: None, **options},
+    )
+    return load_draft(out, device=CPU, dtype=torch.float32), record, stages
+
+
+def test_a_stopped_training_of_a_draft_writes_its_lists_once(
+    prepared: Prepared, write_checkpoint, tmp_path: Path
+) -> None:
+    target = write_checkpoint(tmp_path / "target", "llama")
+
+    def stop(_: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_a_draft(prepared, target, tmp_path / "draft", on_progress=stop)
+    assert not (tmp_path / "draft").exists()
+    _, record, stages = train_a_draft(prepared, target, tmp_path / "draft")
+    assert record["lists"] == 12
+    assert stages == []
+    another = dataclasses.replace(SHORT, num_lists=6)
+    _, record, stages = train_a_draft(prepared, target, tmp_path / "draft", another)
+    assert record["lists"] == 6
+    assert stages == ["lists of the target: 6/6"]
+
+
+def test_no_more_lists_are_written_than_training_reads(
+    prepared: Prepared, write_checkpoint, tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(SHORT, steps=1, batch_size=3)
+    target = write_checkpoint(tmp_path / "target", "llama")
+    draft, record, _ = train_a_draft(prepared, target, tmp_path / "draft", recipe)
+    assert record["lists"] == 3
+    assert (draft.config.variant, draft.config.features, draft.config.max_steps) == ("both", "fused", 6)
+
+
+def test_lists_are_written_as_the_service_asks_and_short_ones_left_out(prepared: Prepared) -> None:
+    asked = [
+        DecodeRequest("0", (1, 2), 2, excluded=(1, 2)),
+        DecodeRequest("1", (3,), 2),
+        DecodeRequest("2", (4,), 2),
+    ]
+
+    class Writer:
+        max_batch = 2
+
+        def write(self, requests):
+            items = tuple(DecodedItem(row, 1.0) for row in (5, 6))
+            return [DecodedList(r.request_id, items, r.request_id == "1", 1, 0, 0, 0) for r in requests]
+
+    done: list[int] = []
+    lists = write_training_lists(Writer(), asked, done.append)
+    assert [rows.tolist() for rows in lists.histories] == [[1, 2], [4]]
+    assert [rows.tolist() for rows in lists.excluded] == [[1, 2], []]
+    assert lists.rows.tolist() == [[5, 6], [5, 6]]
+    assert done == [2, 3]
+    with pytest.raises(InputError, match="no whole list"):
+        write_training_lists(Writer(), asked[1:2], done.append)

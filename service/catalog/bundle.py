@@ -5,7 +5,7 @@
     items.parquet      the catalogue
     popular.json       item IDs, most popular first: the fallback list
     target/            a transformers checkpoint
-    draft/             the draft, once one is trained
+    draft/             the draft, in bundles that have one
 
 A bundle is written once, beside its final place, and sealed by its manifest; it never changes after that.
 """
@@ -30,6 +30,7 @@ MANIFEST = "manifest.json"
 ITEMS = "items.parquet"
 POPULAR = "popular.json"
 TARGET = "target"
+DRAFT = "draft"
 
 FORMAT_VERSION: Final = 1
 
@@ -153,6 +154,11 @@ class Bundle:
             raise BundleError(f"bundle {self.path}: {MANIFEST} lists no {TARGET}/config.json")
         return self.path / TARGET
 
+    @property
+    def draft_path(self) -> Path | None:
+        """The draft, or None for a bundle without one."""
+        return self.path / DRAFT if f"{DRAFT}/config.json" in self.manifest.files else None
+
     def read_catalogue(self) -> Catalogue:
         """The catalogue.
 
@@ -233,7 +239,7 @@ def seal(
     files = {name: sha256_of(folder / name) for name in _names_of_files(folder)}
     try:
         manifest = Manifest(
-            model_version=_version(files, TARGET, "draft"),
+            model_version=_version(files, TARGET, DRAFT),
             catalog_version=_version(files, ITEMS),
             created=datetime.now(UTC).replace(microsecond=0),
             num_items=num_items,

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +16,11 @@ from service.cli.reporting import check_json, command_line, print_rows
 from service.errors import InputError
 
 if TYPE_CHECKING:
+    from service.catalog.items import Catalogue
+    from service.catalog.layout import TokenLayout
+    from service.data.dataset import Dataset
     from service.model.presets import Preset
+    from service.training.item_ids import SemanticIds
     from service.training.loop import Progress
 
 bundle_app = typer.Typer(help="Build and check bundles.", no_args_is_help=True)
@@ -35,14 +40,15 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at
 
 
 def preset_with(name: str, steps: int | None) -> "Preset":
-    """A preset, with `steps` in place of its own where they are given."""
+    """A preset, with `steps` in place of its own where they are given; a draft is trained for no more than them."""
     from service.model.presets import preset_named
 
     preset = preset_named(name)
     if steps is None:
         return preset
     recipe = dataclasses.replace(preset.training, steps=steps)
-    return dataclasses.replace(preset, training=recipe)
+    draft = dataclasses.replace(preset.draft, steps=min(preset.draft.steps, steps))
+    return dataclasses.replace(preset, training=recipe, draft=draft)
 
 
 def shower(shown: Bar) -> "Callable[[Progress], None]":
@@ -63,11 +69,14 @@ def bundle_build(
         Path | None,
         typer.Option("--target", help="An existing transformers checkpoint that holds the code tokens."),
     ] = None,
+    draft: Annotated[bool, typer.Option(help="Train a draft for the target.")] = True,
+    draft_variant: Annotated[str, typer.Option(help="none, item, step, both or slots.")] = "slots",
     overwrite: Overwrite = False,
 ) -> None:
-    """Semantic IDs, target and catalogue in one folder; trains what is not given."""
+    """Semantic IDs, target, draft and catalogue in one folder; trains what is not given."""
     from service.build import build_bundle
     from service.data.dataset import Dataset
+    from service.model.draft import variant_named
     from service.model.target import pick_device
     from service.training.item_ids import read_semantic_ids
 
@@ -81,6 +90,7 @@ def bundle_build(
             seed=seed,
             semantic_ids=None if semantic_ids is None else read_semantic_ids(semantic_ids, data),
             target=target,
+            draft=variant_named(draft_variant) if draft else None,
             overwrite=overwrite,
             on_stage=say,
             on_progress=shower(training),
@@ -90,10 +100,11 @@ def bundle_build(
 
 @bundle_app.command("check")
 def bundle_check(path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")]) -> None:
-    """Check every file of a bundle against its manifest, and that the target loads."""
+    """Check every file of a bundle against its manifest, and that target and draft load and fit each other."""
     import torch
 
     from service.catalog.bundle import Bundle
+    from service.model.draft import check_draft, load_draft
     from service.model.target import load_target
     from service.model.vocabulary import check_layout
 
@@ -102,9 +113,14 @@ def bundle_check(path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Fo
     bundle.read_popular()
     model = load_target(bundle.target_path, device=torch.device("cpu"), dtype=torch.float32)
     check_layout(bundle.layout, model.config.vocab_size)
+    drafted = "no draft"
+    if bundle.draft_path is not None:
+        draft = load_draft(bundle.draft_path, device=model.device, dtype=model.dtype)
+        check_draft(draft.config, model.config, bundle.layout.num_levels, len(catalogue))
+        drafted = f"draft '{draft.config.variant}' of {draft.num_parameters() / 1e6:.1f}M"
     print(
         f"bundle {path} is sound: model {bundle.manifest.model_version} "
-        f"({model.num_parameters() / 1e6:.1f}M parameters), catalogue {bundle.manifest.catalog_version} "
+        f"({model.num_parameters() / 1e6:.1f}M parameters, {drafted}), catalogue {bundle.manifest.catalog_version} "
         f"({len(catalogue)} items, {catalogue.num_distinct_ids} distinct semantic IDs)"
     )
 
@@ -152,14 +168,9 @@ def train_target(
     from service.data.dataset import Dataset
     from service.files import new_folder, write_json
     from service.model.target import pick_device
-    from service.training.item_ids import given_semantic_ids, read_semantic_ids
 
     data = Dataset.open(dataset)
-    ids = given_semantic_ids(data) if semantic_ids is None else read_semantic_ids(semantic_ids, data)
-    if ids is None:
-        raise InputError(
-            f"dataset {dataset} has no semantic IDs; pass --semantic-ids (from 'train semantic-ids')"
-        )
+    ids = _semantic_ids(data, semantic_ids)
     work = out.with_name(f"{out.name}.work")
     with new_folder(out, marker=CHECKPOINT, overwrite=overwrite) as folder, bar("training") as training:
         record = train_list_target(
@@ -176,6 +187,100 @@ def train_target(
     shutil.rmtree(work)
     best = record["best"]
     print(f"target {out}: best at step {best['step']}, {_metrics(best['metrics'])}")
+
+
+@train_app.command("draft")
+def train_draft(
+    dataset: DatasetPath,
+    target: Annotated[
+        Path,
+        typer.Option("--target", help="A transformers checkpoint that holds the code tokens, or a bundle."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the draft; must not exist.")],
+    variant: Annotated[str, typer.Option(help="none, item, step, both or slots.")] = "slots",
+    features: Annotated[str, typer.Option(help="Of the target: last or fused.")] = "last",
+    preset: PresetName = "tiny",
+    unroll: Annotated[
+        int | None, typer.Option(min=1, max=32, help="Tokens ahead, in place of the preset's.")
+    ] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    steps: Steps = None,
+    semantic_ids: SemanticIdsFile = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a draft on lists that its target writes; the same command goes on after a stop."""
+    from service.build import Prepared, train_list_draft
+    from service.data.dataset import Dataset
+    from service.files import new_folder, write_json
+    from service.model.draft import WEIGHTS, features_named, variant_named
+    from service.model.presets import preset_named
+    from service.model.target import pick_device
+
+    data = Dataset.open(dataset)
+    chosen = preset_named(preset)
+    own = {name: value for name, value in (("steps", steps), ("unroll", unroll)) if value is not None}
+    chosen = dataclasses.replace(chosen, draft=dataclasses.replace(chosen.draft, **own))
+    source = _source_of(target, data, semantic_ids, chosen)
+    work = out.with_name(f"{out.name}.work")
+    with new_folder(out, marker=WEIGHTS, overwrite=overwrite) as folder, bar("training") as training:
+        record = train_list_draft(
+            Prepared.of(data, source.catalogue),
+            source.target,
+            source.layout,
+            source.preset,
+            variant_named(variant),
+            features_named(features),
+            folder,
+            device=pick_device(device),
+            seed=seed,
+            work=work,
+            on_stage=say,
+            on_progress=shower(training),
+        )
+        write_json(folder / "training.json", record)
+    shutil.rmtree(work)
+    best = record["best"]
+    print(f"draft {out}: best at step {best['step']}, {_metrics(best['metrics'])}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What a draft is trained for; the preset has the context of a bundle's target."""
+
+    catalogue: "Catalogue"
+    target: Path
+    layout: "TokenLayout"
+    preset: "Preset"
+
+
+def _source_of(target: Path, data: "Dataset", semantic_ids: Path | None, preset: "Preset") -> _Source:
+    from service.build import build_catalogue
+    from service.catalog.bundle import MANIFEST, Bundle
+    from service.model.target import read_config
+    from service.model.vocabulary import read_layout
+
+    if (target / MANIFEST).is_file():
+        if semantic_ids is not None:
+            raise InputError(f"bundle {target} has semantic IDs of its own; leave --semantic-ids out")
+        bundle = Bundle.open(target)
+        context = dataclasses.replace(preset, max_history_items=bundle.manifest.decoding.max_history_items)
+        return _Source(bundle.read_catalogue(), bundle.target_path, bundle.layout, context)
+    read_config(target)  # the clearer word on what is no target at all
+    ids = _semantic_ids(data, semantic_ids)
+    return _Source(build_catalogue(data, ids), target, read_layout(target, ids.sizes), preset)
+
+
+def _semantic_ids(data: "Dataset", file: Path | None) -> "SemanticIds":
+    """Those of a file, else those that came with the dataset."""
+    from service.training.item_ids import given_semantic_ids, read_semantic_ids
+
+    ids = given_semantic_ids(data) if file is None else read_semantic_ids(file, data)
+    if ids is None:
+        raise InputError(
+            f"dataset {data.path} has no semantic IDs; pass --semantic-ids (from 'train semantic-ids')"
+        )
+    return ids
 
 
 class Split(StrEnum):

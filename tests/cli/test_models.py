@@ -25,9 +25,10 @@ def test_a_built_bundle_is_sound(padrec, bundle: Path) -> None:
     done = padrec("bundle", "check", bundle)
     assert done.returncode == 0, done.stderr
     assert "60 items, 60 distinct semantic IDs" in done.stdout
+    assert "draft 'slots' of 0." in done.stdout
     manifest = Bundle.open(bundle).manifest
     assert manifest.code_levels == (8, 8)
-    assert manifest.training["best"]["step"] == 6
+    assert manifest.training["best"]["step"] == manifest.training["draft"]["best"]["step"] == 6
     assert (manifest.decoding.max_history_items, manifest.decoding.max_num_items) == (20, 50)
 
 
@@ -48,26 +49,29 @@ def test_evaluate_writes_rows_for_the_list_and_its_baselines(
 
 
 def test_the_stages_one_by_one_make_a_bundle_too(padrec, source: Path, tmp_path: Path) -> None:
-    """Without given IDs: semantic IDs, then a target, then a bundle that takes both as they are."""
+    """Without given IDs: semantic IDs, a target, a bundle that takes both as they are, and a draft for it."""
     rows = json.loads((source / "interactions.json").read_text())
     lines = ["user_id,item_id,timestamp"]
     lines += [f"{user},{item},{time}" for user, items in rows.items() for time, item in enumerate(items)]
     (tmp_path / "events.csv").write_text("\n".join(lines))
-    data, ids, target, bundle = (tmp_path / name for name in ("data", "ids.parquet", "target", "bundle"))
+    names = ("data", "ids.parquet", "target", "bundle", "draft")
+    data, ids, target, bundle, draft = (tmp_path / name for name in names)
     given = ("--semantic-ids", ids)
     for step in (
         ("data", "import", "csv", tmp_path / "events.csv", "--out", data),
         ("train", "semantic-ids", data, "--levels", 2, "--out", ids),
         ("train", "target", data, *given, "--steps", 4, "--out", target),
-        ("bundle", "build", data, *given, "--target", target, "--out", bundle),
+        ("bundle", "build", data, *given, "--target", target, "--no-draft", "--out", bundle),
         ("bundle", "check", bundle),
+        ("train", "draft", data, "--target", bundle, "--steps", 2, "--out", draft),
     ):
         done = padrec(*step)
         assert done.returncode == 0, done.stderr
     weights = "model.safetensors"
     assert (bundle / "target" / weights).read_bytes() == (target / weights).read_bytes()
-    leftovers = {"bundle", "target", "data", "ids.parquet", "events.csv"}
-    assert {path.name for path in tmp_path.iterdir()} == leftovers
+    assert not (bundle / "draft").exists()
+    assert {path.name for path in draft.iterdir()} == {"config.json", "draft.safetensors", "training.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "events.csv"}
 
 
 def test_building_is_reproducible(padrec, bundle: Path, dataset: Path, tmp_path: Path) -> None:
@@ -115,6 +119,7 @@ def raise_disk_full(*_args, **_options) -> None:
         (("--preset", "huge"), "no preset 'huge'"),
         (("--device", "cuda:99"), "cuda:99"),
         (("--semantic-ids", "none.parquet"), "none.parquet"),
+        (("--draft-variant", "huge"), "no draft variant 'huge'"),
         (("--target", "nowhere"), "target nowhere: config.json is missing"),
         (("--seed", "-1"), "--seed"),
         (("--steps", "0"), "--steps"),

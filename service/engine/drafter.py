@@ -38,7 +38,6 @@ class News:
         num_verified: of them.
         begin: tokens of prompt and list before the first of them.
         slot: that is filled after the last of them.
-        num_items: written so far.
         num_wanted: items that the list still needs.
     """
 
@@ -46,7 +45,6 @@ class News:
     num_verified: int
     begin: int
     slot: int
-    num_items: int
     num_wanted: int
 
     @property
@@ -100,13 +98,13 @@ class Drafter:
         self.cache = KvCache(1, config.num_kv_heads, config.head_dim, target.device, target.dtype)
         self._trie, self._layout, self._index = catalogue.trie, layout, index
         self._embedding = target.get_input_embeddings()
-        self._extend: Extension
+        self.extension: Extension
         if not shape.constrained:
-            self._extend = AnyToken(index, target.get_output_embeddings().weight)
+            self.extension = AnyToken(index, target.get_output_embeddings().weight)
         elif config.guesses_items:
-            self._extend = ByItem(index, code_heads, draft)
+            self.extension = ByItem(index, code_heads, draft)
         else:
-            self._extend = ByCode(index, code_heads)
+            self.extension = ByCode(index, code_heads)
         self._most_written = min(shape.num_steps, _MOST_WRITTEN)
         self._grain = grain_of(target.device)
 
@@ -141,14 +139,7 @@ class Drafter:
             lists: their free rows and sampling, on the device.
             cursors: where they stand; the same free rows.
         """
-        branches = self._start(news, cursors, features.device)
-        states, scratch = self._read_news(news, features)
-        passes: list[Branches] = []
-        for step in range(self.shape.num_steps):
-            if step:
-                branches = passes[-1].first(self.shape.width)
-                states, scratch = self._read_branches(step, branches, states, scratch)
-            passes.append(self._extend(branches, states, lists, self.shape.num_candidates))
+        passes = self.passes(news, features, lists, cursors)
         return [
             grow(
                 candidates if self.shape.constrained else self._placed(candidates, cursor),
@@ -161,12 +152,26 @@ class Drafter:
             for candidates, new, cursor in zip(self._to_host(passes), news, cursors, strict=True)
         ]
 
+    def passes(
+        self, news: Sequence[News], features: torch.Tensor, lists: Lists, cursors: Sequence[Cursor]
+    ) -> list[Branches]:
+        """The candidates of each pass, [batch, n], of which the first `width` were extended; arguments as `grow`."""
+        branches = self._start(news, cursors, features.device)
+        states, scratch = self._read_news(news, features)
+        passes: list[Branches] = []
+        for step in range(self.shape.num_steps):
+            if step:
+                branches = passes[-1].first(self.shape.width)
+                states, scratch = self._read_branches(step, branches, states, scratch)
+            passes.append(self.extension(branches, states, lists, self.shape.num_candidates))
+        return passes
+
     def _start(self, news: Sequence[News], cursors: Sequence[Cursor], device: torch.device) -> Branches:
         rows = [int(self._trie.item_begin[cursor.node]) for cursor in cursors]
         values = np.array([rows, [cursor.depth for cursor in cursors], [new.end for new in news]])
         row, depth, end = torch.as_tensor(values, device=device).unsqueeze(-1)
         return Branches.start(
-            row, depth, end, most_written=self._most_written, most_tokens=self._extend.most_tokens
+            row, depth, end, most_written=self._most_written, most_tokens=self.extension.most_tokens
         )
 
     def _read_news(self, news: Sequence[News], features: torch.Tensor) -> tuple[torch.Tensor, _Scratch]:
@@ -245,7 +250,7 @@ class Drafter:
         return states, _Scratch(scratch.base, scratch.context, sees, all_real)
 
     def _scratch_places(self) -> int:
-        return (self.shape.num_steps - 1) * self.shape.width * self._extend.most_tokens
+        return (self.shape.num_steps - 1) * self.shape.width * self.extension.most_tokens
 
     def _to_host(self, passes: Sequence[Branches]) -> list[list[list[Candidate]]]:
         """The candidates of each list, pass by pass, in two copies."""
@@ -281,7 +286,7 @@ class Drafter:
     def _candidate(self, values: list[int], log_probability: float) -> Candidate:
         """A branch on the host; the unconstrained ones do not know their nodes yet."""
         parent, row, depth, length = values[:4]
-        num_levels, most = self._layout.num_levels, self._extend.most_tokens
+        num_levels, most = self._layout.num_levels, self.extension.most_tokens
         tokens = 5 + num_levels
         forced = tokens + most
         if not self.shape.constrained:

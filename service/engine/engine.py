@@ -160,7 +160,6 @@ class Engine:
                 num_verified=len(flight.verified),
                 begin=flight.length - len(flight.verified),
                 slot=flight.cursor.depth,
-                num_items=len(flight.items),
                 num_wanted=flight.num_wanted,
             )
             for flight in flights

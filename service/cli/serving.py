@@ -65,15 +65,22 @@ def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
     import torch
 
     from service.engine.engine import Engine
+    from service.model.draft import check_draft, load_draft
     from service.model.target import load_target, pick_device, pick_dtype
     from service.model.vocabulary import check_layout
 
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
     device = pick_device(settings.device)
-    model = load_target(bundle.target_path, device=device, dtype=pick_dtype(settings.dtype, device))
+    dtype = pick_dtype(settings.dtype, device)
+    model = load_target(bundle.target_path, device=device, dtype=dtype)
     check_layout(bundle.layout, model.config.vocab_size)
-    return Engine(model, bundle.read_catalogue(), bundle.layout, settings.max_batch)
+    catalogue = bundle.read_catalogue()
+    draft = None
+    if settings.speculation == "auto" and bundle.draft_path is not None:
+        draft = load_draft(bundle.draft_path, device=device, dtype=dtype)
+        check_draft(draft.config, model.config, bundle.layout.num_levels, len(catalogue))
+    return Engine(model, catalogue, bundle.layout, settings.max_batch, draft)
 
 
 def recommend(

@@ -24,7 +24,6 @@ from service.engine.kv_cache import KvCache, grain_of
 from service.engine.tree import DEAD, Candidate, GuessTree, TreeShape, grow
 from service.model.draft import Draft
 
-
 # Items that a branch remembers having completed; it hardly ever completes more.
 _MOST_WRITTEN = 3
 

@@ -7,6 +7,7 @@ Only the last token of a branch is asked for a guess, so only it runs through th
 values are all that is needed. What a pass of guesses writes into the draft's cache is scratch.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.catalog.trie import Trie
 from service.engine.branches import AnyToken, Branches, ByCode, ByItem, Extension, Lists
-from service.engine.constraint import TrieIndex
+from service.engine.constraint import NOT_ALLOWED, TrieIndex
 from service.engine.cursor import Cursor
 from service.engine.kv_cache import KvCache, grain_of
 from service.engine.tree import DEAD, Candidate, GuessTree, TreeShape, grow
@@ -106,6 +107,7 @@ class Drafter:
             self.extension = ByCode(index, code_heads)
         self._most_written = min(shape.num_steps, _MOST_WRITTEN)
         self._grain = grain_of(target.device)
+        self._least = math.log(shape.min_probability) if shape.min_probability else NOT_ALLOWED / 2
 
     def read_prompts(
         self, tokens: torch.Tensor, features: torch.Tensor, slots: torch.Tensor, rows: slice
@@ -251,7 +253,7 @@ class Drafter:
     def _scratch_places(self) -> int:
         return (self.shape.num_steps - 1) * self.shape.width * self.extension.most_tokens
 
-    def _to_host(self, passes: Sequence[Branches]) -> list[list[list[Candidate]]]:
+    def _to_host(self, passes: Sequence[Branches]) -> list[list[list[Candidate | None]]]:
         """The candidates of each list, pass by pass, in two copies."""
         counts = [found.parent.shape[1] for found in passes]
         whole = torch.cat(
@@ -282,8 +284,10 @@ class Drafter:
             for rows, logs in zip(whole, log_probabilities, strict=True)
         ]
 
-    def _candidate(self, values: list[int], log_probability: float) -> Candidate:
+    def _candidate(self, values: list[int], log_probability: float) -> Candidate | None:
         """A branch on the host; the unconstrained ones do not know their nodes yet."""
+        if log_probability < self._least:
+            return None
         parent, row, depth, length = values[:4]
         num_levels, most = self._layout.num_levels, self.extension.most_tokens
         tokens = 5 + num_levels
@@ -302,14 +306,19 @@ class Drafter:
             log_probability=log_probability,
         )
 
-    def _placed(self, passes: list[list[Candidate]], cursor: Cursor) -> list[list[Candidate]]:
+    def _placed(self, passes: list[list[Candidate | None]], cursor: Cursor) -> list[list[Candidate | None]]:
         """Unconstrained candidates, each with the node of the trie that its token leads to, if there is one."""
         # Of each branch of the pass before: its node, the slot it fills next, and the items completed on the way.
         states: list[tuple[int, int, tuple[int, ...]]] = [(cursor.node, cursor.depth, ())]
-        placed = []
+        placed: list[list[Candidate | None]] = []
         for candidates in passes:
-            next_states, with_nodes = [], []
+            next_states: list[tuple[int, int, tuple[int, ...]]] = []
+            with_nodes: list[Candidate | None] = []
             for candidate in candidates:
+                if candidate is None:
+                    with_nodes.append(None)
+                    next_states.append((DEAD, 0, ()))
+                    continue
                 node, slot, written = states[candidate.parent]
                 node, row = self._follow(cursor, node, slot, candidate.tokens[0], written)
                 with_nodes.append(candidate._replace(nodes=[node], row=row))

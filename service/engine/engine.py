@@ -61,7 +61,7 @@ class Engine:
         self._target = TargetPass(model, layers)
         self._drafter = None
         if draft is not None:
-            shape = tree or TreeShape.tree(draft.config)
+            shape = tree or TreeShape.default(draft.config, model.device)
             self._drafter = Drafter(draft, model, catalogue, layout, self._index, self._code_heads, shape)
         self._flights: list[Flight] = []
         # What rounds need of the lists on the device, row by row like `_flights`.

@@ -1,12 +1,13 @@
 """The tree of guessed tokens that one pass of the target verifies."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from service.catalog.trie import BoolArray, Int64Array, Trie
-from service.engine.constraint import NOT_ALLOWED
 from service.model.draft import DraftConfig
 
 ROOT = 0  # the last token that is certain; guesses hang off it
@@ -22,6 +23,7 @@ class TreeShape:
         width: branches that each pass extends; 1 guesses a chain.
         num_candidates: guesses kept of each pass, of which the first `width` are extended.
         num_guesses: the most guessed tokens that the target verifies; forced ones ride along.
+        min_probability: guesses less likely than this are not worth a place.
         constrained: guesses are kept inside the trie, and forced tokens are free; off is the plain baseline.
     """
 
@@ -29,6 +31,7 @@ class TreeShape:
     width: int
     num_candidates: int
     num_guesses: int
+    min_probability: float = 0.0
     constrained: bool = True
 
     @classmethod
@@ -41,7 +44,12 @@ class TreeShape:
     @classmethod
     def tree(cls, draft: DraftConfig) -> "TreeShape":
         """Best-first."""
-        return cls(num_steps=draft.max_steps, width=8, num_candidates=24, num_guesses=48)
+        return cls(draft.max_steps, width=8, num_candidates=24, num_guesses=48, min_probability=0.002)
+
+    @classmethod
+    def default(cls, draft: DraftConfig, device: torch.device) -> "TreeShape":
+        """A tree where a wide pass costs hardly more than a narrow one, a chain where it does."""
+        return cls.tree(draft) if device.type == "cuda" else cls.chain(draft)
 
 
 class Candidate(NamedTuple):
@@ -113,7 +121,13 @@ class GuessTree:
 
 
 def grow(
-    passes: list[list[Candidate]], *, node: int, slot: int, num_levels: int, num_items: int, num_guesses: int
+    passes: Sequence[Sequence[Candidate | None]],
+    *,
+    node: int,
+    slot: int,
+    num_levels: int,
+    num_items: int,
+    num_guesses: int,
 ) -> GuessTree:
     """The best tree of at most `num_guesses` guesses from the candidates of all passes.
 
@@ -122,7 +136,7 @@ def grow(
     costs nothing.
 
     Args:
-        passes: candidates, pass by pass.
+        passes: candidates, pass by pass; None for one that is not worth a place, nor is what grew from it.
         node: of the trie, at the root.
         slot: that is filled after the root.
         num_levels: codes per item, L.
@@ -145,7 +159,7 @@ def grow(
 
 
 def _merge(
-    passes: list[list[Candidate]], node: int, slot: int, num_levels: int, num_items: int
+    passes: Sequence[Sequence[Candidate | None]], node: int, slot: int, num_levels: int, num_items: int
 ) -> tuple[GuessTree, list[float]]:
     """All candidates in one tree, and the probability of each of its tokens."""
     tree, probability = GuessTree(node=[node]), [1.0]
@@ -154,9 +168,9 @@ def _merge(
     for candidates in passes:
         next_ends = []
         for candidate in candidates:
-            place = ends[candidate.parent]
+            place = DEAD if candidate is None else ends[candidate.parent]
             written = tree.written[place]
-            if place == DEAD or candidate.log_probability <= NOT_ALLOWED / 2 or len(written) >= num_items:
+            if candidate is None or place == DEAD or len(written) >= num_items:
                 next_ends.append(DEAD)
                 continue
             for token, token_node, forced in zip(

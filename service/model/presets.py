@@ -127,7 +127,7 @@ PRESETS = {
             max_history_items=50,
             list_items=10,
             training=TrainingRecipe(
-                steps=6000, batch_size=256, micro_batch_size=256, learning_rate=1e-3, validate_every=500
+                steps=6000, batch_size=256, micro_batch_size=64, learning_rate=1e-3, validate_every=500
             ),
             draft=DraftRecipe(
                 steps=1500,
@@ -152,12 +152,12 @@ PRESETS = {
             max_history_items=50,
             list_items=10,
             training=TrainingRecipe(
-                steps=6000, batch_size=256, micro_batch_size=32, learning_rate=3e-4, validate_every=500
+                steps=20_000, batch_size=64, micro_batch_size=16, learning_rate=3e-4, validate_every=500
             ),
             draft=DraftRecipe(
                 steps=800,
                 batch_size=64,
-                micro_batch_size=16,
+                micro_batch_size=32,
                 learning_rate=5e-4,
                 num_lists=20_000,
                 validate_every=200,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -58,16 +59,18 @@ def train_target(
 
 
 def _gather_gradient(model: PreTrainedModel, batch: ListBatch, micro_batch_size: int) -> float:
-    """Add the gradient of a batch, in micro-batches; the loss, in nats per token."""
+    """Add the gradient of a batch, in micro-batches of lists of like length; the loss, in nats per token."""
     device = model.device
-    all_weights = torch.as_tensor(batch.weights, device=device)[:, 1:]
-    total = all_weights.sum()
+    total = float(batch.weights[:, 1:].sum())
+    lengths = batch.attention.sum(axis=1)
+    order = np.arange(len(lengths)) if micro_batch_size >= len(lengths) else np.argsort(lengths)
     mean_loss = 0.0
-    for begin in range(0, len(batch.tokens), micro_batch_size):
-        part = slice(begin, begin + micro_batch_size)
-        tokens = torch.as_tensor(batch.tokens[part], device=device)
-        weights = all_weights[part]
-        attention = torch.as_tensor(batch.attention[part], device=device)
+    for begin in range(0, len(order), micro_batch_size):
+        part = order[begin : begin + micro_batch_size]
+        longest = int(lengths[part].max())
+        tokens = torch.as_tensor(batch.tokens[part, :longest], device=device)
+        weights = torch.as_tensor(batch.weights[part, 1:longest], device=device)
+        attention = torch.as_tensor(batch.attention[part, :longest], device=device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             logits = model(input_ids=tokens, attention_mask=attention, use_cache=False).logits[:, :-1]
         predicted = weights > 0

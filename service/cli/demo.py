@@ -1,4 +1,4 @@
-"""`padrec demo`: a synthetic shop, a target trained on it, and the service; nothing else is needed."""
+"""`padrec demo`: a synthetic shop, a target and a draft trained on it, and the service; nothing else is needed."""
 
 import asyncio
 import json

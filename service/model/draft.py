@@ -161,6 +161,13 @@ class PositionModule(nn.Module):
         return added
 
 
+class _Norm(nn.RMSNorm):
+    """In the type of its weight, whatever autocast made of the input: torch has no fast kernel for a mixture."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.type_as(self.weight))
+
+
 class Draft(nn.Module):
     """One decoder layer over features and embeddings; see the module. The target's embedding and head are arguments.
 
@@ -174,8 +181,8 @@ class Draft(nn.Module):
         width, kv_width = config.hidden_size, config.num_kv_heads * config.head_dim
         q_width = config.num_heads * config.head_dim
 
-        def norm() -> nn.RMSNorm:
-            return nn.RMSNorm(width, eps=config.rms_norm_eps)
+        def norm() -> _Norm:
+            return _Norm(width, eps=config.rms_norm_eps)
 
         if config.features == "fused":
             self.fuse = nn.Linear(3 * width, width, bias=False)

@@ -104,13 +104,14 @@ PRESETS = {
             training=TrainingRecipe(
                 steps=1200, batch_size=32, micro_batch_size=32, learning_rate=3e-3, validate_every=300
             ),
+            # A minute on two CPU cores, half of it the target's: few lists, many guesses in each.
             draft=DraftRecipe(
-                steps=300,
-                batch_size=32,
-                micro_batch_size=32,
-                learning_rate=2e-3,
-                num_lists=2_000,
-                anchors=4,
+                steps=250,
+                batch_size=16,
+                micro_batch_size=16,
+                learning_rate=3e-3,
+                num_lists=1_500,
+                validate_every=125,
                 validation_users=64,
             ),
         ),

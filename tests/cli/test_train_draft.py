@@ -35,7 +35,7 @@ def test_a_target_of_each_family_gets_a_draft(
     out = tmp_path / "draft"
     done = trained(padrec, dataset, "--target", target, "--steps", 2, "--out", out, *options)
     assert done.stdout.startswith(f"draft {out}: best at step 2, accepted_length ")
-    assert "lists of the target: 64/64" in done.stderr
+    assert "lists of the target: 32/32" in done.stderr
     draft = load_draft(out, device=torch.device("cpu"), dtype=torch.float32)
     assert draft.config.variant == options[1]
     assert draft.config.max_steps == (2 if family == "qwen3" else 6)

@@ -91,10 +91,13 @@ class Extension(Protocol):
 
     most_tokens: int
 
-    def __call__(self, branches: Branches, states: torch.Tensor, lists: Lists, count: int) -> Branches:
+    def __call__(
+        self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
+    ) -> Branches:
         """The `count` best extensions of all branches of each list, best first.
 
         Args:
+            step: of the guess, from 1.
             branches: [batch, n].
             states: the draft's norm(g) at their ends, [batch, n, hidden].
             lists: that they belong to.
@@ -106,12 +109,15 @@ class Extension(Protocol):
 class ByCode:
     """One code, softmax over those that the trie allows; then all that is forced after it."""
 
-    def __init__(self, index: TrieIndex, code_heads: torch.Tensor) -> None:
+    def __init__(self, index: TrieIndex, code_heads: torch.Tensor, draft: Draft) -> None:
         self.most_tokens = index.num_levels + 1
         self._index = index
+        self._draft = draft
         self._code_heads = code_heads
 
-    def __call__(self, branches: Branches, states: torch.Tensor, lists: Lists, count: int) -> Branches:
+    def __call__(
+        self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
+    ) -> Branches:
         """See `Extension`."""
         index = self._index
         nodes = index.path[branches.row, branches.depth]
@@ -123,6 +129,7 @@ class ByCode:
         log_q = perturbed_log_softmax(
             scores,
             allowed,
+            self._draft.sharpness(step, branches.depth),
             lists.sampling.temperature.unsqueeze(1),
             None if noise is None else noise.gather(-1, codes),
         )
@@ -160,7 +167,9 @@ class ByItem:
         self._vectors = draft.item_vectors(code_heads, index.codes)
         self._all_rows = torch.arange(len(index.codes), device=code_heads.device)
 
-    def __call__(self, branches: Branches, states: torch.Tensor, lists: Lists, count: int) -> Branches:
+    def __call__(
+        self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
+    ) -> Branches:
         """See `Extension`."""
         index = self._index
         node = index.path[branches.row, branches.depth].unsqueeze(-1)
@@ -169,7 +178,11 @@ class ByItem:
         allowed &= (branches.written.unsqueeze(-1) != self._all_rows).all(dim=2)
         scores = self._draft.item_scores(states, self._vectors)
         log_q = perturbed_log_softmax(
-            scores, allowed, lists.sampling.temperature.unsqueeze(1), self._noise(branches, lists)
+            scores,
+            allowed,
+            self._draft.sharpness(step, branches.depth),
+            lists.sampling.temperature.unsqueeze(1),
+            self._noise(branches, lists),
         )
         best, parent, row = _best(branches, log_q, allowed, count)
         path = index.path[row]
@@ -205,14 +218,19 @@ class AnyToken:
 
     most_tokens = 1
 
-    def __init__(self, index: TrieIndex, head: torch.Tensor) -> None:
+    def __init__(self, index: TrieIndex, head: torch.Tensor, draft: Draft) -> None:
+        self._draft = draft
         self._slots = index.num_levels + 1
         self._head = head
 
-    def __call__(self, branches: Branches, states: torch.Tensor, lists: Lists, count: int) -> Branches:
+    def __call__(
+        self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
+    ) -> Branches:
         """See `Extension`; rows, depths and written items mean nothing here."""
         temperature = lists.sampling.temperature.unsqueeze(1).unsqueeze(-1)
-        scores = F.linear(states, self._head).float() / torch.where(temperature > 0, temperature, 1.0)
+        sharpness = self._draft.sharpness(step, torch.zeros_like(branches.slot)).unsqueeze(-1)
+        scale = torch.where(temperature > 0, 1 / temperature, sharpness)
+        scores = F.linear(states, self._head).float() * scale
         log_q = torch.log_softmax(scores, dim=-1)
         everything = torch.ones(1, 1, 1, dtype=torch.bool, device=states.device)
         best, parent, token = _best(branches, log_q, everything, count)

@@ -100,11 +100,11 @@ class Drafter:
         self._embedding = target.get_input_embeddings()
         self.extension: Extension
         if not shape.constrained:
-            self.extension = AnyToken(index, target.get_output_embeddings().weight)
+            self.extension = AnyToken(index, target.get_output_embeddings().weight, draft)
         elif config.guesses_items:
             self.extension = ByItem(index, code_heads, draft)
         else:
-            self.extension = ByCode(index, code_heads)
+            self.extension = ByCode(index, code_heads, draft)
         self._most_written = min(shape.num_steps, _MOST_WRITTEN)
         self._grain = grain_of(target.device)
         self._least = math.log(shape.min_probability) if shape.min_probability else NOT_ALLOWED / 2
@@ -164,7 +164,7 @@ class Drafter:
             if step:
                 branches = passes[-1].first(self.shape.width)
                 states, scratch = self._read_branches(step, branches, states, scratch)
-            passes.append(self.extension(branches, states, lists, self.shape.num_candidates))
+            passes.append(self.extension(step + 1, branches, states, lists, self.shape.num_candidates))
         return passes
 
     def _start(self, news: Sequence[News], cursors: Sequence[Cursor], device: torch.device) -> Branches:

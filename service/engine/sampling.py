@@ -145,17 +145,23 @@ def choose_batch(
 
 
 def perturbed_log_softmax(
-    scores: torch.Tensor, allowed: torch.Tensor, temperature: torch.Tensor, noise: torch.Tensor | None
+    scores: torch.Tensor,
+    allowed: torch.Tensor,
+    sharpness: torch.Tensor,
+    temperature: torch.Tensor,
+    noise: torch.Tensor | None,
 ) -> torch.Tensor:
-    """A draft's log-probabilities over allowed candidates, given the noise that the target will add.
+    """How likely the target is to choose each allowed candidate, as the draft sees it, given the target's noise.
 
     Args:
-        scores: float32 [..., n].
+        scores: the draft's, float32 [..., n].
         allowed: bool [..., n].
-        temperature: [...], 0 counts as 1 without noise.
+        sharpness: of the scores where a list is greedy, [...].
+        temperature: [...], 0 for greedy lists.
         noise: Gumbel noise [..., n], 0 for greedy lists; None: all lists are greedy.
     """
-    if noise is not None:
-        divisor = torch.where(temperature > 0, temperature, 1.0).unsqueeze(-1)
-        scores = torch.log_softmax(torch.where(allowed, scores, NOT_ALLOWED), dim=-1) / divisor + noise
+    if noise is None:
+        scores = scores * sharpness.unsqueeze(-1)
+    else:
+        scores = scores * torch.where(temperature > 0, 1 / temperature, sharpness).unsqueeze(-1) + noise
     return torch.log_softmax(torch.where(allowed, scores, NOT_ALLOWED), dim=-1)

@@ -23,6 +23,10 @@ level l; only real items are candidates, so the scores are summed along each ite
 
 with r_item a learned rest, which starts at 0. The sum is linear in the codes, so v_item is computed once, and a pass
 scores the whole catalogue in one matrix product.
+
+Scores are trained to be the target's log-probabilities. What a greedy target writes is surer than that: scores times a
+learned *sharpness* are trained to be the log-probabilities that it writes this, and a tree for a greedy list grows by
+them. A plain draft has one sharpness; `slots` has one for each step and each slot that it starts from.
 """
 
 import json
@@ -195,6 +199,8 @@ class Draft(nn.Module):
         self.o_proj = nn.Linear(q_width, width, bias=False)
         self.gate_up_proj = nn.Linear(width, 2 * config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, width, bias=False)
+        by_position = (config.max_steps, config.num_levels) if config.guesses_items else (1, 1)
+        self.log_sharpness = nn.Parameter(torch.full(by_position, 0.7))
         if config.guesses_items:
             self.item_query = nn.Linear(width, config.item_rank, bias=False)
             self.slot_heads = nn.Parameter(
@@ -275,6 +281,17 @@ class Draft(nn.Module):
         gate, up = self.gate_up_proj(self.mlp_norm(g)).chunk(2, dim=-1)
         normed: torch.Tensor = self.norm(g + self.down_proj(F.silu(gate) * up))
         return normed
+
+    def sharpness(self, step: int, slot: torch.Tensor) -> torch.Tensor:
+        """What to multiply scores with for a greedy list, [...].
+
+        Args:
+            step: of the guess, from 1.
+            slot: int64 [...], the slot that the guess begins with, 0 to L - 1.
+        """
+        steps, slots = self.log_sharpness.shape
+        of_step = self.log_sharpness[min(step, steps) - 1].exp()
+        return of_step[slot.clamp(max=slots - 1)]
 
     def item_vectors(self, code_embeddings: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         """v_item of all items, [num_items, rank].

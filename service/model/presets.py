@@ -53,14 +53,16 @@ class DraftRecipe(Recipe):
         num_lists: lists that the target writes for it to learn from.
         unroll: guesses ahead of the target, in tokens.
         anchors: places in a list from which it guesses, per list and step.
+        greedy_loss: weight of the loss on what the target wrote, beside 1 for that on the target's probabilities.
     """
 
     weight_decay: float = 0.01
     validate_every: int = 100
     validation_users: int = 128
     num_lists: int
-    unroll: int = 6
+    unroll: int = 8
     anchors: int = 8
+    greedy_loss: float = 1.0
 
     def unroll_of(self, guesses_items: bool) -> int:
         """Guesses ahead in a draft's own unit: two tokens that are no forced ones make about one item."""

@@ -151,6 +151,7 @@ class Lesson:
         self._device = target.device
         self._per_item = layout.tokens_per_item
         self._num_anchors = recipe.anchors
+        self._greedy_weight = recipe.greedy_loss
         self._unroll = recipe.unroll_of(draft.config.guesses_items)
         self._feature_layers = draft.config.feature_layers(target.config.num_hidden_layers)
         table = torch.as_tensor(layout.table, device=self._device)
@@ -187,7 +188,7 @@ class Lesson:
             guesses = self._guess(self._context(batch, states), starts, path)
             if self._draft.config.guesses_items:
                 return self._item_losses(guesses, answers, rows, free_until, path)
-            return self._code_losses(guesses, answers, path)
+            return self._code_losses(guesses, answers, rows, path)
 
     @torch.no_grad()
     def _read(self, batch: WrittenBatch) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
@@ -263,7 +264,22 @@ class Lesson:
             seen = torch.cat((seen, is_token.expand(-1, self._per_item, -1)), dim=2)
         return guesses
 
-    def _code_losses(self, guesses: list[torch.Tensor], answers: _Answers, path: Segments) -> torch.Tensor:
+    def _greedy_loss(
+        self,
+        guess: int,
+        slot: torch.Tensor,
+        scores: torch.Tensor,
+        allowed: torch.Tensor,
+        written: torch.Tensor,
+    ) -> torch.Tensor:
+        """Weighted cross-entropy, [n], of what the target wrote, for sharpened scores [n, m] of what was allowed."""
+        sharpness = self._draft.sharpness(guess + 1, slot).unsqueeze(-1)
+        log_probabilities = (scores * sharpness).masked_fill(~allowed, -torch.inf).log_softmax(dim=-1)
+        return -self._greedy_weight * log_probabilities.gather(1, written.unsqueeze(1)).squeeze(1)
+
+    def _code_losses(
+        self, guesses: list[torch.Tensor], answers: _Answers, rows: torch.Tensor, path: Segments
+    ) -> torch.Tensor:
         """The next decision's code, from each guess that has one."""
         head = self._code_embeddings.flatten(0, 1)
         losses = []
@@ -275,7 +291,9 @@ class Lesson:
             logits = F.linear(normed[is_valid.flatten()], head).float()
             logits = _take(logits.view(-1, *self._code_embeddings.shape[:2]), level.unsqueeze(1)).squeeze(1)
             allowed = answers.allowed[owner, place, level]
-            losses.append(_cross_entropy(logits, allowed, answers.probabilities[owner, place, level]))
+            soft = _cross_entropy(logits, allowed, answers.probabilities[owner, place, level])
+            written = self._codes[rows[owner, place], level]
+            losses.append(soft + self._greedy_loss(guess, level, logits, allowed, written))
         return torch.cat(losses)
 
     def _item_losses(
@@ -305,13 +323,18 @@ class Lesson:
             matches = free_until[owner] >= place.unsqueeze(1)
             true_codes = self._codes[rows[owner, place]]
             by_level = []
+            fits_slot = matches
             for level in range(num_levels):
                 by_level.append(
                     self._implied_loss(scores, matches, level, answers.probabilities[owner, place, level])
                 )
-                matches = matches & (self._codes[:, level] == true_codes[:, level].unsqueeze(1))
+                fits = self._codes[:, level] == true_codes[:, level].unsqueeze(1)
+                matches = matches & fits
+                fits_slot = fits_slot & (fits | (level >= slot[is_valid]).unsqueeze(1))
             weights = is_decision / is_decision.sum(dim=-1, keepdim=True)
-            losses.append((torch.stack(by_level, dim=-1) * weights).sum(dim=-1))
+            soft = (torch.stack(by_level, dim=-1) * weights).sum(dim=-1)
+            written = rows[owner, place]
+            losses.append(soft + self._greedy_loss(guess, slot[is_valid], scores, fits_slot, written))
         return torch.cat(losses)
 
     def _implied_loss(

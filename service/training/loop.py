@@ -100,7 +100,7 @@ def _best_file(work: Path, meta: dict[str, Any]) -> Path:
 
 def _forget_lesser(work: Path, meta: dict[str, Any]) -> None:
     """Remove earlier bests, once a saved state names the one that took their place."""
-    for file in work.glob("best-*"):
+    for file in work.glob("best-*.safetensors"):
         if meta["best"] is None or file != _best_file(work, meta):
             file.unlink()
 

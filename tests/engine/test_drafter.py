@@ -101,7 +101,7 @@ def test_branches_are_what_each_alone_would_be(shop: Setting, variant: str) -> N
                 )
                 for step, which in enumerate(chain):
                     # All extensions of this branch alone; the one that was taken is among them.
-                    found = extend(branch, slow.state(), own, 200)
+                    found = extend(step + 1, branch, slow.state(), own, 200)
                     taken = passes[step]
                     read = taken.tokens[i, which, : int(taken.length[i, which])].tolist()
                     same = (found.tokens[0] == taken.tokens[i, which]).all(-1)

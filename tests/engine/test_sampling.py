@@ -54,7 +54,8 @@ def test_a_draft_that_knows_the_target_guesses_the_token_that_is_drawn() -> None
     temperature = torch.full((300,), 0.8)
     log_p = torch.log_softmax(torch.where(allowed, logits, NOT_ALLOWED), dim=-1)
     drawn = choose_batch(log_p, temperature, torch.ones(300), noise)
-    guessed = perturbed_log_softmax(logits, allowed, temperature, noise).argmax(dim=-1)
+    ones = torch.ones(300)
+    guessed = perturbed_log_softmax(logits, allowed, ones, temperature, noise).argmax(dim=-1)
     assert guessed.tolist() == drawn.tolist()
 
 

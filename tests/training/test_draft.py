@@ -17,7 +17,15 @@ from service.training.loop import Progress
 from service.training.written_lists import WrittenBatches, WrittenLists
 
 RECIPE = DraftRecipe(
-    steps=8, batch_size=6, micro_batch_size=4, learning_rate=3e-3, num_lists=24, anchors=3, validate_every=3
+    steps=8,
+    batch_size=6,
+    micro_batch_size=4,
+    learning_rate=3e-3,
+    num_lists=24,
+    anchors=3,
+    unroll=6,
+    greedy_loss=0.5,
+    validate_every=3,
 )
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 PRESET = Preset(
@@ -214,6 +222,10 @@ def slow_losses(draft: Draft, target, lists: WrittenLists, index: int, draws, un
         mask = torch.tril(torch.ones(1, len(inputs), len(inputs), dtype=torch.bool))
         return draft(u, where, keys, values, mask)[0, -1]
 
+    def greedy_loss(guess: int, slot: int, scores: torch.Tensor, chosen: int) -> torch.Tensor:
+        sharpness = draft.sharpness(guess + 1, torch.tensor(slot))
+        return -RECIPE.greedy_loss * (scores * sharpness).log_softmax(-1)[chosen]
+
     read(-start, begin, None, 0)
     feature = features[start + begin - 1]
     losses = []
@@ -228,7 +240,9 @@ def slow_losses(draft: Draft, target, lists: WrittenLists, index: int, draws, un
         place, slot = divmod(end, 4)
         if not draft.config.guesses_items:
             scores = head[LAYOUT.table[slot, allowed(end)]] @ feature
-            losses.append(float(-(wanted(end) * scores.log_softmax(-1)).sum()))
+            chosen = allowed(end).index(CODES[rows[place], slot])
+            soft = -(wanted(end) * scores.log_softmax(-1)).sum()
+            losses.append(float(soft + greedy_loss(guess, slot, scores, chosen)))
         elif decided := [at for at in range(end, place * 4 + 3) if at in choices]:
             code_embeddings = torch.zeros(3, 4, 32)
             for level, codes in enumerate(LAYOUT.code_tokens):
@@ -244,7 +258,9 @@ def slow_losses(draft: Draft, target, lists: WrittenLists, index: int, draws, un
                     [shares[[CODES[row, level] == code for row in left]].sum() for code in allowed(at)]
                 )
                 terms.append(F.cross_entropy(implied.log().unsqueeze(0), wanted(at).unsqueeze(0)))
-            losses.append(float(torch.stack(terms).mean()))
+            left = free(place, slot)
+            greedy = greedy_loss(guess, slot, scores[left], left.index(rows[place]))
+            losses.append(float(torch.stack(terms).mean() + greedy))
         begin = end
     return losses
 

@@ -162,12 +162,14 @@ def train_list_draft(
     device: torch.device,
     seed: int,
     work: Path,
+    lists: Path | None = None,
     on_stage: OnStage,
     on_progress: OnProgress,
 ) -> dict[str, Any]:
     """Let a target write lists, train a draft on them and save it to `out`.
 
-    A run that was stopped goes on from what it left in `work`, which the caller removes when all is done.
+    A run that was stopped goes on from what it left in `work`, which the caller removes when all is done. Drafts of
+    one target and seed learn from the same lists; with `lists`, a file, the first one writes them for all.
 
     Returns:
         The training record.
@@ -194,34 +196,38 @@ def train_list_draft(
     asked = _sample(prepared.split.cases("valid"), recipe.validation_users, seed)
     validation = [_request(str(n), case.history, preset, num_items, True) for n, case in enumerate(asked)]
     weights = {file.name: sha256_of(file) for file in sorted(target.glob("*.safetensors"))}
-    fingerprint = _fingerprint(prepared, weights, asdict(layout), asdict(preset), num_items, seed)
+    fingerprint = _fingerprint(
+        prepared, weights, asdict(layout), preset.max_history_items, num_items, len(requests), seed
+    )
 
     def on_written(done: int) -> None:
         on_stage(f"lists of the target: {done}/{len(requests)}")
 
-    lists = WrittenLists.load(work / WRITTEN_LISTS, fingerprint)
-    if lists is None:
-        lists = write_training_lists(Engine(model, catalogue, layout, max_batch=128), requests, on_written)
-        lists.save(work / WRITTEN_LISTS, fingerprint)
+    lists_file = work / WRITTEN_LISTS if lists is None else lists
+    written = WrittenLists.load(lists_file, fingerprint)
+    if written is None:
+        engine = Engine(model, catalogue, layout, max_batch=512 if device.type == "cuda" else 128)
+        written = write_training_lists(engine, requests, on_written)
+        written.save(lists_file, fingerprint)
 
     def validate(draft: Draft) -> dict[str, float]:
         copy = copy_for_inference(draft, model.dtype)
-        written = Engine(model, catalogue, layout, max_batch=64, draft=copy).write(validation)
-        rounds = sum(done.num_rounds for done in written)
-        return {DRAFT_METRIC: sum(done.num_round_tokens for done in written) / max(1, rounds)}
+        answers = Engine(model, catalogue, layout, max_batch=64, draft=copy).write(validation)
+        rounds = sum(done.num_rounds for done in answers)
+        return {DRAFT_METRIC: sum(done.num_round_tokens for done in answers) / max(1, rounds)}
 
     torch.manual_seed(seed)
     draft = Draft(config).to(device)
     record = train_draft(
         draft,
         model,
-        lists,
+        written,
         catalogue.codes,
         layout,
         recipe,
         seed=seed,
         work=work,
-        fingerprint=_fingerprint(prepared, fingerprint, asdict(config)),
+        fingerprint=_fingerprint(prepared, fingerprint, asdict(config), asdict(recipe)),
         validate=validate,
         metric=DRAFT_METRIC,
         on_progress=on_progress,
@@ -232,7 +238,7 @@ def train_list_draft(
         "variant": variant,
         "features": features,
         "seed": seed,
-        "lists": len(lists),
+        "lists": len(written),
         "parameters": draft.num_parameters(),
         **record,
     }

@@ -217,8 +217,8 @@ def _baselines(text: str) -> list[str]:
 
 def _drafts(bundle: "Bundle", given: Sequence[Path]) -> dict[str, Path]:
     """Folders of drafts by the names that rows call them: a folder's own, or its whole path where two share one."""
-    own = bundle.path / "draft"
-    folders = list(dict.fromkeys(given)) or ([own] if own.is_dir() else [])
+    own = [] if bundle.draft_path is None else [bundle.draft_path]
+    folders = list(dict.fromkeys(given)) or own
     counts = Counter(folder.name for folder in folders)
     return {folder.name if counts[folder.name] == 1 else str(folder): folder for folder in folders}
 

@@ -207,6 +207,12 @@ def train_draft(
     seed: Seed = 0,
     steps: Steps = None,
     semantic_ids: SemanticIdsFile = None,
+    lists: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of the target's lists: written if they are not in it, for other drafts to use."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Train a draft on lists that its target writes; the same command goes on after a stop."""
@@ -235,6 +241,7 @@ def train_draft(
             device=pick_device(device),
             seed=seed,
             work=work,
+            lists=lists,
             on_stage=say,
             on_progress=shower(training),
         )

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Wall clock: a target and, over three seeds, the plain draft and the one with slot heads, against the engine alone.
+#   docs/benchmarks/wall-clock.sh DATASET WORK [PRESET [DEVICE]]
+# TARGET_STEPS and DRAFT_STEPS, USERS, CHECK (lists compared with the reference), JOBS change the size of it all.
+set -euo pipefail
+dataset=$1 work=$2 preset=${3:-base} device=${4:-cuda}
+mkdir -p "$work"
+
+padrec() { python3 -m service.cli "$@"; }
+train() {  # VARIANT SEED
+  padrec train draft "$dataset" --target "$work/bundle" --preset "$preset" --device "$device" --variant "$1" \
+    --seed "$2" --steps "${DRAFT_STEPS:-300}" --lists "$work/lists-$2.npz" --out "$work/$1-$2" 2> "$work/$1-$2.log"
+}
+export -f padrec train
+export dataset work preset device
+
+[ -d "$work/bundle" ] || padrec bundle build "$dataset" --preset "$preset" --device "$device" \
+  --steps "${TARGET_STEPS:-600}" --no-draft --out "$work/bundle"
+for seed in 0 1 2; do train none "$seed" & done
+for seed in 0 1 2; do until [ -f "$work/lists-$seed.npz" ]; do sleep 1; done; done
+for seed in 0 1 2; do echo "train slots $seed"; done | xargs -P "${JOBS:-3}" -I{} bash -c '{}'
+wait
+drafts=()
+for seed in 0 1 2; do drafts+=(--draft "$work/none-$seed" --draft "$work/slots-$seed"); done
+padrec bench decode "$work/bundle" "$dataset" "${drafts[@]}" --device "$device" --batch 1 --users "${USERS:-80}" \
+  --tree tree --repeats 1 --check "${CHECK:-40}" --compare autoregressive,transformers --json "$work/wall-clock.json"

@@ -20,7 +20,17 @@ for seed in 0 1 2; do train none "$seed" & done
 for seed in 0 1 2; do until [ -f "$work/lists-$seed.npz" ]; do sleep 1; done; done
 for seed in 0 1 2; do echo "train slots $seed"; done | xargs -P "${JOBS:-3}" -I{} bash -c '{}'
 wait
-drafts=()
-for seed in 0 1 2; do drafts+=(--draft "$work/none-$seed" --draft "$work/slots-$seed"); done
-padrec bench decode "$work/bundle" "$dataset" "${drafts[@]}" --device "$device" --batch 1 --users "${USERS:-80}" \
-  --tree tree --repeats 1 --check "${CHECK:-40}" --compare autoregressive,transformers --json "$work/wall-clock.json"
+measure() {  # NAME USERS CHECK COMPARE DRAFTS [OPTION ...]
+  local name=$1 users=$2 check=$3 compare=$4 drafts=()
+  for draft in $5; do drafts+=(--draft "$work/$draft"); done
+  shift 5
+  padrec bench decode "$work/bundle" "$dataset" "${drafts[@]}" --device "$device" --batch 1 --users "$users" \
+    --repeats 1 --check "$check" --compare "$compare" --json "$work/$name.json" "$@"
+}
+users=${USERS:-80} check=${CHECK:-40}
+plain="none-0 none-1 none-2" slots="slots-0 slots-1 slots-2"
+measure wall-clock "$users" "$check" autoregressive,transformers "$plain $slots" --tree tree
+# Fewer passes guess less and cost less: each kind of draft at its own best.
+for steps in 3 4 6; do measure "plain-$steps" $((users / 2)) 0 autoregressive "$plain" --tree tree --steps $steps; done
+for steps in 2 3; do measure "slots-$steps" $((users / 2)) 0 autoregressive "$slots" --tree tree --steps $steps; done
+measure chain $((users / 2)) 0 autoregressive "$plain $slots" --tree chain

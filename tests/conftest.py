@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import redis
+
+# For this process, before it imports torch, and for its children: on a busy machine two threads of one small pass wait
+# for each other, and it takes up to 90 times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from service.catalog.bundle import ITEMS, POPULAR, DecodingDefaults, seal
 from service.catalog.items import Catalogue

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +12,6 @@ import torch
 from service.catalog.bundle import Bundle
 from service.model.draft import Draft, DraftConfig, save_draft
 from service.model.target import read_config
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """So small a target gains nothing from threads, and on a busy machine they wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def assert_refused(done: "subprocess.CompletedProcess[str]", message: str) -> None:

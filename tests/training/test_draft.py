@@ -43,15 +43,6 @@ class StoppedError(Exception):
     """The power went out."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """For a toy more threads only wait for each other, the longer the busier the machine is."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def target():
     model = build_target(PRESET, 13, 64, seed=0).eval().requires_grad_(False)

@@ -18,6 +18,8 @@ from service.types import DecodedList, DecodeRequest
 
 Rows = Sequence[int]
 
+WIDE = 2.0  # a gap of more units is hardly a tie: two passes may each be off by one
+
 
 @dataclass(frozen=True, slots=True)
 class Fork:
@@ -48,6 +50,11 @@ class Gap:
     gap: float
     unit: float
 
+    @property
+    def num_units(self) -> float:
+        """The gap in units; two zeros are equal."""
+        return self.gap / self.unit if self.unit else 0.0
+
 
 def agreement_figures(
     model: PreTrainedModel,
@@ -59,9 +66,10 @@ def agreement_figures(
 ) -> dict[str, Any]:
     """The part of a row of `padrec bench decode` that compares lists with the reference's.
 
-    `largest_gap` is None where no list differs, or where lists are sampled, for there a draw decides as well.
-    `not_allowed` counts lists that no target may write: an item that is excluded or stands twice, or one too few. It is
-    0, or the engine is wrong.
+    `largest_gap` is the one of the most units. It is None where no list differs, or where lists are sampled, for there
+    a draw decides as well. `num_different` counts the lists that differ, `num_wide` those of them with a gap that is
+    hardly a tie, and `not_allowed` those that no target may write: an item that is excluded or stands twice, or one too
+    few. The last is 0, or the engine is wrong.
 
     Args:
         model: the target that wrote both.
@@ -71,23 +79,25 @@ def agreement_figures(
         expected: the reference's lists.
         written: the lists in question.
     """
-    num_equal = not_allowed = 0
+    num_different = not_allowed = 0
     gaps: list[Gap] = []
     for request, theirs, ours in zip(requests, expected, written, strict=True):
         rows, other = ([item.row for item in done.items] for done in (theirs, ours))
         if rows == other:
-            num_equal += 1
             continue
+        num_different += 1
         if not is_allowed(codes, request, other):
             not_allowed += 1
         elif request.temperature == 0:
             fork = find_fork(codes, rows, other)
             gaps.append(measure_gap(model, codes, layout, request.history, rows, fork))
-    largest = max(gaps, key=lambda gap: gap.gap, default=None)
+    largest = max(gaps, key=lambda gap: gap.num_units, default=None)
     return {
-        "equal_to_reference": num_equal / len(requests) if requests else None,
+        "equal_to_reference": (len(requests) - num_different) / len(requests) if requests else None,
+        "num_different": num_different,
         "largest_gap": None if largest is None else largest.gap,
         "gap_unit": None if largest is None else largest.unit,
+        "num_wide": sum(gap.num_units > WIDE for gap in gaps),
         "not_allowed": not_allowed,
     }
 

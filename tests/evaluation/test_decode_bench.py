@@ -99,7 +99,12 @@ def test_a_row_for_each_batch_and_method(shop, lists, question: Question) -> Non
         assert drafted["accepted_by_slot"] == [2.0, 0.0]
         assert drafted["draft_tokens_per_round"] == 8 / 6
         assert drafted["equal_to_reference"] == 1.0
-        assert (drafted["largest_gap"], drafted["not_allowed"]) == (None, 0)
+        assert [drafted[name] for name in ("num_different", "largest_gap", "num_wide", "not_allowed")] == [
+            0,
+            None,
+            0,
+            0,
+        ]
         assert (theirs["accepted_length"], theirs["equal_to_reference"]) == (None, None)
         assert (theirs["constrained"], theirs["temperature"]) == (False, 0.0)
         for row in (alone, drafted, theirs):
@@ -111,7 +116,8 @@ def test_lists_of_an_engine_that_is_wrong_show(lists, question: Question) -> Non
     engine = FakeEngine(lists, backwards=True)
     [row] = measure_decode(question, [Method("autoregressive", engine.start)], batches=[2], repeats=1)
     assert row["equal_to_reference"] == 0.0
-    assert row["not_allowed"] or row["largest_gap"] > 100 * row["gap_unit"]
+    assert row["num_different"] == 3
+    assert row["num_wide"] + row["not_allowed"] == 3
 
 
 def test_methods_take_turns_batch_by_batch(lists, question: Question) -> None:

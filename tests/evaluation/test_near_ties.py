@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from service.engine.reference import write_list
+from service.evaluation import near_ties
 from service.evaluation.near_ties import (
     Fork,
+    Gap,
     agreement_figures,
     find_fork,
     is_allowed,
@@ -88,8 +90,10 @@ def test_equal_lists_near_ties_and_wrong_lists_are_told_apart(shop) -> None:
 
     assert figures(expected) == {
         "equal_to_reference": 1.0,
+        "num_different": 0,
         "largest_gap": None,
         "gap_unit": None,
+        "num_wide": 0,
         "not_allowed": 0,
     }
 
@@ -105,11 +109,13 @@ def test_equal_lists_near_ties_and_wrong_lists_are_told_apart(shop) -> None:
     gap = measure_gap(model, codes, layout, requests[1].history, rows, fork)
     assert found == {
         "equal_to_reference": 0.75,
+        "num_different": 1,
         "largest_gap": gap.gap,
         "gap_unit": gap.unit,
+        "num_wide": 1,
         "not_allowed": 0,
     }
-    assert gap.gap > gap.unit  # a choice that this target would not have made
+    assert gap.num_units > 2  # a choice that this target would not have made
 
     # A sampled list has been decided by a draw as well.
     sampled = [replace(request, temperature=1.0) for request in requests]
@@ -119,7 +125,32 @@ def test_equal_lists_near_ties_and_wrong_lists_are_told_apart(shop) -> None:
     repeated = with_rows(expected[3], [rows_of(expected[3])[0]] * 4)
     assert figures([expected[0], expected[1], short, repeated]) == {
         "equal_to_reference": 0.5,
+        "num_different": 2,
         "largest_gap": None,
         "gap_unit": None,
+        "num_wide": 0,
         "not_allowed": 2,
+    }
+
+
+def test_the_gap_of_the_most_units_is_told(shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the widest: between large logits it may be a single step of the format."""
+    gaps = [Gap(0.5, 0.5), Gap(0.3, 0.1), Gap(0.2, 0.1), Gap(0.0, 0.0)]
+    given = iter(gaps)
+    monkeypatch.setattr(near_ties, "measure_gap", lambda *_: next(given))
+    requests = [replace(shop.requests[0], excluded=())] * 5
+    expected = [write_list(shop.model, shop.catalogue.codes, shop.layout, requests[0])] * 5
+    codes, rows = shop.catalogue.codes, rows_of(expected[0])
+    other = next(
+        row for row in range(80) if row != rows[3] and is_allowed(codes, requests[0], [*rows[:3], row])
+    )
+    written = [with_rows(expected[0], [*rows[:3], other])] * 4 + expected[:1]
+    found = agreement_figures(shop.model, codes, shop.layout, requests, expected, written)
+    assert found == {
+        "equal_to_reference": 0.2,
+        "num_different": 4,
+        "largest_gap": 0.3,
+        "gap_unit": 0.1,
+        "num_wide": 1,
+        "not_allowed": 0,
     }

@@ -51,7 +51,7 @@ wait
   for seed in 0 1 2; do
     echo "measure unconstrained-none-$seed none-$seed --unconstrained"
     for variant in none both; do
-      echo "measure accepted-one-step-$variant-$seed one-step-$variant-$seed --steps 8"
+      echo "measure accepted-one-step-$variant-$seed one-step-$variant-$seed --passes 8"
       echo "measure accepted-short-$variant-$seed short-$variant-$seed"
     done
   done

@@ -31,6 +31,6 @@ users=${USERS:-80} check=${CHECK:-40}
 plain="none-0 none-1 none-2" slots="slots-0 slots-1 slots-2"
 measure wall-clock "$users" "$check" autoregressive,transformers "$plain $slots" --tree tree
 # Fewer passes guess less and cost less: each kind of draft at its own best.
-for steps in 3 4 6; do measure "plain-$steps" $((users / 2)) 0 autoregressive "$plain" --tree tree --steps $steps; done
-for steps in 2 3; do measure "slots-$steps" $((users / 2)) 0 autoregressive "$slots" --tree tree --steps $steps; done
+for passes in 3 4 6; do measure "plain-$passes" $((users / 2)) 0 autoregressive "$plain" --tree tree --passes $passes; done
+for passes in 2 3; do measure "slots-$passes" $((users / 2)) 0 autoregressive "$slots" --tree tree --passes $passes; done
 measure chain $((users / 2)) 0 autoregressive "$plain $slots" --tree chain

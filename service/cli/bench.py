@@ -69,7 +69,7 @@ def bench_decode(
     users: Annotated[int, typer.Option(min=1, help="So many test users, in an order of the seed.")] = 200,
     num_items: Annotated[int, typer.Option(min=1, help="Length of the lists.")] = 10,
     tree: Annotated[Tree, typer.Option(help="What a draft's guesses form.")] = Tree.BOTH,
-    steps: Annotated[int | None, typer.Option(min=1, help="Passes of the draft in a round.")] = None,
+    passes: Annotated[int | None, typer.Option(min=1, help="Passes of the draft in a round.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Branches that a tree extends.")] = None,
     guesses: Annotated[int | None, typer.Option(min=1, help="The most guesses that are verified.")] = None,
     unconstrained: Annotated[
@@ -145,7 +145,7 @@ def bench_decode(
         Tree.TREE: ("tree",),
         Tree.BOTH: ("chain", "tree"),
     }
-    options = {"constrained": not unconstrained, "steps": steps, "width": width, "guesses": guesses}
+    options = {"constrained": not unconstrained, "passes": passes, "width": width, "guesses": guesses}
     methods = [*_plain_methods(question, baselines), *_draft_methods(question, folders, kinds[tree], options)]
     with bar("decoding") as progress:
         rows = measure_decode(

@@ -80,7 +80,10 @@ def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
     if settings.speculation == "auto" and bundle.draft_path is not None:
         draft = load_draft(bundle.draft_path, device=device, dtype=dtype)
         check_draft(draft.config, model.config, bundle.layout.num_levels, len(catalogue))
-    return Engine(model, catalogue, bundle.layout, settings.max_batch, draft)
+    decoding, layout = bundle.manifest.decoding, bundle.layout
+    longest = layout.prompt_length(decoding.max_history_items)
+    longest += decoding.max_num_items * layout.tokens_per_item
+    return Engine(model, catalogue, layout, settings.max_batch, draft, num_positions=longest)
 
 
 def recommend(

@@ -79,11 +79,13 @@ class Lists:
         rows: free rows.
         sampling: temperatures and noise.
         num_items: int64 [batch], items written so far.
+        num_wanted: int64 [batch], items still to be written; nothing is guessed after them.
     """
 
     rows: FreeRows
     sampling: Sampling
     num_items: torch.Tensor
+    num_wanted: torch.Tensor
 
 
 class Extension(Protocol):
@@ -133,7 +135,7 @@ class ByCode:
             lists.sampling.temperature.unsqueeze(1),
             None if noise is None else noise.gather(-1, codes),
         )
-        best, parent, which = _best(branches, log_q, allowed, count)
+        best, parent, which = _best(branches, lists, log_q, allowed, count)
         child = _of_parent(children, parent).gather(-1, which.unsqueeze(-1)).squeeze(-1)
         lone = _of_parent(allowed.sum(dim=-1), parent) == 1
         return self._forward(branches, lists.rows, best, parent, child, lone)
@@ -166,6 +168,7 @@ class ByItem:
         self._draft = draft
         self._vectors = draft.item_vectors(code_heads, index.codes)
         self._all_rows = torch.arange(len(index.codes), device=code_heads.device)
+        self._leaf_begin = index.node_begin[index.path[:, -1]].unsqueeze(0)
 
     def __call__(
         self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
@@ -174,8 +177,14 @@ class ByItem:
         index = self._index
         node = index.path[branches.row, branches.depth].unsqueeze(-1)
         allowed = (self._all_rows >= index.node_begin[node]) & (self._all_rows < index.node_end[node])
-        allowed &= lists.rows.free.unsqueeze(1)
-        allowed &= (branches.written.unsqueeze(-1) != self._all_rows).all(dim=2)
+        # Of items that share an ID the first free one stands for all: they are the same tokens.
+        leading = lists.rows.free & (
+            lists.rows.before[:, :-1] == lists.rows.up_to(self._leaf_begin.expand(len(node), -1))
+        )
+        allowed &= leading.unsqueeze(1)
+        # -1 is no row: it goes to a column of its own, past the last one.
+        column = torch.where(branches.written < 0, len(self._all_rows), branches.written)
+        allowed = F.pad(allowed, (0, 1)).scatter(2, column, False)[..., :-1]
         scores = self._draft.item_scores(states, self._vectors)
         log_q = perturbed_log_softmax(
             scores,
@@ -184,7 +193,7 @@ class ByItem:
             lists.sampling.temperature.unsqueeze(1),
             self._noise(branches, lists),
         )
-        best, parent, row = _best(branches, log_q, allowed, count)
+        best, parent, row = _best(branches, lists, log_q, allowed, count)
         path = index.path[row]
         written = _of_parent(branches.written, parent)
         num_left = lists.rows.count(index.node_begin[path], index.node_end[path], written.unsqueeze(2))
@@ -233,7 +242,7 @@ class AnyToken:
         scores = F.linear(states, self._head).float() * scale
         log_q = torch.log_softmax(scores, dim=-1)
         everything = torch.ones(1, 1, 1, dtype=torch.bool, device=states.device)
-        best, parent, token = _best(branches, log_q, everything, count)
+        best, parent, token = _best(branches, lists, log_q, everything, count)
         one = torch.ones_like(token)
         return Branches(
             parent=parent,
@@ -265,9 +274,11 @@ def level_logits(states: torch.Tensor, code_heads: torch.Tensor, depth: torch.Te
 
 
 def _best(
-    branches: Branches, log_q: torch.Tensor, allowed: torch.Tensor, count: int
+    branches: Branches, lists: Lists, log_q: torch.Tensor, allowed: torch.Tensor, count: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The best of all extensions [batch, n, m]: joint log-probabilities, parents and which, each [batch, count]."""
+    is_open = branches.num_written() < lists.num_wanted.unsqueeze(1)
+    allowed = allowed & is_open.unsqueeze(-1)
     joint = torch.where(allowed, branches.log_probability.unsqueeze(-1) + log_q, 2 * NOT_ALLOWED).flatten(1)
     best, index = joint.topk(min(count, joint.shape[1]), dim=1)
     return best, index // log_q.shape[2], index % log_q.shape[2]
@@ -301,8 +312,7 @@ def _extended(
     tokens = index.item_tokens[row].gather(-1, place.clamp(max=num_levels))
     forced = torch.ones_like(tokens, dtype=torch.bool)
     forced[..., : lone.shape[-1]] = lone
-    # The few last places serve all later items too: a guess that repeats one of those is only a lost guess.
-    column = (written >= 0).sum(dim=-1, keepdim=True).clamp(max=written.shape[-1] - 1)
+    column = (written >= 0).sum(dim=-1, keepdim=True)
     written = written.scatter(-1, column, torch.where(complete, row, -1).unsqueeze(-1))
     next_depth = torch.where(complete, 0, end_depth)
     return Branches(

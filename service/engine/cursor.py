@@ -40,7 +40,9 @@ class Cursor:
         """The only child that may come next, where there is just one; None where there is a choice."""
         begin, end = int(self._trie.item_begin[self.node]), int(self._trie.item_end[self.node])
         below = self.free[begin:end]
-        first, last = begin + int(below.argmax()), end - 1 - int(below[::-1].argmax())
+        # Most of the time the last row is free; only where it is not is it worth a copy to look backwards.
+        last = end - 1 if below[-1] else end - 1 - int(below[::-1].argmax())
+        first = begin + int(below.argmax())
         if self._codes[first, self.depth] != self._codes[last, self.depth]:
             return None
         return self._child_towards(first)

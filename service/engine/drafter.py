@@ -23,10 +23,8 @@ from service.engine.constraint import NOT_ALLOWED, TrieIndex
 from service.engine.cursor import Cursor
 from service.engine.kv_cache import KvCache, grain_of
 from service.engine.tree import DEAD, Candidate, GuessTree, TreeShape, grow
+from service.errors import InputError
 from service.model.draft import Draft
-
-# Items that a branch remembers having completed; it hardly ever completes more.
-_MOST_WRITTEN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,11 @@ class Drafter:
         catalogue: of the same bundle.
         layout: how codes become tokens.
         index: the trie on the device.
+        code_heads: rows of the target's head for each level's codes, [L, C, hidden].
         shape: how much to guess.
+
+    Raises:
+        InputError: the shape does without the constraint, and the draft knows nothing but items.
     """
 
     def __init__(
@@ -99,13 +101,14 @@ class Drafter:
         self._trie, self._layout, self._index = catalogue.trie, layout, index
         self._embedding = target.get_input_embeddings()
         self.extension: Extension
+        if not shape.constrained and config.guesses_items:
+            raise InputError("a draft that guesses items needs the constraint")
         if not shape.constrained:
             self.extension = AnyToken(index, target.get_output_embeddings().weight, draft)
         elif config.guesses_items:
             self.extension = ByItem(index, code_heads, draft)
         else:
             self.extension = ByCode(index, code_heads, draft)
-        self._most_written = min(shape.num_steps, _MOST_WRITTEN)
         self._grain = grain_of(target.device)
         self._least = math.log(shape.min_probability) if shape.min_probability else NOT_ALLOWED / 2
 
@@ -160,7 +163,10 @@ class Drafter:
         branches = self._start(news, cursors, features.device)
         states, scratch = self._read_news(news, features)
         passes: list[Branches] = []
-        for step in range(self.shape.num_steps):
+        # Each pass guesses a code at least; one past the last that a list still needs would be lost.
+        per_item = 1 if self.draft.config.guesses_items else self._layout.tokens_per_item
+        most_useful = per_item * max(new.num_wanted for new in news)
+        for step in range(min(self.shape.num_passes, most_useful)):
             if step:
                 branches = passes[-1].first(self.shape.width)
                 states, scratch = self._read_branches(step, branches, states, scratch)
@@ -172,7 +178,7 @@ class Drafter:
         values = np.array([rows, [cursor.depth for cursor in cursors], [new.end for new in news]])
         row, depth, end = torch.as_tensor(values, device=device).unsqueeze(-1)
         return Branches.start(
-            row, depth, end, most_written=self._most_written, most_tokens=self.extension.most_tokens
+            row, depth, end, most_written=self.shape.num_passes + 1, most_tokens=self.extension.most_tokens
         )
 
     def _read_news(self, news: Sequence[News], features: torch.Tensor) -> tuple[torch.Tensor, _Scratch]:
@@ -195,14 +201,14 @@ class Drafter:
         token, slots, index, positions = torch.as_tensor(packed, device=device)
         last = torch.as_tensor(lengths - 1, device=device)
         is_pending = torch.as_tensor(place >= verified, device=device)
-        u = self.draft.inputs(_at(features, index), self._embedding(token), slots, 1, is_pending)
+        u = self.draft.inputs(at(features, index), self._embedding(token), slots, 1, is_pending)
         base = self._grain.places_for(max(new.begin for new in news) + longest)
-        self.cache.reserve(len(news), base + self._scratch_places())
+        self.cache.reserve(len(news), base + self.num_scratch_places)
         self.cache.begin_pass(slice(0, len(news)), positions, base)
         keys, values = self.cache.update(*self.draft.keys_and_values(u, positions), 0)
         end = torch.as_tensor(begin + lengths, device=device)
         context = (torch.arange(base, device=device) < end).unsqueeze(1)
-        states = self.draft(_at(u, last), positions.gather(1, last), keys, values, context)
+        states = self.draft(at(u, last), positions.gather(1, last), keys, values, context)
         nothing = torch.zeros(len(news), 1, 0, dtype=torch.bool, device=device)
         return states, _Scratch(base, context, nothing, nothing[:, 0])
 
@@ -214,7 +220,7 @@ class Drafter:
         device = states.device
         place = torch.arange(most, device=device)
         # Every token of a branch reads the guess of a feature that the branch grew from.
-        features = _at(states, branches.parent).unsqueeze(2).expand(-1, -1, most, -1)
+        features = at(states, branches.parent).unsqueeze(2).expand(-1, -1, most, -1)
         last = branches.length - 1
         after = last.unsqueeze(-1) - place
         slots = (branches.slot.unsqueeze(-1) - after) % self._layout.tokens_per_item
@@ -250,8 +256,10 @@ class Drafter:
         )
         return states, _Scratch(scratch.base, scratch.context, sees, all_real)
 
-    def _scratch_places(self) -> int:
-        return (self.shape.num_steps - 1) * self.shape.width * self.extension.most_tokens
+    @property
+    def num_scratch_places(self) -> int:
+        """Places of the cache that the branches of a round take."""
+        return (self.shape.num_passes - 1) * self.shape.width * self.extension.most_tokens
 
     def _to_host(self, passes: Sequence[Branches]) -> list[list[list[Candidate | None]]]:
         """The candidates of each list, pass by pass, in two copies."""
@@ -348,6 +356,6 @@ class Drafter:
         return (child if row != DEAD else DEAD), row
 
 
-def _at(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+def at(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Vectors [batch, n, hidden] of [batch, m, hidden] at `index` [batch, n]."""
     return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[2]))

@@ -19,7 +19,7 @@ from service.catalog.layout import TokenLayout
 from service.catalog.trie import Int64Array
 from service.engine.branches import Lists
 from service.engine.constraint import FreeRows, TrieIndex
-from service.engine.drafter import Drafter, News
+from service.engine.drafter import Drafter, News, at
 from service.engine.flight import Flight
 from service.engine.kv_cache import KvCache, grain_of
 from service.engine.sampling import Sampling
@@ -39,7 +39,9 @@ class Engine:
         layout: how codes become tokens.
         max_batch: lists in flight, at most; the caller keeps to it.
         draft: guesses ahead of the target; None: the target writes alone.
-        tree: how much is guessed; None: what suits the draft.
+        tree: how much is guessed; None: what suits the draft and the device.
+        num_positions: of the longest prompt and list together; memory for `max_batch` of those is taken at once.
+            0: memory grows with what is asked.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Engine:
         max_batch: int = 32,
         draft: Draft | None = None,
         tree: TreeShape | None = None,
+        num_positions: int = 0,
     ) -> None:
         self.max_batch = max_batch
         self._catalogue, self._layout = catalogue, layout
@@ -63,6 +66,8 @@ class Engine:
         if draft is not None:
             shape = tree or TreeShape.default(draft.config, model.device)
             self._drafter = Drafter(draft, model, catalogue, layout, self._index, self._code_heads, shape)
+        if num_positions:
+            self._reserve(num_positions)
         self._flights: list[Flight] = []
         # What rounds need of the lists on the device, row by row like `_flights`.
         self._free = torch.zeros(0, len(catalogue), dtype=torch.bool, device=model.device)
@@ -81,18 +86,22 @@ class Engine:
         if not requests:
             return
         flights = [Flight(request, self._catalogue, self._layout) for request in requests]
-        self._free = torch.cat([self._free, self._on_device(np.stack([f.cursor.free for f in flights]))])
-        self._sampling = self._sampling.joined(
-            Sampling.of(requests, self._layout.num_levels, self._index.num_codes, self._device)
-        )
+        free = self._on_device(np.stack([flight.cursor.free for flight in flights]))
+        sampling = Sampling.of(requests, self._layout.num_levels, self._index.num_codes, self._device)
         prompts = [self._layout.prompt(self._catalogue.codes[list(r.history)]) for r in requests]
-        last = self._prefill(prompts)
+        hidden, features = self._prefill(prompts)
         roots = PackedTrees.of([GuessTree() for _ in flights])
-        nodes, probabilities = self._choose(last, roots, self._lists(len(self._flights), flights))
+        nodes, probabilities = self._choose(hidden, roots, self._lists(flights, free, sampling))
         for flight, prompt, node, probability in zip(flights, prompts, nodes, probabilities, strict=True):
             flight.length = len(prompt)
             flight.start(node[0], probability[0])
+        # From here on nothing fails: a prefill that does, for lack of memory say, leaves no trace.
         self._flights += flights
+        self._free = torch.cat([self._free, free])
+        self._sampling = self._sampling.joined(sampling)
+        if features is not None:
+            padding = (0, 0, 0, self._features.shape[1] - 1)
+            self._features = torch.cat([self._features, F.pad(features, padding)])
         self._block_new_rows()
 
     @torch.inference_mode()
@@ -105,7 +114,7 @@ class Engine:
         """One pass of the target for every list in flight; those that are finished, in no particular order."""
         finished = self._leave()
         if self._flights:
-            lists = self._lists(0, self._flights)
+            lists = self._lists(self._flights, self._free, self._sampling)
             trees = self._draft(lists)
             packed = PackedTrees.of(trees)
             hidden, states = self._verify(packed)
@@ -119,35 +128,53 @@ class Engine:
     def write(self, requests: Sequence[DecodeRequest]) -> list[DecodedList]:
         """Write these lists, and nothing else, to the end; in the order of the requests."""
         done: dict[str, DecodedList] = {}
-        for begin in range(0, len(requests), self.max_batch):
-            self.add(requests[begin : begin + self.max_batch])
-            while self._flights:
-                done.update((result.request_id, result) for result in self.round())
+        try:
+            for begin in range(0, len(requests), self.max_batch):
+                self.add(requests[begin : begin + self.max_batch])
+                while self._flights:
+                    done.update((result.request_id, result) for result in self.round())
+        finally:
+            self.drop([request.request_id for request in requests])
         return [done[request.request_id] for request in requests]
 
-    def _prefill(self, prompts: Sequence[Int64Array]) -> torch.Tensor:
-        """Read prompts into the rows after those in flight; what the head reads at their ends, [new, 1, hidden]."""
+    def _reserve(self, num_positions: int) -> None:
+        tokens = self._layout.tokens_per_item
+        if self._drafter is not None:
+            # A round's news are at most what its pass read; every guess may bring the rest of an item along.
+            tokens += self._drafter.shape.num_guesses * self._layout.tokens_per_item
+            places = self._grain.places_for(num_positions + self._grain.tokens_for(tokens))
+            self._drafter.cache.reserve(self.max_batch, places + self._drafter.num_scratch_places)
+        places = self._grain.places_for(num_positions + self._grain.tokens_for(tokens))
+        self._target.cache.reserve(self.max_batch, places)
+
+    def _prefill(self, prompts: Sequence[Int64Array]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Read prompts into the rows after those in flight.
+
+        Returns:
+            What the head reads at the prompts' ends, [new, 1, hidden], and the draft's features there, if there is one.
+        """
         first = len(self._flights)
         rows = slice(first, first + len(prompts))
-        lengths = np.array([len(prompt) for prompt in prompts])
+        lengths = np.array([[len(prompt)] for prompt in prompts])
         longest = self._grain.places_for(int(lengths.max()))
         tokens = np.zeros((len(prompts), longest), dtype=np.int64)
         slots = np.zeros_like(tokens)
         for i, prompt in enumerate(prompts):
             tokens[i, : len(prompt)] = prompt
             slots[i, : len(prompt)] = self._layout.next_slots(len(prompt))
-        token = self._on_device(tokens)
+        token, slot, position = self._on_device(
+            np.stack([tokens, slots, np.minimum(np.arange(longest), lengths - 1)])
+        )
         places = torch.arange(longest, device=self._device).expand(len(prompts), -1)
         causal = torch.ones(longest, longest, dtype=torch.bool, device=self._device).tril()
-        hidden, states = self._target(token, places, places, causal.expand(len(prompts), -1, -1), rows)
-        end = self._on_device(lengths - 1)[:, None, None]
+        hidden, states = self._target(token, position, places, causal.expand(len(prompts), -1, -1), rows)
+        end = self._on_device(lengths - 1)
+        features = None
         if self._drafter is not None:
             features = self._drafter.draft.features_of(states)
-            self._drafter.read_prompts(token, features, self._on_device(slots), rows)
-            last = features.gather(1, end.expand(-1, 1, features.shape[2]))
-            padding = (0, 0, 0, self._features.shape[1] - 1)
-            self._features = torch.cat([self._features, F.pad(last, padding)])
-        return hidden.gather(1, end.expand(-1, 1, hidden.shape[2]))
+            self._drafter.read_prompts(token, features, slot, rows)
+            features = at(features, end)
+        return at(hidden, end), features
 
     def _draft(self, lists: Lists) -> list[GuessTree]:
         """A tree for each list; bare roots without a draft."""
@@ -177,11 +204,14 @@ class Engine:
         num_tokens = self._grain.tokens_for(max(pending) + trees.token.shape[1] - 1)
         batch = len(pending)
         tokens = np.zeros((batch, num_tokens), dtype=np.int64)
-        ahead = np.tile(np.arange(num_tokens), (batch, 1))  # position of each token after the cached ones
+        ahead = np.zeros_like(
+            tokens
+        )  # position of each token after the cached ones; padding has the first one's
         sees = np.tile(np.eye(num_tokens, dtype=bool), (batch, 1, 1))
         for i, (flight, root) in enumerate(zip(self._flights, pending, strict=True)):
             end = root + trees.token.shape[1] - 1
             tokens[i, :root] = flight.pending
+            ahead[i, :root] = np.arange(root)
             tokens[i, root:end] = trees.token[i, 1:]
             ahead[i, root:end] = root - 1 + trees.depth[i, 1:]
             sees[i, :root, :root] = np.tri(root, dtype=bool)
@@ -195,7 +225,7 @@ class Engine:
         mask = _cached_and(self._on_device(sees), length, num_places)
         hidden, states = self._target(token, position, places, mask, slice(0, batch))
         of_tree = self._on_device(np.array(pending)[:, None] - 1 + np.arange(trees.token.shape[1]))
-        return hidden.gather(1, of_tree.unsqueeze(-1).expand(-1, -1, hidden.shape[2])), states
+        return at(hidden, of_tree), states
 
     def _choose(
         self, hidden: torch.Tensor, trees: PackedTrees, lists: Lists
@@ -227,18 +257,15 @@ class Engine:
             self._remember(self._on_device(source), states)
         for flight, count in zip(self._flights, num_verified, strict=True):
             flight.length += count
-            flight.num_features = count
+            flight.last_feature = count
         self._block_new_rows()
 
     def _remember(self, places: torch.Tensor, states: Sequence[torch.Tensor]) -> None:
         """Features of the last token before the latest pass, and of the tokens in it at `places` [batch, n]."""
         assert self._drafter is not None
-        width = self._features.shape[2]
-        last = self._on_device(np.array([[flight.num_features] for flight in self._flights]))
-        before = self._features.gather(1, last.unsqueeze(-1).expand(-1, -1, width))
-        index = places.unsqueeze(-1)
-        kept = [state.gather(1, index.expand(-1, -1, state.shape[2])) for state in states]
-        self._features = torch.cat([before, self._drafter.draft.features_of(kept)], dim=1)
+        last = self._on_device(np.array([[flight.last_feature] for flight in self._flights]))
+        kept = self._drafter.draft.features_of([at(state, places) for state in states])
+        self._features = torch.cat([at(self._features, last), kept], dim=1)
 
     def _leave(self) -> list[DecodedList]:
         """Finished lists go."""
@@ -261,7 +288,7 @@ class Engine:
         self._flights = [self._flights[i] for i in order]
         self._free = self._free[index]
         self._features = self._features[index] if self._drafter is not None else self._features
-        self._sampling = self._sampling.select(index)
+        self._sampling = self._sampling.select(order)
 
     def _caches(self) -> list[KvCache]:
         return [self._target.cache] + ([] if self._drafter is None else [self._drafter.cache])
@@ -274,11 +301,10 @@ class Engine:
             lists, rows = self._on_device(np.array(pairs).T)
             self._free[lists, rows] = False
 
-    def _lists(self, first: int, flights: Sequence[Flight]) -> Lists:
-        """What is on the device about the lists in rows from `first` on."""
-        num_items = self._on_device(np.array([len(flight.items) for flight in flights]))
-        sampling = self._sampling if first == 0 else self._sampling.select(slice(first, None))
-        return Lists(FreeRows.of(self._free[first:]), sampling, num_items)
+    def _lists(self, flights: Sequence[Flight], free: torch.Tensor, sampling: Sampling) -> Lists:
+        """What is on the device about these lists."""
+        counts = self._on_device(np.array([(len(flight.items), flight.num_wanted) for flight in flights]))
+        return Lists(FreeRows.of(free), sampling, *counts.T)
 
     def _on_device(self, array: npt.NDArray[np.generic]) -> torch.Tensor:
         return torch.as_tensor(array, device=self._device)

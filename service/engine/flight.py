@@ -24,7 +24,7 @@ class Flight:
         pending: tokens that are certain and not yet in the target's cache; filled by `accept`.
         verified: tokens that the last pass put into it; filled by `accept`.
         length: tokens in the target's cache; filled by the engine.
-        num_features: the place of the last one in the engine's features of this list; filled by the engine.
+        last_feature: the place of the last token's feature among those the engine keeps; filled by the engine.
         new_rows: of the items completed since the engine last looked; emptied by it.
     """
 
@@ -34,7 +34,7 @@ class Flight:
         self.cursor = Cursor(catalogue, request.excluded)
         self.pending: list[int] = []
         self.verified: list[int] = []
-        self.length = self.num_features = 0
+        self.length = self.last_feature = 0
         self.new_rows: list[int] = []
         self._layout = layout
         self._node_code = catalogue.trie.code

@@ -26,16 +26,18 @@ class Sampling:
         temperature: float32 [batch], 0 for greedy lists.
         top_p: float32 [batch].
         noise: float32 [batch, code positions, C], 0 for greedy lists; None where all are greedy.
+        is_sampled: of each list, on the host.
     """
 
     temperature: torch.Tensor
     top_p: torch.Tensor
     noise: torch.Tensor | None
+    is_sampled: tuple[bool, ...]
 
     @classmethod
     def none(cls, device: torch.device) -> "Sampling":
         """Of no lists."""
-        return cls(torch.zeros(0, device=device), torch.zeros(0, device=device), None)
+        return cls(torch.zeros(0, device=device), torch.zeros(0, device=device), None, ())
 
     @classmethod
     def of(
@@ -55,6 +57,7 @@ class Sampling:
             torch.tensor([request.temperature for request in requests], device=device),
             torch.tensor([request.top_p for request in requests], device=device),
             noise,
+            tuple(request.temperature > 0 for request in requests),
         )
 
     def joined(self, new: "Sampling") -> "Sampling":
@@ -70,15 +73,18 @@ class Sampling:
                 parts.append(torch.nn.functional.pad(own, (0, 0, 0, longest - own.shape[1])))
             noise = torch.cat(parts)
         return Sampling(
-            torch.cat([self.temperature, new.temperature]), torch.cat([self.top_p, new.top_p]), noise
+            torch.cat([self.temperature, new.temperature]),
+            torch.cat([self.top_p, new.top_p]),
+            noise,
+            self.is_sampled + new.is_sampled,
         )
 
-    def select(self, which: torch.Tensor | slice) -> "Sampling":
+    def select(self, which: list[int]) -> "Sampling":
         """Some of the lists."""
-        noise = (
-            None if self.noise is None or not bool((self.temperature[which] > 0).any()) else self.noise[which]
-        )
-        return Sampling(self.temperature[which], self.top_p[which], noise)
+        is_sampled = tuple(self.is_sampled[i] for i in which)
+        index = torch.tensor(which, dtype=torch.int64, device=self.temperature.device)
+        noise = self.noise[index] if self.noise is not None and any(is_sampled) else None
+        return Sampling(self.temperature[index], self.top_p[index], noise, is_sampled)
 
     def at(self, ordinal: torch.Tensor) -> torch.Tensor | None:
         """The noise of code positions, [batch, n, C]; positions [batch, n] past a list's end are some other's."""
@@ -151,7 +157,11 @@ def perturbed_log_softmax(
     temperature: torch.Tensor,
     noise: torch.Tensor | None,
 ) -> torch.Tensor:
-    """How likely the target is to choose each allowed candidate, as the draft sees it, given the target's noise.
+    """Log-probabilities by which a draft ranks candidates.
+
+    Greedy, they are those that the target writes the candidate. Sampled, the target's choice is certain once its noise
+    is known; the perturbed scores rank the candidates as that choice would if draft and target agreed, and by how much
+    one leads says how likely they are to. `top_p` is left to the target.
 
     Args:
         scores: the draft's, float32 [..., n].

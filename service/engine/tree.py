@@ -1,5 +1,10 @@
-"""The tree of guessed tokens that one pass of the target verifies."""
+"""The tree of guessed tokens that one pass of the target verifies.
 
+It grows as in EAGLE-2 (arXiv 2406.16858): each pass of the draft extends the branches of the highest joint probability,
+and of all candidates of all passes the most probable tokens are kept, within a budget.
+"""
+
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -19,7 +24,7 @@ class TreeShape:
     """How much is guessed in a round.
 
     Attributes:
-        num_steps: passes of the draft.
+        num_passes: of the draft.
         width: branches that each pass extends; 1 guesses a chain.
         num_candidates: guesses kept of each pass, of which the first `width` are extended.
         num_guesses: the most guessed tokens that the target verifies; forced ones ride along.
@@ -27,19 +32,24 @@ class TreeShape:
         constrained: guesses are kept inside the trie, and forced tokens are free; off is the plain baseline.
     """
 
-    num_steps: int
+    num_passes: int
     width: int
     num_candidates: int
     num_guesses: int
     min_probability: float = 0.0
     constrained: bool = True
 
+    def __post_init__(self) -> None:
+        """Refuse what guesses nothing."""
+        if min(self.num_passes, self.width, self.num_candidates, self.num_guesses) < 1:
+            raise ValueError(f"{self} guesses nothing")
+
     @classmethod
     def chain(cls, draft: DraftConfig) -> "TreeShape":
         """One guess after another."""
         steps = draft.max_steps
         tokens = steps * draft.num_levels if draft.guesses_items else steps
-        return cls(num_steps=steps, width=1, num_candidates=1, num_guesses=tokens)
+        return cls(num_passes=steps, width=1, num_candidates=1, num_guesses=tokens)
 
     @classmethod
     def tree(cls, draft: DraftConfig) -> "TreeShape":
@@ -85,6 +95,7 @@ class GuessTree:
         slot: that the token fills.
         written: rows of the items completed on the way.
         depth: tokens on the way to a token, itself included.
+        children: by the place of the parent and the token.
     """
 
     token: list[int] = field(default_factory=lambda: [0])
@@ -95,6 +106,7 @@ class GuessTree:
     slot: list[int] = field(default_factory=lambda: [0])
     written: list[tuple[int, ...]] = field(default_factory=lambda: [()])
     depth: list[int] = field(default_factory=lambda: [0])
+    children: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Places, the root included."""
@@ -107,10 +119,7 @@ class GuessTree:
 
     def child(self, place: int, token: int) -> int | None:
         """The place of a child, or None."""
-        for candidate in range(place + 1, len(self)):
-            if self.parent[candidate] == place and self.token[candidate] == token:
-                return candidate
-        return None
+        return self.children.get((place, token))
 
     def ancestors(self) -> BoolArray:
         """Who may look at whom, the root aside: bool [n - 1, n - 1], True where a token follows another or is it."""
@@ -163,7 +172,6 @@ def _merge(
 ) -> tuple[GuessTree, list[float]]:
     """All candidates in one tree, and the probability of each of its tokens."""
     tree, probability = GuessTree(node=[node]), [1.0]
-    children: dict[tuple[int, int], int] = {}
     ends = [ROOT]  # where each branch of the pass before ended
     for candidates in passes:
         next_ends = []
@@ -173,21 +181,24 @@ def _merge(
             if candidate is None or place == DEAD or len(written) >= num_items:
                 next_ends.append(DEAD)
                 continue
+            likely = math.exp(candidate.log_probability)
             for token, token_node, forced in zip(
                 candidate.tokens, candidate.nodes, candidate.forced, strict=True
             ):
-                child = children.get((place, token))
+                child = tree.child(place, token)
                 if child is None:
                     filled = (tree.slot[place] + 1) % (num_levels + 1) if place else slot
-                    child = children[place, token] = _append(tree, place, token, token_node, forced, filled)
+                    child = _append(tree, place, token, token_node, forced, filled)
                     probability.append(0.0)
                     tree.written[child] = written
-                probability[child] += float(np.exp(candidate.log_probability))
+                probability[child] += likely
                 place = child
             if candidate.row >= 0:
                 tree.written[place] = (*written, candidate.row)
             next_ends.append(place)
         ends = next_ends
+    for place in range(1, len(tree)):  # sums of the same numbers in another order differ in their last digits
+        probability[place] = min(probability[place], probability[tree.parent[place]])
     return tree, probability
 
 
@@ -200,7 +211,8 @@ def _append(tree: GuessTree, parent: int, token: int, node: int, forced: bool, s
     tree.slot.append(slot)
     tree.written.append(())
     tree.depth.append(tree.depth[parent] + 1)
-    return len(tree) - 1
+    place = tree.children[parent, token] = len(tree) - 1
+    return place
 
 
 @dataclass(frozen=True, slots=True)

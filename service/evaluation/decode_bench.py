@@ -50,7 +50,7 @@ COLUMNS = (
     "num_wide",
     "not_allowed",
     "peak_memory_bytes",
-    "steps",
+    "passes",
     "width",
     "guesses",
 )
@@ -244,7 +244,7 @@ def _row(question: Question, run: _Run, batch: int, expected: Sequence[DecodedLi
     if method.shape is not None:
         row |= guess_figures(lists)
         row |= {
-            "steps": method.shape.num_steps,
+            "passes": method.shape.num_passes,
             "width": method.shape.width,
             "guesses": method.shape.num_guesses,
         }

@@ -96,13 +96,13 @@ def shape_of(
     draft: DraftConfig,
     *,
     constrained: bool,
-    steps: int | None = None,
+    passes: int | None = None,
     width: int | None = None,
     guesses: int | None = None,
 ) -> TreeShape:
     """What suits a draft, with the given numbers in place of its own; a chain has no width."""
-    if steps is not None:
-        draft = replace(draft, max_steps=steps)
+    if passes is not None:
+        draft = replace(draft, max_steps=passes)
     shape = TreeShape.chain(draft) if tree == "chain" else TreeShape.tree(draft)
     if width is not None and tree == "tree":
         shape = replace(shape, width=width, num_candidates=max(width, shape.num_candidates))

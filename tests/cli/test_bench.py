@@ -93,7 +93,7 @@ def test_sampled_lists_and_other_shapes(padrec, bundle: Path, dataset: Path, dra
     options = (
         "--tree",
         "tree",
-        "--steps",
+        "--passes",
         2,
         "--width",
         3,
@@ -109,7 +109,7 @@ def test_sampled_lists_and_other_shapes(padrec, bundle: Path, dataset: Path, dra
     done = padrec(*command, "--json", file)
     assert done.returncode == 0, done.stderr
     [row] = json.loads(file.read_text())["rows"]
-    assert (row["steps"], row["width"], row["guesses"], row["constrained"]) == (2, 3, 5, False)
+    assert (row["passes"], row["width"], row["guesses"], row["constrained"]) == (2, 3, 5, False)
     assert (row["temperature"], row["speed_up"]) == (0.8, None)
     assert row["equal_to_reference"] == 1.0
     assert row["draft_tokens_per_round"] <= 5

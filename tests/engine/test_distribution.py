@@ -17,8 +17,8 @@ from tests.engine.conftest import Setting, random_draft, random_setting
 
 CODES = np.array([[0, 0], [0, 1], [1, 0], [1, 2], [2, 1], [2, 1]])
 REQUEST = DecodeRequest("", history=(0, 1), num_items=2, temperature=0.9, top_p=0.95)
-TREE = TreeShape(num_steps=3, width=2, num_candidates=3, num_guesses=4)
-CHAIN = TreeShape(num_steps=3, width=1, num_candidates=1, num_guesses=3, constrained=False)
+TREE = TreeShape(num_passes=3, width=2, num_candidates=3, num_guesses=4)
+CHAIN = TreeShape(num_passes=3, width=1, num_candidates=1, num_guesses=3, constrained=False)
 
 
 def possible_lists(setting: Setting, request: DecodeRequest) -> Iterator[tuple[tuple[int, ...], float]]:

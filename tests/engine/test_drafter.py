@@ -13,7 +13,7 @@ from service.engine.tree import TreeShape
 from service.model.draft import Draft
 from tests.engine.conftest import Setting, random_draft
 
-TREE = TreeShape(num_steps=4, width=3, num_candidates=5, num_guesses=20)
+TREE = TreeShape(num_passes=4, width=3, num_candidates=5, num_guesses=20)
 CPU = torch.device("cpu")
 
 
@@ -78,15 +78,15 @@ def test_branches_are_what_each_alone_would_be(shop: Setting, variant: str) -> N
         features.append(hidden[:, -1:])
     news = [News(tokens, 0, len(prompt), 1, 9) for tokens, prompt in zip(pending, prompts, strict=True)]
     rows = FreeRows.of(torch.as_tensor(np.stack([cursor.free for cursor in cursors])))
-    sampling = Sampling(torch.zeros(2), torch.ones(2), None)
-    lists = Lists(rows, sampling, torch.zeros(2, dtype=torch.int64))
+    sampling = Sampling(torch.zeros(2), torch.ones(2), None, (False, False))
+    lists = Lists(rows, sampling, torch.zeros(2, dtype=torch.int64), torch.full((2,), 9))
     passes = drafter.passes(news, torch.cat(features), lists, cursors)
 
     extend = drafter.extension
     for i, (prompt, tokens, cursor) in enumerate(zip(prompts, pending, cursors, strict=True)):
-        greedy = Sampling(torch.zeros(1), torch.ones(1), None)
-        own = Lists(FreeRows.of(rows.free[i : i + 1]), greedy, lists.num_items[:1])
-        for last in range(TREE.num_steps):
+        greedy = Sampling(torch.zeros(1), torch.ones(1), None, (False,))
+        own = Lists(FreeRows.of(rows.free[i : i + 1]), greedy, lists.num_items[:1], lists.num_wanted[:1])
+        for last in range(TREE.num_passes):
             for leaf in range(passes[last].parent.shape[1]):
                 chain = [leaf]
                 for step in range(last, 0, -1):
@@ -96,7 +96,7 @@ def test_branches_are_what_each_alone_would_be(shop: Setting, variant: str) -> N
                     torch.tensor([[int(index.node_begin[cursor.node])]]),
                     torch.tensor([[1]]),
                     torch.tensor([[len(prompt) + 1]]),
-                    most_written=3,
+                    most_written=5,
                     most_tokens=4,
                 )
                 for step, which in enumerate(chain):

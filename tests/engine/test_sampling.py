@@ -69,7 +69,7 @@ def test_lists_join_and_leave_with_their_noise() -> None:
     assert batch.noise is not None
     np.testing.assert_array_equal(batch.noise[1], gumbel_noise(9, 6, 4))
     assert not batch.noise[0].any()
-    assert batch.select(torch.tensor([0])).noise is None
-    at = batch.select(torch.tensor([1])).at(torch.tensor([[5, 0]]))
+    assert batch.select([0]).noise is None
+    at = batch.select([1]).at(torch.tensor([[5, 0]]))
     assert at is not None
     np.testing.assert_array_equal(at[0], gumbel_noise(9, 6, 4)[[5, 0]])

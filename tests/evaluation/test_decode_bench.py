@@ -62,7 +62,7 @@ def question(shop) -> Question:
     return Question(shop.model, shop.catalogue, shop.layout, shop.requests, num_checked=3, seed=0)
 
 
-SHAPE = TreeShape(num_steps=4, width=8, num_candidates=24, num_guesses=48, constrained=False)
+SHAPE = TreeShape(num_passes=4, width=8, num_candidates=24, num_guesses=48, constrained=False)
 
 
 def test_a_row_for_each_batch_and_method(shop, lists, question: Question) -> None:
@@ -205,6 +205,6 @@ def test_shapes_are_the_draft_s_own_unless_said(shop) -> None:
 
     assert shape_of("tree", config("both"), constrained=True) == TreeShape.tree(config("both"))
     chain = shape_of("chain", config("slots"), constrained=False, steps=3, width=5)
-    assert (chain.num_steps, chain.width, chain.num_guesses, chain.constrained) == (3, 1, 6, False)
+    assert (chain.num_passes, chain.width, chain.num_guesses, chain.constrained) == (3, 1, 6, False)
     tree = shape_of("tree", config("none"), constrained=True, steps=2, width=40, guesses=7)
-    assert (tree.num_steps, tree.width, tree.num_candidates, tree.num_guesses) == (2, 40, 40, 7)
+    assert (tree.num_passes, tree.width, tree.num_candidates, tree.num_guesses) == (2, 40, 40, 7)

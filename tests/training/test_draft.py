@@ -13,7 +13,7 @@ from service.model.draft import VARIANTS, Draft, DraftConfig
 from service.model.presets import DraftRecipe, Preset, preset_named
 from service.model.target import build_target
 from service.training.draft import Lesson, train_draft
-from service.training.loop import Progress
+from service.training.loop import Progress, decays
 from service.training.written_lists import WrittenBatches, WrittenLists
 
 RECIPE = DraftRecipe(
@@ -263,3 +263,12 @@ def test_a_catalogue_that_leaves_no_choice_teaches_nothing(target) -> None:
     lesson = Lesson(draft, target, CODES[:2], LAYOUT, RECIPE)
     batch = WrittenBatches(only, CODES[:2], LAYOUT).of(np.array([0]))
     assert lesson.losses(batch, np.full((1, 4), 0.5, dtype=np.float32)).shape == (0,)
+
+
+def test_weights_decay_and_nothing_else(target) -> None:
+    draft = make_draft(target, "slots", "fused")
+    matrices = {"fuse", "project", "q_proj", "kv_proj", "o_proj", "gate_up_proj", "down_proj", "item_query"}
+    decayed = {name for name, parameter in draft.named_parameters() if decays(name, parameter)}
+    assert decayed == {f"{name}.weight" for name in matrices} | {"slot_heads", "item_rest"}
+    of_target = {name for name, parameter in target.named_parameters() if not decays(name, parameter)}
+    assert all("norm" in name for name in of_target)

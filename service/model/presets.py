@@ -15,7 +15,7 @@ class Recipe:
         batch_size: lists per step.
         micro_batch_size: lists per pass; memory grows with this, not with the batch.
         learning_rate: peak of the schedule: linear warm-up, then a cosine down to a tenth.
-        weight_decay: on matrices only.
+        weight_decay: on matrices only; see `service.training.loop.decays`.
         validate_every: steps between validations.
         validation_users: at most this many users are written lists for at a validation.
     """

@@ -16,6 +16,8 @@ from service.model.presets import Recipe
 
 STATE = "state.safetensors"
 SAVE_SECONDS = 60.0
+# Where a draft stands and how sure it is: scalars and embeddings, of more dimensions than one for convenience.
+_NOT_DECAYED = ("position.", "log_sharpness")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +130,18 @@ def _update(model: nn.Module, optimizer: torch.optim.Optimizer, rate: float) -> 
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+    groups: list[dict[str, Any]] = [
+        {"params": [], "weight_decay": recipe.weight_decay},
+        {"params": [], "weight_decay": 0.0},
     ]
+    for name, parameter in model.named_parameters():
+        groups[0 if decays(name, parameter) else 1]["params"].append(parameter)
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
+
+
+def decays(name: str, parameter: torch.Tensor) -> bool:
+    """Whether weight decay is good for a parameter of this name: matrices alone."""
+    return parameter.ndim >= 2 and not name.startswith(_NOT_DECAYED)
 
 
 def _rate(step: int, recipe: Recipe) -> float:

@@ -62,6 +62,9 @@ class ItemKnn:
             barred = history if exclude_seen else history[:0]
             keep = ~np.isin(rows, barred)
             rows, values = rows[keep], values[keep]
+            if len(values) > k:  # only what reaches the k-th best value needs an order
+                enough = values >= np.partition(values, len(values) - k)[len(values) - k]
+                rows, values = rows[enough], values[enough]
             # Ties go to the more popular item, then to the smaller row, whatever the sparse product's order.
             best = rows[np.lexsort((rows, -self.counts[rows], -values))][:k]
             ranked.append(self._fill(best, barred, k))

@@ -13,7 +13,7 @@ from typing import Literal
 import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from service.catalog.bundle import Bundle
+from service.catalog.bundle import Bundle, DecodingDefaults
 from service.config import Settings, WorkerSettings
 from service.errors import UnavailableError
 from service.processes import end_with_supervisor
@@ -140,7 +140,7 @@ class _Worker:
     def _build(self) -> Engine:
         started = time.perf_counter()
         engine = self._build_engine(self._bundle, self._settings)
-        warm_up(engine, self._bundle.manifest.decoding.max_num_items)
+        warm_up(engine, self._bundle.manifest.decoding)
         _log.info("engine warm", seconds=round(time.perf_counter() - started, 3))
         return engine
 
@@ -149,9 +149,14 @@ class _Worker:
             self._event_loop.call_soon_threadsafe(self._happened.put_nowait, what)
 
 
-def warm_up(engine: Engine, max_num_items: int) -> None:
-    """Write one list, so that nothing happens for the first time under a caller's deadline."""
-    engine.add([DecodeRequest("warm-up", history=(0,), num_items=min(10, max_num_items))])
+def warm_up(engine: Engine, decoding: DecodingDefaults) -> None:
+    """Write lists, greedy and sampled, so that nothing happens for the first time under a caller's deadline."""
+    history, num_items = (0,) * decoding.max_history_items, min(10, decoding.max_num_items)
+    requests = [
+        DecodeRequest("warm-up greedy", history, num_items),
+        DecodeRequest("warm-up sampled", history, num_items, temperature=1.0),
+    ]
+    engine.add(requests[: engine.max_batch])
     while engine.num_running:
         engine.round()
 

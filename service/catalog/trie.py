@@ -87,23 +87,6 @@ class Trie:
             item_end=np.concatenate(ends),
         )
 
-    def children(self, nodes: npt.ArrayLike) -> tuple[Int64Array, Int64Array]:
-        """All children of a batch of nodes.
-
-        Args:
-            nodes: integers [batch].
-
-        Returns:
-            The children, [total], batch element by batch element and by code within each, and for each the
-            index of its parent in `nodes`, [total].
-        """
-        parents = np.asarray(nodes, dtype=np.int64)
-        begin = self.child_begin[parents].astype(np.int64)
-        counts = self.child_begin[parents + 1] - begin
-        owner = np.repeat(np.arange(len(parents)), counts)
-        within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return begin[owner] + within, owner
-
 
 def trie_order(codes: npt.NDArray[np.integer], popularity: npt.NDArray[np.integer]) -> Int64Array:
     """The permutation that puts items in trie order: by codes, then most popular first, then as given.

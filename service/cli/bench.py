@@ -180,7 +180,7 @@ def bench_trie(
     seed: Seed = 0,
     json_file: JsonFile = None,
 ) -> None:
-    """Build a trie of random semantic IDs and ask it for children."""
+    """Build a trie of random semantic IDs and ask, as lists do, what may come next."""
     import torch
 
     from service.evaluation.report import write_report

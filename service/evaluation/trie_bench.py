@@ -1,19 +1,27 @@
 """What the trie costs at the size of a large catalogue."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
+from service.catalog.items import Catalogue
+from service.catalog.layout import TokenLayout
 from service.catalog.trie import Trie, trie_order
+from service.engine.constraint import FreeRows, TrieIndex, allowed_children
 
-BATCH = 4_096
+LISTS, PLACES = 8, 64  # as a round asks: each list at the places of its tree
+WRITTEN = 3  # items on the way to a place
 
 
 def measure_trie(num_items: int, num_levels: int, codebook_size: int, seed: int) -> list[dict[str, Any]]:
-    """One row: seconds to sort and build, bytes, and microseconds per node to list children of a batch.
+    """One row: seconds to sort and build, bytes, and what a round pays to know what may come next.
 
-    Codes are skewed, as learned ones are: the code at each level is the smaller of two uniform draws.
+    That is `free_ms_per_list`, to count the free rows of a list, and `allowed_us_per_place`, to find which children of
+    a place's node still lead to one. Codes are skewed, as learned ones are: the code at each level is the smaller of
+    two uniform draws.
     """
     rng = np.random.default_rng(seed)
     shape = (num_items, num_levels)
@@ -24,13 +32,16 @@ def measure_trie(num_items: int, num_levels: int, codebook_size: int, seed: int)
     sorted_at = time.perf_counter()
     trie = Trie.build(ordered)
     built_at = time.perf_counter()
-    nodes = rng.integers(trie.num_nodes, size=BATCH)
-    trie.children(nodes)
-    asked_at = time.perf_counter()
-    repeats = 20
-    for _ in range(repeats):
-        trie.children(nodes)
-    seconds_per_node = (time.perf_counter() - asked_at) / (repeats * BATCH)
+
+    catalogue = Catalogue.build([str(row) for row in range(num_items)], ordered, [""] * num_items)
+    tokens = np.arange(num_levels * codebook_size).reshape(num_levels, codebook_size)
+    layout = TokenLayout((), (), tokens.size, tuple(map(tuple, tokens.tolist())))
+    index = TrieIndex(catalogue, layout, torch.device("cpu"))
+    free = torch.as_tensor(rng.random((LISTS, num_items)) < 0.99)
+    rows = FreeRows.of(free)
+    inner = int(np.count_nonzero(np.diff(trie.child_begin)))  # leaves come last
+    nodes = torch.as_tensor(rng.integers(inner, size=(LISTS, PLACES)))
+    written = torch.as_tensor(rng.integers(num_items, size=(LISTS, PLACES, WRITTEN)))
     return [
         {
             "items": num_items,
@@ -39,6 +50,18 @@ def measure_trie(num_items: int, num_levels: int, codebook_size: int, seed: int)
             "sort_seconds": sorted_at - started,
             "build_seconds": built_at - sorted_at,
             "megabytes": trie.nbytes / 1e6,
-            "children_us_per_node": seconds_per_node * 1e6,
+            "free_ms_per_list": _seconds(lambda: FreeRows.of(free)) / LISTS * 1e3,
+            "allowed_us_per_place": _seconds(lambda: allowed_children(index, rows, nodes, written))
+            / (LISTS * PLACES)
+            * 1e6,
         }
     ]
+
+
+def _seconds(work: Callable[[], object], repeats: int = 20) -> float:
+    """Of one call, after one that does not count."""
+    work()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    return (time.perf_counter() - started) / repeats

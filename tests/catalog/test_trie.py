@@ -36,18 +36,6 @@ def test_nodes_are_the_prefixes_and_hold_their_items(codes: np.ndarray) -> None:
     assert trie.num_items == len(items)
 
 
-@given(sorted_codes(), st.data())
-def test_children_of_a_batch_are_those_of_each(codes: np.ndarray, data: st.DataObject) -> None:
-    trie = Trie.build(codes)
-    nodes = data.draw(st.lists(st.integers(0, trie.num_nodes - 1), max_size=10))
-    children, owner = trie.children(np.array(nodes, dtype=int))
-    for index, node in enumerate(nodes):
-        assert children[owner == index].tolist() == list(
-            range(trie.child_begin[node], trie.child_begin[node + 1])
-        )
-    assert np.all(np.diff(owner) >= 0)
-
-
 def test_order_is_by_codes_then_popularity_then_as_given() -> None:
     codes = np.array([[1, 0], [0, 1], [1, 0], [1, 0]])
     assert trie_order(codes, np.array([5, 1, 9, 5])).tolist() == [1, 2, 0, 3]

@@ -209,3 +209,4 @@ def test_the_trie_benchmark_reports_its_row(padrec, tmp_path: Path) -> None:
     [row] = json.loads(file.read_text())["rows"]
     assert row["items"] == 20_000
     assert row["megabytes"] < 4
+    assert min(row["free_ms_per_list"], row["allowed_us_per_place"]) > 0

@@ -21,6 +21,7 @@ from service.data.dataset import Dataset, Interactions
 from service.data.split import Case, LeaveOneOut
 from service.engine.engine import Engine
 from service.errors import InputError
+from service.evaluation.acceptance import accepted_length
 from service.evaluation.quality import evaluate_lists
 from service.files import check_new_folder, new_folder, sha256_of, write_json
 from service.model.draft import Draft, DraftConfig, Features, Variant, copy_for_inference, save_draft
@@ -213,8 +214,7 @@ def train_list_draft(
     def validate(draft: Draft) -> dict[str, float]:
         copy = copy_for_inference(draft, model.dtype)
         answers = Engine(model, catalogue, layout, max_batch=64, draft=copy).write(validation)
-        rounds = sum(done.num_rounds for done in answers)
-        return {DRAFT_METRIC: sum(done.num_round_tokens for done in answers) / max(1, rounds)}
+        return {DRAFT_METRIC: accepted_length(answers) or 0.0}
 
     torch.manual_seed(seed)
     draft = Draft(config).to(device)

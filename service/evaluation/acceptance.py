@@ -26,7 +26,7 @@ def acceptance_figures(lists: Sequence[DecodedList], seed: int) -> dict[str, Any
     forced = np.array([done.num_round_forced_tokens for done in lists])
     low, high = bootstrap_ratio(tokens, rounds, seed)
     return {
-        "accepted_length": ratio(tokens, rounds),
+        "accepted_length": accepted_length(lists),
         "accepted_length_low": low,
         "accepted_length_high": high,
         "accepted_length_without_forced": ratio(tokens - forced, rounds),
@@ -38,8 +38,8 @@ def acceptance_figures(lists: Sequence[DecodedList], seed: int) -> dict[str, Any
 def guess_figures(lists: Sequence[DecodedList]) -> dict[str, Any]:
     """What became of the guesses, for lists that were written with a draft.
 
-    `accepted_by_slot` and `accepted_by_step` are means over the rounds that had guesses to check, so the latter is the
-    rate at which the guess of each step is accepted; None where no round had any.
+    `accepted_by_slot` and `accepted_by_step` are accepted guesses per round with guesses, whether or not there was a
+    guess of that slot, or one so far ahead; None where no round had any.
     """
     drafts = sum(done.speculation.num_drafts for done in lists)
     rounds = sum(done.num_rounds for done in lists)
@@ -51,6 +51,13 @@ def guess_figures(lists: Sequence[DecodedList]) -> dict[str, Any]:
         "accepted_by_step": [count / drafts for count in by_step] if drafts else None,
         "draft_tokens_per_round": guessed / rounds if rounds else None,
     }
+
+
+def accepted_length(lists: Sequence[DecodedList]) -> float | None:
+    """Tokens per round over all lists; None where there is no round."""
+    return ratio(
+        np.array([done.num_round_tokens for done in lists]), np.array([done.num_rounds for done in lists])
+    )
 
 
 def ratio(numerators: npt.NDArray[np.integer], denominators: npt.NDArray[np.integer]) -> float | None:

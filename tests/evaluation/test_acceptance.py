@@ -6,6 +6,7 @@ from scipy.stats import bootstrap
 
 from service.evaluation.acceptance import (
     acceptance_figures,
+    accepted_length,
     bootstrap_ratio,
     guess_figures,
     latency_figures,
@@ -33,7 +34,7 @@ def list_of(
 
 def test_lengths_are_totals_over_totals() -> None:
     figures = acceptance_figures([list_of(10, 40, 12), list_of(2, 20, 4)], seed=0)
-    assert figures["accepted_length"] == 60 / 12
+    assert figures["accepted_length"] == accepted_length([list_of(10, 40, 12), list_of(2, 20, 4)]) == 60 / 12
     assert figures["accepted_length_without_forced"] == 44 / 12
     assert (figures["rounds_per_list"], figures["passes_per_list"]) == (6, 7)
     assert 4 <= figures["accepted_length_low"] <= 5 <= figures["accepted_length_high"] <= 10

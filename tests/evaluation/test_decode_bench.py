@@ -87,9 +87,9 @@ def test_a_row_for_each_batch_and_method(shop, lists, question: Question) -> Non
     for alone, drafted, theirs in (rows[:3], rows[3:]):
         assert alone["speed_up"] == 1.0
         assert drafted["speed_up"] == drafted["lists_per_second"] / alone["lists_per_second"]
-        assert alone["draft"] is alone["tree"] is alone["accepted_by_step"] is alone["steps"] is None
+        assert alone["draft"] is alone["tree"] is alone["accepted_by_step"] is alone["passes"] is None
         assert (drafted["draft"], drafted["tree"], drafted["constrained"]) == ("seed-1", "tree", False)
-        assert (drafted["steps"], drafted["width"], drafted["guesses"]) == (4, 8, 48)
+        assert (drafted["passes"], drafted["width"], drafted["guesses"]) == (4, 8, 48)
         # Users' rounds are 3 to 9; the two that fill up the last batch of three do not count.
         assert drafted["users"] == 7
         assert drafted["rounds_per_list"] == 6
@@ -204,7 +204,7 @@ def test_shapes_are_the_draft_s_own_unless_said(shop) -> None:
         return DraftConfig.like(shop.model.config, variant, num_levels=2, num_items=80, max_steps=6)
 
     assert shape_of("tree", config("both"), constrained=True) == TreeShape.tree(config("both"))
-    chain = shape_of("chain", config("slots"), constrained=False, steps=3, width=5)
+    chain = shape_of("chain", config("slots"), constrained=False, passes=3, width=5)
     assert (chain.num_passes, chain.width, chain.num_guesses, chain.constrained) == (3, 1, 6, False)
-    tree = shape_of("tree", config("none"), constrained=True, steps=2, width=40, guesses=7)
+    tree = shape_of("tree", config("none"), constrained=True, passes=2, width=40, guesses=7)
     assert (tree.num_passes, tree.width, tree.num_candidates, tree.num_guesses) == (2, 40, 40, 7)

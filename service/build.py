@@ -34,13 +34,14 @@ from service.training.lists import ListSampler
 from service.training.loop import Progress
 from service.training.target import train_target
 from service.training.teacher import ItemKnn
-from service.training.written_lists import WrittenLists
+from service.training.written_lists import WrittenLists, write_lists
 from service.types import MAX_NUM_ITEMS, DecodeRequest
 
 POPULAR_ITEMS = 1_000
 VALIDATION_METRIC = "ndcg@10"
 DRAFT_METRIC = "accepted_length"
-WRITTEN_LISTS = "lists.npz"  # in the work folder of a draft's training
+# In the work folder of a draft's training. What others may take, they find whole or not at all.
+WRITTEN_LISTS, PARTIAL_LISTS = "lists.npz", "lists.partial.npz"
 CHECKPOINT = "config.json"  # the file that every transformers checkpoint holds
 
 OnProgress = Callable[[Progress], None]
@@ -208,8 +209,10 @@ def train_list_draft(
     written = WrittenLists.load(lists_file, fingerprint)
     if written is None:
         engine = Engine(model, catalogue, layout, max_batch=512 if device.type == "cuda" else 128)
-        written = write_training_lists(engine, requests, on_written)
+        partial = work / PARTIAL_LISTS
+        written = write_lists(engine, requests, partial, fingerprint, on_written)
         written.save(lists_file, fingerprint)
+        partial.unlink(missing_ok=True)
 
     def validate(draft: Draft) -> dict[str, float]:
         copy = copy_for_inference(draft, model.dtype)
@@ -242,34 +245,6 @@ def train_list_draft(
         "parameters": draft.num_parameters(),
         **record,
     }
-
-
-def write_training_lists(
-    engine: Engine, requests: list[DecodeRequest], on_written: Callable[[int], None]
-) -> WrittenLists:
-    """What the target writes for these requests, all for the same number of items; shorter lists are left out.
-
-    Args:
-        engine: holds the target; nothing else may be in flight.
-        requests: greedy.
-        on_written: called about ten times, with the number of lists written so far.
-
-    Raises:
-        InputError: no list is whole.
-    """
-    written = []
-    for begin in range(0, len(requests), engine.max_batch):
-        written += engine.write(requests[begin : begin + engine.max_batch])
-        if len(written) * 10 // len(requests) > begin * 10 // len(requests):
-            on_written(len(written))
-    whole = [(asked, done) for asked, done in zip(requests, written, strict=True) if not done.exhausted]
-    if not whole:
-        raise InputError("the target can write no whole list for any history, so there is none to learn from")
-    return WrittenLists(
-        [np.array(asked.history, dtype=np.int64) for asked, _ in whole],
-        [np.array(asked.excluded, dtype=np.int64) for asked, _ in whole],
-        np.array([[item.row for item in done.items] for _, done in whole]),
-    )
 
 
 def _training_requests(train: Interactions, preset: Preset, num_items: int, seed: int) -> list[DecodeRequest]:

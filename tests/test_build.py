@@ -1,9 +1,11 @@
 """Bundles around targets that somebody else made."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,7 +15,6 @@ from service.build import (
     build_bundle,
     build_catalogue,
     train_list_draft,
-    write_training_lists,
 )
 from service.data.dataset import Dataset
 from service.engine.engine import Engine
@@ -23,9 +24,10 @@ from service.model.draft import check_draft, load_draft
 from service.model.presets import preset_named
 from service.model.target import load_target
 from service.model.vocabulary import read_layout
+from service.training import written_lists
 from service.training.item_ids import given_semantic_ids
 from service.training.loop import Progress
-from service.types import DecodedItem, DecodedList, DecodeRequest
+from service.types import DecodeRequest
 
 CPU = torch.device("cpu")
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -186,25 +188,33 @@ def test_no_more_lists_are_written_than_training_reads(
     assert (draft.config.variant, draft.config.features, draft.config.max_steps) == ("both", "fused", 5)
 
 
-def test_lists_are_written_as_the_service_asks_and_short_ones_left_out(prepared: Prepared) -> None:
-    asked = [
-        DecodeRequest("0", (1, 2), 2, excluded=(1, 2)),
-        DecodeRequest("1", (3,), 2),
-        DecodeRequest("2", (4,), 2),
-    ]
+def test_a_stop_among_the_lists_goes_on_from_those_that_are_written(
+    prepared: Prepared, write_checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = write_checkpoint(tmp_path / "target", "llama")
+    whole, lists = tmp_path / "whole.npz", tmp_path / "lists.npz"
+    train_a_draft(prepared, target, tmp_path / "whole", lists=whole)
 
-    class Writer:
-        max_batch = 2
+    monkeypatch.setattr(written_lists, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(
+        "service.build.Engine", lambda *args, **options: Engine(*args, **{**options, "max_batch": 4})
+    )
+    write, calls = Engine.write, itertools.count()
 
-        def write(self, requests):
-            items = tuple(DecodedItem(row, 1.0) for row in (5, 6))
-            return [DecodedList(r.request_id, items, r.request_id == "1", 1, 0, 0, 0) for r in requests]
+    def write_two_batches(engine: Engine, requests):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return write(engine, requests)
 
-    done: list[int] = []
-    lists = write_training_lists(Writer(), asked, done.append)
-    assert [rows.tolist() for rows in lists.histories] == [[1, 2], [4]]
-    assert [rows.tolist() for rows in lists.excluded] == [[1, 2], []]
-    assert lists.rows.tolist() == [[5, 6], [5, 6]]
-    assert done == [2, 3]
-    with pytest.raises(InputError, match="no whole list"):
-        write_training_lists(Writer(), asked[1:2], done.append)
+    monkeypatch.setattr(Engine, "write", write_two_batches)
+    with pytest.raises(KeyboardInterrupt):
+        train_a_draft(prepared, target, tmp_path / "draft", lists=lists)
+    assert not lists.exists()  # others find all of them or none
+
+    monkeypatch.setattr(Engine, "write", write)
+    _, record, stages = train_a_draft(prepared, target, tmp_path / "draft", lists=lists)
+    assert record["lists"] == 12
+    assert stages == ["lists of the target: 12/12"]
+    ours, theirs = (np.load(file)["rows"].tolist() for file in (lists, whole))
+    assert ours == theirs
+    assert {path.name for path in (tmp_path / "work").glob("*.npz")} == set()

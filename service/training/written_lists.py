@@ -1,19 +1,25 @@
 """Lists that a target wrote, which its draft learns to foresee."""
 
 import io
+import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from service.catalog.layout import TokenLayout
 from service.catalog.trie import Int32Array
+from service.errors import InputError
 from service.files import write_atomic
+from service.types import DecodedList, DecodeRequest
 
 IntArray = npt.NDArray[np.int64]
+SAVE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +30,29 @@ class WrittenLists:
         histories: what each list was written for, oldest first.
         excluded: what each list was not allowed to hold.
         rows: int64 [num_lists, K], the lists.
+        num_asked: requests that they answer; those that found fewer items than asked for left no list.
     """
 
     histories: Sequence[IntArray]
     excluded: Sequence[IntArray]
     rows: IntArray
+    num_asked: int
+
+    @classmethod
+    def none(cls, length: int) -> "WrittenLists":
+        """No lists yet, of this length."""
+        return cls([], [], np.empty((0, length), dtype=np.int64), 0)
+
+    def joined(self, requests: Sequence[DecodeRequest], answers: Sequence[DecodedList]) -> "WrittenLists":
+        """These lists, and the answers to further requests."""
+        whole = [pair for pair in zip(requests, answers, strict=True) if not pair[1].exhausted]
+        new = [[item.row for item in done.items] for _, done in whole]
+        return WrittenLists(
+            [*self.histories, *(np.array(asked.history, dtype=np.int64) for asked, _ in whole)],
+            [*self.excluded, *(np.array(asked.excluded, dtype=np.int64) for asked, _ in whole)],
+            np.concatenate([self.rows, np.array(new, dtype=np.int64).reshape(-1, self.rows.shape[1])]),
+            self.num_asked + len(requests),
+        )
 
     def __len__(self) -> int:
         """Number of lists."""
@@ -36,7 +60,11 @@ class WrittenLists:
 
     def save(self, file: Path, fingerprint: str) -> None:
         """Write one `.npz` that says what it was made of."""
-        arrays = {"fingerprint": np.array(fingerprint), "rows": self.rows}
+        arrays = {
+            "fingerprint": np.array(fingerprint),
+            "rows": self.rows,
+            "num_asked": np.array(self.num_asked),
+        }
         for name, ragged in (("histories", self.histories), ("excluded", self.excluded)):
             arrays[name] = np.concatenate([*ragged, np.empty(0, dtype=np.int64)])
             arrays[f"{name}_offsets"] = np.cumsum([0, *map(len, ragged)])
@@ -54,12 +82,60 @@ class WrittenLists:
                 if str(arrays["fingerprint"]) != fingerprint:
                     return None
                 histories, excluded = (
-                    np.split(arrays[name], arrays[f"{name}_offsets"][1:-1])
-                    for name in ("histories", "excluded")
+                    _split(arrays[name], arrays[f"{name}_offsets"]) for name in ("histories", "excluded")
                 )
-                return cls(histories, excluded, arrays["rows"])
+                return cls(histories, excluded, arrays["rows"], int(arrays["num_asked"]))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
+
+
+class Writer(Protocol):
+    """An engine that holds the target, with nothing else in flight."""
+
+    max_batch: int
+
+    def write(self, requests: Sequence[DecodeRequest]) -> list[DecodedList]:
+        """Write these lists to the end; in the order of the requests."""
+        ...
+
+
+def write_lists(
+    writer: Writer,
+    requests: Sequence[DecodeRequest],
+    partial: Path,
+    fingerprint: str,
+    on_written: Callable[[int], None],
+) -> WrittenLists:
+    """What the target writes for these requests; a run that was stopped goes on from what it left in `partial`.
+
+    Args:
+        writer: of greedy lists.
+        requests: greedy, at least one, all for the same number of items.
+        partial: file of what is written so far, about every half minute; the caller removes it.
+        fingerprint: says what the lists are made of; a file of another fingerprint is not gone on from.
+        on_written: called about ten times, with the number of requests answered so far.
+
+    Raises:
+        InputError: no list is whole.
+    """
+    written = WrittenLists.load(partial, fingerprint) or WrittenLists.none(requests[0].num_items)
+    saved_at = time.monotonic()
+    while written.num_asked < len(requests):
+        begin = written.num_asked
+        asked = requests[begin : begin + writer.max_batch]
+        written = written.joined(asked, writer.write(asked))
+        if time.monotonic() - saved_at >= SAVE_SECONDS:
+            written.save(partial, fingerprint)
+            saved_at = time.monotonic()
+        if written.num_asked * 10 // len(requests) > begin * 10 // len(requests):
+            on_written(written.num_asked)
+    if not len(written):
+        raise InputError("the target can write no whole list for any history, so there is none to learn from")
+    return written
+
+
+def _split(values: IntArray, offsets: IntArray) -> list[IntArray]:
+    return [values[begin:end] for begin, end in pairwise(offsets.tolist())]
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ def lists() -> WrittenLists:
     orders = [rng.permutation(len(CODES)) for _ in range(RECIPE.num_lists)]
     histories = [order[: 1 + n % 4] for n, order in enumerate(orders)]
     excluded = [history if n % 2 else history[:0] for n, history in enumerate(histories)]
-    return WrittenLists(histories, excluded, np.stack([order[6:11] for order in orders]))
+    return WrittenLists(histories, excluded, np.stack([order[6:11] for order in orders]), len(orders))
 
 
 def make_draft(target, variant="slots", features="last", unroll: int = RECIPE.unroll) -> Draft:
@@ -258,7 +258,7 @@ def slow_losses(draft: Draft, target, lists: WrittenLists, index: int, draws, un
 
 def test_a_catalogue_that_leaves_no_choice_teaches_nothing(target) -> None:
     """Two items, one of them excluded: every token is forced."""
-    only = WrittenLists([np.array([0])], [np.array([0])], np.array([[1]]))
+    only = WrittenLists([np.array([0])], [np.array([0])], np.array([[1]]), 1)
     draft = Draft(DraftConfig.like(target.config, "slots", num_levels=3, num_items=2, max_steps=3))
     lesson = Lesson(draft, target, CODES[:2], LAYOUT, RECIPE)
     batch = WrittenBatches(only, CODES[:2], LAYOUT).of(np.array([0]))

@@ -23,10 +23,10 @@ from service.engine.engine import Engine
 from service.errors import InputError
 from service.evaluation.acceptance import accepted_length
 from service.evaluation.quality import evaluate_lists
-from service.files import check_new_folder, new_folder, sha256_of, write_json
+from service.files import check_new_folder, new_folder, write_json
 from service.model.draft import Draft, DraftConfig, Features, Variant, copy_for_inference, save_draft
 from service.model.presets import Preset
-from service.model.target import build_target, load_target, pick_dtype, read_config
+from service.model.target import build_target, load_target, pick_dtype, read_config, target_digest
 from service.model.vocabulary import build_tokenizer, check_layout, layout_of, read_layout
 from service.training.draft import train_draft
 from service.training.item_ids import SemanticIds, describe, given_semantic_ids, train_semantic_ids
@@ -186,6 +186,7 @@ def train_list_draft(
     # Lists that exclude a history must find as many items beside it.
     num_items = min(preset.list_items, decoding.max_num_items, max(1, len(catalogue) // 2))
     recipe = preset.draft
+    digest = target_digest(target)
     config = DraftConfig.like(
         model.config,
         variant,
@@ -193,13 +194,13 @@ def train_list_draft(
         num_items=len(catalogue),
         max_steps=recipe.unroll_of(variant == "slots"),
         features=features,
+        target_digest=digest,
     )
     requests = _training_requests(prepared.split.train, preset, num_items, seed)
     asked = _sample(prepared.split.cases("valid"), recipe.validation_users, seed)
     validation = [_request(str(n), case.history, preset, num_items, True) for n, case in enumerate(asked)]
-    weights = {file.name: sha256_of(file) for file in sorted(target.glob("*.safetensors"))}
     fingerprint = _fingerprint(
-        prepared, weights, asdict(layout), preset.max_history_items, num_items, len(requests), seed
+        prepared, digest, asdict(layout), preset.max_history_items, num_items, len(requests), seed
     )
 
     def on_written(done: int) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,3 +96,9 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """Twelve hex digits that change when a name or a SHA-256 of `files` does."""
+    lines = [f"{name} {digest}" for name, digest in sorted(files.items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]

@@ -22,7 +22,7 @@ from service.engine.reference import write_list
 from service.errors import InputError
 from service.model.draft import check_draft, load_draft
 from service.model.presets import preset_named
-from service.model.target import load_target
+from service.model.target import load_target, target_digest
 from service.model.vocabulary import read_layout
 from service.training import written_lists
 from service.training.item_ids import given_semantic_ids
@@ -52,14 +52,16 @@ def build(dataset: Path, out: Path, target: Path, draft=None):
 def test_a_target_of_each_family_is_taken_as_it_is_and_gets_a_draft(
     dataset: Path, write_checkpoint, tmp_path: Path, family: str
 ) -> None:
-    bundle = build(dataset, tmp_path / "bundle", write_checkpoint(tmp_path / "target", family), "slots")
+    target = write_checkpoint(tmp_path / "target", family)
+    bundle = build(dataset, tmp_path / "bundle", target, "slots")
     assert bundle.layout.prefix == bundle.layout.list_start == ()
     catalogue = bundle.read_catalogue()
     model = load_target(bundle.target_path, device=CPU, dtype=torch.float32)
     requests = [DecodeRequest(str(n), tuple(range(n, n + 5)), 10, tuple(range(n, n + 5))) for n in range(4)]
     assert bundle.draft_path is not None
     draft = load_draft(bundle.draft_path, device=CPU, dtype=torch.float32)
-    check_draft(draft.config, model.config, 2, len(catalogue))
+    check_draft(draft.config, model.config, 2, len(catalogue), bundle.target_digest)
+    assert draft.config.target == bundle.target_digest == target_digest(target)
     record = bundle.manifest.training["draft"]
     assert (record["variant"], record["lists"], record["best"]["step"]) == ("slots", 12, 2)
     assert record["best"]["metrics"]["accepted_length"] > 1

@@ -10,7 +10,6 @@
 A bundle is written once, beside its final place, and sealed by its manifest; it never changes after that.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.errors import BundleError
-from service.files import sha256_of, write_json
+from service.files import digest_of, sha256_of, write_json
 
 MANIFEST = "manifest.json"
 ITEMS = "items.parquet"
@@ -155,6 +154,18 @@ class Bundle:
         return self.path / TARGET
 
     @property
+    def target_digest(self) -> str:
+        """What `service.model.target.target_digest` says of the target; nothing is read for it."""
+        files = {Path(name): digest for name, digest in self.manifest.files.items()}
+        return digest_of(
+            {
+                file.name: digest
+                for file, digest in files.items()
+                if file.parent == Path(TARGET) and file.suffix == ".safetensors"
+            }
+        )
+
+    @property
     def draft_path(self) -> Path | None:
         """The draft, or None for a bundle without one."""
         return self.path / DRAFT if f"{DRAFT}/config.json" in self.manifest.files else None
@@ -261,6 +272,5 @@ def seal(
 
 
 def _version(files: Mapping[str, str], *prefixes: str) -> str:
-    """Twelve hex digits that change when any of the files does."""
-    lines = [f"{name} {digest}" for name, digest in sorted(files.items()) if name.startswith(prefixes)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+    """Changes when any of the files does."""
+    return digest_of({name: digest for name, digest in files.items() if name.startswith(prefixes)})

@@ -146,7 +146,8 @@ def bench_decode(
         Tree.BOTH: ("chain", "tree"),
     }
     options = {"constrained": not unconstrained, "passes": passes, "width": width, "guesses": guesses}
-    methods = [*_plain_methods(question, baselines), *_draft_methods(question, folders, kinds[tree], options)]
+    methods = _plain_methods(question, baselines)
+    methods += _draft_methods(question, folders, opened.target_digest, kinds[tree], options)
     with bar("decoding") as progress:
         rows = measure_decode(
             question, methods, batches=batches, repeats=repeats, on_progress=progress.update
@@ -239,6 +240,7 @@ def _plain_methods(question: "Question", names: Sequence[str]) -> "list[Method]"
 def _draft_methods(
     question: "Question",
     folders: dict[str, Path],
+    target_digest: str,
     kinds: "Sequence[TreeKind]",
     options: dict[str, Any],
 ) -> "list[Method]":
@@ -254,7 +256,7 @@ def _draft_methods(
                 f"draft {folder} guesses items, which are paths of the trie; leave out --unconstrained"
             )
         try:
-            check_draft(draft.config, model.config, layout.num_levels, len(catalogue))
+            check_draft(draft.config, model.config, layout.num_levels, len(catalogue), target_digest)
         except InputError as error:
             raise InputError(f"{folder}: {error}") from error
         for kind in kinds:

@@ -116,7 +116,9 @@ def bundle_check(path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Fo
     drafted = "no draft"
     if bundle.draft_path is not None:
         draft = load_draft(bundle.draft_path, device=model.device, dtype=model.dtype)
-        check_draft(draft.config, model.config, bundle.layout.num_levels, len(catalogue))
+        check_draft(
+            draft.config, model.config, bundle.layout.num_levels, len(catalogue), bundle.target_digest
+        )
         drafted = f"draft '{draft.config.variant}' of {draft.num_parameters() / 1e6:.1f}M"
     print(
         f"bundle {path} is sound: model {bundle.manifest.model_version} "

@@ -67,6 +67,7 @@ class DraftConfig:
         max_steps: guesses ahead of the target that it was trained for.
         num_items: size of the catalogue; used by `slots` alone.
         item_rank: dimension in which `slots` compares a state with an item.
+        target: `target_digest` of the target that it was trained for; empty where nobody said.
     """
 
     variant: Variant
@@ -82,6 +83,7 @@ class DraftConfig:
     num_items: int
     item_rank: int = 256
     rope_theta: float = 10_000.0
+    target: str = ""
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS or self.features not in FEATURES:
@@ -100,6 +102,7 @@ class DraftConfig:
         num_items: int,
         max_steps: int,
         features: Features = "last",
+        target_digest: str = "",
     ) -> "DraftConfig":
         """The shape of one of the target's own layers."""
         heads = int(target.num_attention_heads)
@@ -116,6 +119,7 @@ class DraftConfig:
             max_steps=max_steps,
             num_items=num_items,
             item_rank=min(256, target.hidden_size),
+            target=target_digest,
         )
 
     @property
@@ -390,11 +394,20 @@ def _repeat_heads(heads: torch.Tensor, repeats: int) -> torch.Tensor:
     return heads if repeats == 1 else heads.repeat_interleave(repeats, dim=1)
 
 
-def check_draft(config: DraftConfig, target: PretrainedConfig, num_levels: int, num_items: int) -> None:
+def check_draft(
+    config: DraftConfig, target: PretrainedConfig, num_levels: int, num_items: int, target_digest: str = ""
+) -> None:
     """Check that a draft belongs to a target and a catalogue.
 
+    Args:
+        config: the draft's.
+        target: the target's.
+        num_levels: of the catalogue.
+        num_items: of the catalogue.
+        target_digest: of the target; empty where it is not known.
+
     Raises:
-        InputError: a size differs.
+        InputError: a size differs, or the draft was trained for another target.
     """
     sizes = [
         ("hidden size", config.hidden_size, target.hidden_size),
@@ -405,3 +418,5 @@ def check_draft(config: DraftConfig, target: PretrainedConfig, num_levels: int, 
     for name, ours, theirs in sizes:
         if ours != theirs:
             raise InputError(f"draft: its {name} is {ours}, the target's or catalogue's is {theirs}")
+    if config.target and target_digest and config.target != target_digest:
+        raise InputError(f"draft: it was trained for target {config.target}, this one is {target_digest}")

@@ -14,6 +14,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from service.errors import InputError, first_line
+from service.files import digest_of, sha256_of
 from service.model.presets import Preset
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -79,6 +80,11 @@ def read_config(path: Path) -> PretrainedConfig:
     if config.model_type not in FAMILIES:
         raise InputError(f"target {path}: family '{config.model_type}' is not one of {', '.join(FAMILIES)}")
     return config
+
+
+def target_digest(path: Path) -> str:
+    """Twelve hex digits that tell one target's weights from another's."""
+    return digest_of({file.name: sha256_of(file) for file in path.glob("*.safetensors")})
 
 
 def pick_device(name: str) -> torch.device:

@@ -181,6 +181,11 @@ def test_a_draft_of_another_target_or_none_at_all_is_refused(
         padrec("bench", "decode", bundle, dataset, "--draft", other), "other: draft: its hidden size"
     )
     assert_refused(padrec("bench", "decode", bundle, dataset, "--draft", dataset), f"draft {dataset}")
+    elsewhere = write_draft(tmp_path / "elsewhere", replace(config, target="0123456789ab"))
+    assert_refused(
+        padrec("bench", "decode", bundle, dataset, "--draft", elsewhere),
+        f"elsewhere: draft: it was trained for target 0123456789ab, this one is {Bundle.open(bundle).target_digest}",
+    )
 
 
 def test_a_draft_that_guesses_items_needs_the_trie(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.catalog.bundle import Bundle
+from service.files import sha256_of
 
 
 def assert_refused(done: "subprocess.CompletedProcess[str]", message: str) -> None:
@@ -175,6 +176,17 @@ def test_a_torn_bundle_is_refused_with_the_file_s_name(
     for command in (("serve", torn), ("gateway", torn)):
         done = padrec_process(*command, env={**os.environ, "PADREC_GATEWAY__WORKER": "unix:/none"})
         assert_refused(done, "manifest.json is missing")
+
+
+def test_a_draft_of_another_target_is_found_in_a_bundle(padrec, bundle: Path, tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed"
+    shutil.copytree(bundle, mixed)
+    config, manifest = mixed / "draft" / "config.json", mixed / "manifest.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "target": "0123456789ab"}))
+    record = json.loads(manifest.read_text())
+    record["files"]["draft/config.json"] = sha256_of(config)
+    manifest.write_text(json.dumps(record))
+    assert_refused(padrec("bundle", "check", mixed), "it was trained for target 0123456789ab, this one is")
 
 
 def test_bundle_and_dataset_must_belong_together(padrec, bundle: Path, tmp_path: Path) -> None:

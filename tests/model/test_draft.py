@@ -114,6 +114,11 @@ def test_a_draft_of_another_target_or_catalogue_is_refused() -> None:
             check_draft(CONFIG, target, levels, items)
     with pytest.raises(InputError, match="hidden size is 16, the target's or catalogue's is 32"):
         check_draft(CONFIG, LlamaConfig(hidden_size=32, num_attention_heads=4), 3, 20)
+    ours = replace(CONFIG, target="0123456789ab")
+    for config, digest in ((ours, ours.target), (ours, ""), (CONFIG, ours.target)):
+        check_draft(config, target, 3, 20, digest)
+    with pytest.raises(InputError, match="trained for target 0123456789ab, this one is ba9876543210"):
+        check_draft(ours, target, 3, 20, "ba9876543210")
 
 
 def test_names_are_checked() -> None:

@@ -244,6 +244,8 @@ def train_list_draft(
         "seed": seed,
         "lists": len(written),
         "parameters": draft.num_parameters(),
+        "position_parameters": draft.num_position_parameters(),
+        "position_share": draft.num_position_parameters() / draft.num_parameters(),
         **record,
     }
 

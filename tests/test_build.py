@@ -65,6 +65,8 @@ def test_a_target_of_each_family_is_taken_as_it_is_and_gets_a_draft(
     record = bundle.manifest.training["draft"]
     assert (record["variant"], record["lists"], record["best"]["step"]) == ("slots", 12, 2)
     assert record["best"]["metrics"]["accepted_length"] > 1
+    assert record["position_parameters"] == draft.num_position_parameters()
+    assert record["position_share"] == draft.num_position_parameters() / record["parameters"]
     written = Engine(model, catalogue, bundle.layout, draft=draft).write(requests)
     for request, done in zip(requests, written, strict=True):
         reference = write_list(model, catalogue.codes, bundle.layout, request)

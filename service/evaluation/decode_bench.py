@@ -53,6 +53,10 @@ COLUMNS = (
     "passes",
     "width",
     "guesses",
+    "parameters",
+    "position_parameters",
+    "position_ms_per_pass",
+    "position_share_of_pass",
 )
 
 
@@ -248,6 +252,7 @@ def _row(question: Question, run: _Run, batch: int, expected: Sequence[DecodedLi
             "width": method.shape.width,
             "guesses": method.shape.num_guesses,
         }
+    row |= method.draft_figures(batch)
     if question.model.device.type == "cuda":
         row["peak_memory_bytes"] = method.weights + run.held + run.peak
     return row

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.engine.engine import Engine
 from service.engine.tree import TreeShape
+from service.evaluation.position_cost import position_figures
 from service.model.draft import Draft, DraftConfig
 from service.types import DecodedList, DecodeRequest
 
@@ -35,6 +36,7 @@ class Method:
         shape: how much it guesses.
         constrained: what is written is kept inside the trie by this method; for a draft, what it guesses.
         weights: bytes of the models that it uses.
+        draft_figures: what there is to say of the draft itself, for batches of so many lists.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Method:
     shape: TreeShape | None = None
     constrained: bool = True
     weights: int = 0
+    draft_figures: Callable[[int], dict[str, Any]] = lambda _: {}
 
 
 def autoregressive_method(model: PreTrainedModel, catalogue: Catalogue, layout: TokenLayout) -> Method:
@@ -88,6 +91,7 @@ def draft_method(
         shape=shape,
         constrained=shape.constrained,
         weights=num_bytes(model.parameters()) + num_bytes(draft.parameters()),
+        draft_figures=lambda batch: position_figures(draft, shape, batch),
     )
 
 

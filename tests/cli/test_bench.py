@@ -82,6 +82,12 @@ def test_decoding_is_measured_and_drawn(padrec, bundle: Path, dataset: Path, dra
         assert row["not_allowed"] == 0
         assert row["accepted_length_low"] <= row["accepted_length"] <= row["accepted_length_high"]
         assert row["passes_per_list"] == row["rounds_per_list"] + 1
+        if row["draft"] is None:
+            assert row["parameters"] is row["position_share_of_pass"] is None
+        else:
+            assert row["position_parameters"] < 0.01 * row["parameters"]
+            assert (row["position_parameters"] > 0) == (row["method"] == "draft-both")
+            assert 0 < row["position_share_of_pass"] < 1
 
     done = padrec("bench", "plot", file, "--out", picture)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,69 @@
+"""What a draft's position module costs: parameters, and time in a pass of the draft."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+
+from service.engine.tree import TreeShape
+from service.model.draft import Draft
+
+CONTEXT = 256  # places that a list's branches look back at
+REPEATS = 50
+
+
+@torch.inference_mode()
+def position_figures(draft: Draft, shape: TreeShape, batch: int) -> dict[str, Any]:
+    """The part of a row of `padrec bench decode` on the position module.
+
+    A pass is timed by itself, on random inputs: what the tokens of all branches become, and the layer for the last
+    token of each. The scores of codes or items and the trie are left out, so the share is rather too large.
+
+    Args:
+        draft: on its device.
+        shape: how many branches a pass extends.
+        batch: lists.
+    """
+    config, weight = draft.config, draft.norm.weight
+    most = config.num_levels + 1 if shape.constrained else 1  # tokens of a branch, padding included
+    width, tokens = shape.width, shape.width * most
+
+    def random(*size: int) -> torch.Tensor:
+        return torch.randn(*size, device=weight.device, dtype=weight.dtype)
+
+    features, embeddings = (random(batch, tokens, config.hidden_size) for _ in range(2))
+    kv = (batch, config.num_kv_heads, CONTEXT + tokens, config.head_dim)
+    keys, values = random(*kv), random(*kv)
+    slot = torch.zeros(batch, tokens, dtype=torch.int64, device=weight.device)
+    mask = torch.ones(batch, width, CONTEXT + tokens, dtype=torch.bool, device=weight.device)
+    u = draft.inputs(features, embeddings, slot, 1)
+
+    def whole_pass() -> None:
+        inputs = draft.inputs(features, embeddings, slot, 1)
+        draft.keys_and_values(inputs, slot)
+        draft(inputs[:, :width], slot[:, :width], keys, values, mask)
+
+    position_ms = _milliseconds(lambda: draft.position(u, slot, 1), weight.device)
+    return {
+        "parameters": draft.num_parameters(),
+        "position_parameters": draft.num_position_parameters(),
+        "position_ms_per_pass": position_ms,
+        "position_share_of_pass": position_ms / _milliseconds(whole_pass, weight.device),
+    }
+
+
+def _milliseconds(work: Callable[[], object], device: torch.device) -> float:
+    """Median of one call, after a warm-up."""
+    seconds = []
+    for repeat in range(2 * REPEATS):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if repeat >= REPEATS:
+            seconds.append(time.perf_counter() - started)
+    return median(seconds) * 1e3

@@ -26,7 +26,7 @@ export dataset work preset device users
 [ -d "$work/bundle" ] || padrec bundle build "$dataset" --preset "$preset" --device "$device" \
   --steps "${TARGET_STEPS:-1500}" --no-draft --out "$work/bundle"
 
-steps=${DRAFT_STEPS:-1000} short=${SHORT_STEPS:-100}
+steps=${DRAFT_STEPS:-600} short=${SHORT_STEPS:-50}
 for seed in 0 1 2; do train "none-$seed" none "$seed" "$steps" "lists-$seed.npz" & done
 for seed in 0 1 2; do until [ -f "$work/lists-$seed.npz" ]; do sleep 1; done; done
 {

@@ -207,9 +207,10 @@ class Draft(nn.Module):
         self.log_sharpness = nn.Parameter(torch.full(by_position, 0.7))
         if config.guesses_items:
             self.item_query = nn.Linear(width, config.item_rank, bias=False)
-            self.slot_heads = nn.Parameter(
-                torch.randn(config.num_levels, width, config.item_rank) * width**-0.5
-            )
+            # At first every slot head is the target's own, seen through the same projection as the state.
+            nn.init.orthogonal_(self.item_query.weight)
+            own = self.item_query.weight.detach().T
+            self.slot_heads = nn.Parameter(own.repeat(config.num_levels, 1, 1))
             self.item_rest = nn.Parameter(torch.zeros(config.num_items, config.item_rank))
         frequencies = config.rope_theta ** (-torch.arange(0, config.head_dim, 2) / config.head_dim)
         self.frequencies: torch.Tensor
@@ -314,7 +315,7 @@ class Draft(nn.Module):
     def item_scores(self, normed: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
         """Scores of all items, float32 [..., num_items], for states norm(g) [..., hidden]."""
         scores: torch.Tensor = (self.item_query(normed) @ vectors.T).float()
-        return scores * (1 / math.sqrt(self.config.item_rank))
+        return scores
 
     def _rotate(self, heads: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Rotary position embedding of [batch, heads, n, head_dim] at positions [batch, n]."""

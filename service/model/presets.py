@@ -133,12 +133,12 @@ PRESETS = {
                 steps=6000, batch_size=256, micro_batch_size=64, learning_rate=1e-3, validate_every=500
             ),
             draft=DraftRecipe(
-                steps=1500,
-                batch_size=64,
-                micro_batch_size=64,
-                learning_rate=1e-3,
+                steps=600,
+                batch_size=256,
+                micro_batch_size=256,
+                learning_rate=2e-3,
                 num_lists=20_000,
-                validate_every=300,
+                validate_every=200,
             ),
         ),
         # Llama-3.2-1B's shape.

@@ -1,19 +1,25 @@
 """The draft: one decoder layer in EAGLE's manner that guesses ahead of the target, and knows where it stands.
 
-EAGLE (arXiv 2401.15077) drafts with the target's own features. Position i of the draft reads
+EAGLE (arXiv 2401.15077) drafts with the target's own features; the norms, and the feeding back, are EAGLE-3's (arXiv
+2503.01840). Position i of the draft reads
 
-    u_i = W [f_{i-1} ; e(x_i)]                                                       (EAGLE, section 3)
+    u_i = W [norm(f_{i-1}) ; norm(e(x_i))] + position
 
-f_{i-1} the target's last hidden feature before its head, e(x_i) the target's embedding of the token that followed; a
-decoder layer turns it into g_i, a guess of f_i. From a guess on, g takes the place of f ("unrolled"), in training as in
-service (EAGLE-3, arXiv 2503.01840). With `features: fused`, f is a projection of the target's low, middle and last
-features.
+f_{i-1} the target's feature of the token before, e(x_i) its embedding of the token that followed. With `features:
+last`, f is the target's last hidden state as its head reads it, after the target's own norm; with `fused`, a projection
+of its low, middle and last ones. A decoder layer, whose residual starts at u_i, makes g_i of it. norm(g_i) is what the
+heads read, and what takes the place of f_i from a guess on, in training as in service. Nothing asks g to be like f:
+EAGLE-1's regression of features is absent, as in EAGLE-3.
 
-PAD-Rec (arXiv 2604.27747) adds to u_i what a plain draft does not know,
+All tokens of a branch, which are a decision and the tokens forced after it or the rest of an item, read one feature,
+that of the pass that guessed them: there is no later one yet.
 
-    u_i + alpha * item_slot[s_i] + gate(u_i) * step[k],     gate(u) = sigmoid(w . u + b)
+PAD-Rec (arXiv 2604.27747) adds what a plain draft does not know,
 
-s_i the slot that is filled next, alpha a learned scalar, k the step of the guess. Either term can be switched off.
+    position = alpha * item_slot[s_i] + gate(u) * step[k],     gate(u) = sigmoid(w . u + b)
+
+u without it, s_i the slot that is filled next, alpha a learned scalar, k the pass of the draft, from 1; what is certain
+and has its feature adds no step. Where a pass guesses one code, k is the paper's step. Either term can be switched off.
 
 The token head guesses the next code: softmax over the codes that the trie allows, of E . norm(g), E the target's own
 head. The `slots` variant guesses all codes that are left of an item at once. A slot head B_l scores the codes of each
@@ -24,9 +30,10 @@ level l; only real items are candidates, so the scores are summed along each ite
 with r_item a learned rest, which starts at 0. The sum is linear in the codes, so v_item is computed once, and a pass
 scores the whole catalogue in one matrix product.
 
-Scores are trained to be the target's log-probabilities. What a greedy target writes is surer than that: scores times a
-learned *sharpness* are trained to be the log-probabilities that it writes this, and a tree for a greedy list grows by
-them. A plain draft has one sharpness; `slots` has one for each step and each slot that it starts from.
+Two cross-entropies are summed. One is soft: the scores shall be the target's log-probabilities of what is allowed. But
+what a greedy target writes is surer than its probabilities, so the other is that of what it wrote, for scores times a
+learned *sharpness*, about 2 at first; a tree for a greedy list grows by these. A plain draft has one sharpness; `slots`
+has one for each pass and each slot that it starts from.
 """
 
 import json

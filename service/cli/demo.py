@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 # Enough for lists that follow a user's interests, in the minute or two that a newcomer waits; a model for
 # more than show is built with 'padrec bundle build'.
 STEPS = 200
+DRAFT_STEPS = 80
 
 
 def demo(
@@ -71,10 +73,12 @@ def _build(dataset: "Dataset", bundle: Path, steps: int) -> None:
     from service.build import build_bundle
     from service.cli.models import preset_with, shower
 
+    preset = preset_with("tiny", steps)
+    draft = replace(preset.draft, steps=min(DRAFT_STEPS, steps), validate_every=DRAFT_STEPS)
     with bar("training") as training:
         build_bundle(
             dataset,
-            preset_with("tiny", steps),
+            replace(preset, draft=draft),
             bundle,
             device=torch.device("cpu"),
             on_stage=say,

@@ -204,9 +204,8 @@ class Engine:
         num_tokens = self._grain.tokens_for(max(pending) + trees.token.shape[1] - 1)
         batch = len(pending)
         tokens = np.zeros((batch, num_tokens), dtype=np.int64)
-        ahead = np.zeros_like(
-            tokens
-        )  # position of each token after the cached ones; padding has the first one's
+        # The position of each token after the cached ones; padding has that of the first.
+        ahead = np.zeros_like(tokens)
         sees = np.tile(np.eye(num_tokens, dtype=bool), (batch, 1, 1))
         for i, (flight, root) in enumerate(zip(self._flights, pending, strict=True)):
             end = root + trees.token.shape[1] - 1

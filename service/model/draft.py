@@ -37,7 +37,6 @@ has one for each pass and each slot that it starts from.
 """
 
 import json
-import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass

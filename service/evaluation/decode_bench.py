@@ -17,6 +17,7 @@ from service.engine.reference import write_list
 from service.evaluation.acceptance import acceptance_figures, guess_figures, latency_figures
 from service.evaluation.decode_methods import AUTOREGRESSIVE, Method, Write
 from service.evaluation.near_ties import agreement_figures
+from service.evaluation.timing import synchronize
 from service.types import DecodedList, DecodeRequest
 
 Row = dict[str, Any]
@@ -202,7 +203,7 @@ def _start(method: Method, batch: int, work: list[list[DecodeRequest]], device: 
     by_length = sorted(work, key=lambda requests: max(len(request.history) for request in requests))
     for place in sorted({0, len(work) // 2, len(work) - 1}):
         write(by_length[place])
-    _synchronize(device)
+    synchronize(device)
     return _Run(method, write, held=_allocated(device) - before)
 
 
@@ -211,10 +212,10 @@ def _time(run: _Run, requests: list[DecodeRequest], device: torch.device) -> Seq
     before = _allocated(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    _synchronize(device)
+    synchronize(device)
     started = time.perf_counter()
     lists = run.write(requests)
-    _synchronize(device)
+    synchronize(device)
     run.seconds.append(time.perf_counter() - started)
     if device.type == "cuda":
         run.peak = max(run.peak, torch.cuda.max_memory_allocated(device) - before)
@@ -260,9 +261,3 @@ def _row(question: Question, run: _Run, batch: int, expected: Sequence[DecodedLi
 
 def _allocated(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-
-
-def _synchronize(device: torch.device) -> None:
-    """A GPU works on after a call returns; clocks are read when it is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -1,17 +1,14 @@
 """What a draft's position module costs: parameters, and time in a pass of the draft."""
 
-import time
-from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import torch
 
 from service.engine.tree import TreeShape
+from service.evaluation.timing import median_seconds
 from service.model.draft import Draft
 
 CONTEXT = 256  # places that a list's branches look back at
-REPEATS = 50
 
 
 @torch.inference_mode()
@@ -45,25 +42,10 @@ def position_figures(draft: Draft, shape: TreeShape, batch: int) -> dict[str, An
         draft.keys_and_values(inputs, slot)
         draft(inputs[:, :width], slot[:, :width], keys, values, mask)
 
-    position_ms = _milliseconds(lambda: draft.position(u, slot, 1), weight.device)
+    seconds = median_seconds(lambda: draft.position(u, slot, 1), weight.device)
     return {
         "parameters": draft.num_parameters(),
         "position_parameters": draft.num_position_parameters(),
-        "position_ms_per_pass": position_ms,
-        "position_share_of_pass": position_ms / _milliseconds(whole_pass, weight.device),
+        "position_ms_per_pass": seconds * 1e3,
+        "position_share_of_pass": seconds / median_seconds(whole_pass, weight.device),
     }
-
-
-def _milliseconds(work: Callable[[], object], device: torch.device) -> float:
-    """Median of one call, after a warm-up."""
-    seconds = []
-    for repeat in range(2 * REPEATS):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        started = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        if repeat >= REPEATS:
-            seconds.append(time.perf_counter() - started)
-    return median(seconds) * 1e3

@@ -1,7 +1,6 @@
 """What the trie costs at the size of a large catalogue."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.catalog.trie import Trie, trie_order
 from service.engine.constraint import FreeRows, TrieIndex, allowed_children
+from service.evaluation.timing import median_seconds
 
 LISTS, PLACES = 8, 64  # as a round asks: each list at the places of its tree
 WRITTEN = 3  # items on the way to a place
@@ -42,6 +42,10 @@ def measure_trie(num_items: int, num_levels: int, codebook_size: int, seed: int)
     inner = int(np.count_nonzero(np.diff(trie.child_begin)))  # leaves come last
     nodes = torch.as_tensor(rng.integers(inner, size=(LISTS, PLACES)))
     written = torch.as_tensor(rng.integers(num_items, size=(LISTS, PLACES, WRITTEN)))
+    free_seconds = median_seconds(lambda: FreeRows.of(free), free.device, repeats=20)
+    allowed_seconds = median_seconds(
+        lambda: allowed_children(index, rows, nodes, written), free.device, repeats=20
+    )
     return [
         {
             "items": num_items,
@@ -50,18 +54,7 @@ def measure_trie(num_items: int, num_levels: int, codebook_size: int, seed: int)
             "sort_seconds": sorted_at - started,
             "build_seconds": built_at - sorted_at,
             "megabytes": trie.nbytes / 1e6,
-            "free_ms_per_list": _seconds(lambda: FreeRows.of(free)) / LISTS * 1e3,
-            "allowed_us_per_place": _seconds(lambda: allowed_children(index, rows, nodes, written))
-            / (LISTS * PLACES)
-            * 1e6,
+            "free_ms_per_list": free_seconds / LISTS * 1e3,
+            "allowed_us_per_place": allowed_seconds / (LISTS * PLACES) * 1e6,
         }
     ]
-
-
-def _seconds(work: Callable[[], object], repeats: int = 20) -> float:
-    """Of one call, after one that does not count."""
-    work()
-    started = time.perf_counter()
-    for _ in range(repeats):
-        work()
-    return (time.perf_counter() - started) / repeats

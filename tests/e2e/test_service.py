@@ -1,5 +1,7 @@
 """Over HTTP, through gateway and worker: what a product backend sees."""
 
+import re
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,6 +55,27 @@ def test_what_is_served_is_what_the_reference_writes(service, bundle: Path) -> N
         reference = write_list(model, catalogue.codes, opened.layout, request)
         served = recommend(service, history=["7", "8", "9"], **body)
         assert ids(served) == [catalogue.item_ids[item.row] for item in reference.items]
+
+
+def test_speculation_is_told_and_counted_and_can_be_turned_off(serve, bundle: Path, tmp_path: Path) -> None:
+    """The same list either way; with the draft the worker's counters move, without it they stay."""
+    lists = []
+    for speculation in ("auto", "off"):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        settings = {"PADREC_WORKER__SPECULATION": speculation, "PADREC_WORKER__METRICS_PORT": str(port)}
+        with serve(bundle, tmp_path / f"{speculation}.sqlite3", **settings) as running:
+            answer = recommend(running, history=["3", "4", "5"])
+            metrics = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        lists.append(ids(answer))
+        told = answer["speculation"]
+        assert told["rounds"] > 0
+        assert told["accepted_length"] >= told["accepted_length_without_forced"] >= 1
+        drafts = re.search(r"^padrec_spec_decode_num_drafts_total (\S+)$", metrics, flags=re.M)
+        assert drafts is not None
+        assert (float(drafts[1]) > 0) == (speculation == "auto")
+    assert lists[0] == lists[1]
 
 
 def test_events_become_the_history(service) -> None:

@@ -166,4 +166,4 @@ def test_an_item_s_score_is_the_sum_of_its_codes_and_a_rest() -> None:
     for item in range(20):
         parts = [draft.slot_heads[level].T @ head[level, codes[item, level]] for level in range(3)]
         vector = draft.item_rest[item] + sum(parts)
-        assert torch.allclose(scores[:, item], query @ vector / 8**0.5, atol=1e-4)
+        assert torch.allclose(scores[:, item], query @ vector, atol=1e-4)

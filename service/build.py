@@ -112,7 +112,7 @@ def train_list_target(
         The training record.
     """
     catalogue, train = prepared.catalogue, prepared.split.train
-    tokenizer = build_tokenizer(sizes)
+    tokenizer = build_tokenizer(sizes, shared=preset.shares_codes)
     layout = layout_of(tokenizer, sizes)
     positions = layout.prompt_length(preset.max_history_items) + MAX_NUM_ITEMS * layout.tokens_per_item
     model = build_target(preset, len(tokenizer), positions, seed).to(device)

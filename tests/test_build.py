@@ -16,6 +16,7 @@ from service.build import (
     build_catalogue,
     train_list_draft,
 )
+from service.catalog.bundle import Bundle
 from service.data.dataset import Dataset
 from service.engine.engine import Engine
 from service.engine.reference import write_list
@@ -46,6 +47,20 @@ def build(dataset: Path, out: Path, target: Path, draft=None):
         on_stage=lambda _: None,
         on_progress=lambda _: None,
     )
+
+
+def test_a_target_whose_levels_share_their_codes(dataset: Path, padrec, tmp_path: Path) -> None:
+    out = tmp_path / "shared"
+    done = padrec("bundle", "build", dataset, "--steps", 2, "--shared-codes", "--out", out)
+    assert done.returncode == 0, done.stderr
+    bundle = Bundle.open(out)
+    assert bundle.layout.code_tokens[0] == bundle.layout.code_tokens[1]
+    done = padrec(
+        "bench", "decode", out, dataset, "--users", 6, "--check", 6, "--repeats", 1, "--json", tmp_path / "r"
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "r").read_text())["rows"]
+    assert [row["equal_to_reference"] for row in rows] == [1.0] * len(rows)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -44,8 +44,8 @@ class _Frozen(BaseModel):
 class LayoutRecord(_Frozen):
     """`TokenLayout` as JSON.
 
-    A vocabulary with one end token for everything may repeat it in `prefix`, `list_start` and `separator`; a code
-    token means one code and nothing else.
+    A vocabulary with one end token for everything may repeat it in `prefix`, `list_start` and `separator`, and one with
+    the same code tokens at every level may repeat those; else a code token means one code and nothing else.
     """
 
     prefix: tuple[TokenId, ...]
@@ -55,11 +55,11 @@ class LayoutRecord(_Frozen):
 
     @model_validator(mode="after")
     def _code_tokens_are_distinct(self) -> Self:
-        seen = {*self.prefix, *self.list_start, self.separator}
-        for token in (token for level in self.code_tokens for token in level):
-            if token in seen:
-                raise ValueError(f"code token {token} has another meaning too")
-            seen.add(token)
+        meanings: dict[int, int | None] = dict.fromkeys((*self.prefix, *self.list_start, self.separator))
+        for level in self.code_tokens:
+            for code, token in enumerate(level):
+                if meanings.setdefault(token, code) != code:
+                    raise ValueError(f"code token {token} has another meaning too")
         return self
 
 

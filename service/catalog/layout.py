@@ -68,3 +68,8 @@ class TokenLayout:
 def code_token_names(code_sizes: Sequence[int]) -> list[list[str]]:
     """The names of code tokens as the public generative-recommendation code writes them: `<a_0>`, `<b_7>`."""
     return [[f"<{chr(ord('a') + level)}_{code}>" for code in range(n)] for level, n in enumerate(code_sizes)]
+
+
+def shared_code_token_names(code_sizes: Sequence[int]) -> list[list[str]]:
+    """The names of code tokens that mean the same code number at every level: `<code_0>`, `<code_7>`."""
+    return [[f"<code_{code}>" for code in range(n)] for n in code_sizes]

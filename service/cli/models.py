@@ -36,14 +36,17 @@ SemanticIdsFile = Annotated[
         "--semantic-ids", help="From 'train semantic-ids', in place of the dataset's or learned ones."
     ),
 ]
+SharedCodes = Annotated[
+    bool, typer.Option("--shared-codes", help="One set of code tokens for all levels of the semantic IDs.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")]
 
 
-def preset_with(name: str, steps: int | None) -> "Preset":
+def preset_with(name: str, steps: int | None, *, shares_codes: bool = False) -> "Preset":
     """A preset, with `steps` in place of its own where they are given; a draft is trained for no more than them."""
     from service.model.presets import preset_named
 
-    preset = preset_named(name)
+    preset = dataclasses.replace(preset_named(name), shares_codes=shares_codes)
     if steps is None:
         return preset
     recipe = dataclasses.replace(preset.training, steps=steps)
@@ -64,6 +67,7 @@ def bundle_build(
     device: Device = "auto",
     seed: Seed = 0,
     steps: Steps = None,
+    shared_codes: SharedCodes = False,
     semantic_ids: SemanticIdsFile = None,
     target: Annotated[
         Path | None,
@@ -84,7 +88,7 @@ def bundle_build(
     with bar("training") as training:
         bundle = build_bundle(
             data,
-            preset_with(preset, steps),
+            preset_with(preset, steps, shares_codes=shared_codes),
             out,
             device=pick_device(device),
             seed=seed,
@@ -162,6 +166,7 @@ def train_target(
     device: Device = "auto",
     seed: Seed = 0,
     steps: Steps = None,
+    shared_codes: SharedCodes = False,
     semantic_ids: SemanticIdsFile = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -178,7 +183,7 @@ def train_target(
         record = train_list_target(
             Prepared.of(data, build_catalogue(data, ids)),
             ids.sizes,
-            preset_with(preset, steps),
+            preset_with(preset, steps, shares_codes=shared_codes),
             folder,
             device=pick_device(device),
             seed=seed,

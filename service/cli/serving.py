@@ -79,7 +79,9 @@ def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
     draft = None
     if settings.speculation == "auto" and bundle.draft_path is not None:
         draft = load_draft(bundle.draft_path, device=device, dtype=dtype)
-        check_draft(draft.config, model.config, bundle.layout.num_levels, len(catalogue))
+        check_draft(
+            draft.config, model.config, bundle.layout.num_levels, len(catalogue), bundle.target_digest
+        )
     decoding, layout = bundle.manifest.decoding, bundle.layout
     longest = layout.prompt_length(decoding.max_history_items)
     longest += decoding.max_num_items * layout.tokens_per_item

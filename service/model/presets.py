@@ -78,6 +78,7 @@ class Preset:
         max_history_items: the latest items of a history that the target reads.
         list_items: length of the lists it is trained to write.
         draft: how its draft is trained.
+        shares_codes: whether its vocabulary has one set of code tokens for all levels.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Preset:
     list_items: int
     training: TrainingRecipe
     draft: DraftRecipe
+    shares_codes: bool = False
 
 
 PRESETS = {

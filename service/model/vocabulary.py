@@ -1,8 +1,8 @@
 """The target's vocabulary: a tokenizer that names every code token, so that any tool can read the model.
 
-A target that padrec trains carries a word-level tokenizer with the tokens `<pad> <bos> <list> <sep>` and the
-code tokens `<a_0> <a_1> ...`. One that a team brings carries its own; all that is asked of it is that it holds the
-code tokens, each as one token.
+A target that padrec trains carries a word-level tokenizer with the tokens `<pad> <bos> <list> <sep>` and the code
+tokens `<a_0> <a_1> ...`, or `<code_0> <code_1> ...` where all levels share them. One that a team brings carries its
+own; all that is asked of it is that it holds the code tokens, each as one token.
 """
 
 from collections.abc import Sequence
@@ -13,16 +13,17 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from service.catalog.layout import TokenLayout, code_token_names
+from service.catalog.layout import TokenLayout, code_token_names, shared_code_token_names
 from service.errors import InputError, first_line
 
 PAD, BOS, LIST, SEPARATOR = "<pad>", "<bos>", "<list>", "<sep>"
 SPECIALS = (PAD, BOS, LIST, SEPARATOR)
 
 
-def build_tokenizer(code_sizes: Sequence[int]) -> PreTrainedTokenizerFast:
-    """A tokenizer for `code_sizes[l]` codes at each level l; the specials come first."""
-    names = [*SPECIALS, *(name for level in code_token_names(code_sizes) for name in level)]
+def build_tokenizer(code_sizes: Sequence[int], *, shared: bool = False) -> PreTrainedTokenizerFast:
+    """A tokenizer for `code_sizes[l]` codes at each level l, the same at all where `shared`; specials come first."""
+    by_level = shared_code_token_names(code_sizes) if shared else code_token_names(code_sizes)
+    names = list(dict.fromkeys([*SPECIALS, *(name for level in by_level for name in level)]))
     tokenizer = Tokenizer(WordLevel({name: index for index, name in enumerate(names)}, unk_token=PAD))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS)
@@ -31,15 +32,20 @@ def build_tokenizer(code_sizes: Sequence[int]) -> PreTrainedTokenizerFast:
 def layout_of(tokenizer: PreTrainedTokenizerFast, code_sizes: Sequence[int]) -> TokenLayout:
     """Where a vocabulary keeps the code tokens, and how it marks the parts of a prompt.
 
-    The separator is `<sep>`, else the end-of-sequence token; the prompt begins with the beginning-of-sequence token
-    where there is one; the list is announced by `<list>` where there is one.
+    Code tokens are `<a_0>`, `<b_0>`, ... or, where there are none of these, `<code_0>`, ... for all levels. The
+    separator is `<sep>`, else the end-of-sequence token; the prompt begins with the beginning-of-sequence token where
+    there is one; the list is announced by `<list>` where there is one.
 
     Raises:
         InputError: a code token is missing, or nothing can serve as separator.
     """
     vocabulary = tokenizer.get_vocab()
     code_tokens = []
-    for level in code_token_names(code_sizes):
+    by_level = code_token_names(code_sizes)
+    shared = shared_code_token_names(code_sizes)
+    if by_level[0][0] not in vocabulary and shared[0][0] in vocabulary:
+        by_level = shared
+    for level in by_level:
         for name in level:
             if name not in vocabulary:
                 raise InputError(f"the target's vocabulary does not hold the code token {name}")

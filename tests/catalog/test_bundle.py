@@ -75,6 +75,7 @@ FAULTS = [
     ({"code_levels": [2, 65_537]}, "code_levels.1: "),
     ({"code_levels": [2] * 27}, "code_levels: "),
     ({"layout": {**LAYOUT, "code_tokens": [[3, 4], [5, 3]]}}, "layout: code token 3 has another meaning"),
+    ({"layout": {**LAYOUT, "code_tokens": [[3, 4], [4, 3]]}}, "layout: code token 4 has another meaning"),
     ({"layout": {**LAYOUT, "separator": 4}}, "layout: code token 4 has another meaning"),
     ({"layout": {**LAYOUT, "prefix": [0, 5]}}, "layout: code token 5 has another meaning"),
     ({"layout": {**LAYOUT, "list_start": [6]}}, "layout: code token 6 has another meaning"),

@@ -25,6 +25,12 @@ def test_our_own_vocabulary_survives_a_checkpoint(tmp_path: Path) -> None:
     assert tokenizer.encode(text, add_special_tokens=False) == [1, 5, 8, 3, 2]
 
 
+def test_levels_may_share_their_code_tokens(tmp_path: Path) -> None:
+    build_tokenizer((2, 3), shared=True).save_pretrained(tmp_path)
+    layout = read_layout(tmp_path, (2, 3))
+    assert layout.code_tokens == ((4, 5), (4, 5, 6))
+
+
 def test_a_foreign_vocabulary_needs_no_more_than_the_code_tokens_and_an_end() -> None:
     layout = layout_of(foreign_tokenizer("hello", "<b_0>", "</s>", "<a_0>", eos_token="</s>"), (1, 1))
     assert layout.code_tokens == ((3,), (1,))

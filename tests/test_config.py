@@ -21,7 +21,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("[gateway]\nport = 70000\n", "setting 'gateway.port'"),
         ("[gateway]\nprot = 1\n", "setting 'gateway.prot'"),
         ("[gatevvay]\nport = 1\n", "setting 'gatevvay'"),
-        ('[worker]\nspeculation = "on"\n', "setting 'worker.speculation'"),
+        ('[worker]\nspeculation = "often"\n', "setting 'worker.speculation'"),
         ("[gateway\n", "not valid TOML"),
     ],
 )

@@ -60,7 +60,7 @@ def test_what_is_served_is_what_the_reference_writes(service, bundle: Path) -> N
 def test_speculation_is_told_and_counted_and_can_be_turned_off(serve, bundle: Path, tmp_path: Path) -> None:
     """The same list either way; with the draft the worker's counters move, without it they stay."""
     lists = []
-    for speculation in ("auto", "off"):
+    for speculation in ("on", "off"):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -74,7 +74,7 @@ def test_speculation_is_told_and_counted_and_can_be_turned_off(serve, bundle: Pa
         assert told["accepted_length"] >= told["accepted_length_without_forced"] >= 1
         drafts = re.search(r"^padrec_spec_decode_num_drafts_total (\S+)$", metrics, flags=re.M)
         assert drafts is not None
-        assert (float(drafts[1]) > 0) == (speculation == "auto")
+        assert (float(drafts[1]) > 0) == (speculation == "on")
     assert lists[0] == lists[1]
 
 

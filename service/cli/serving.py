@@ -10,13 +10,10 @@ import typer
 from service.errors import InputError, PadrecError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from service.catalog.bundle import Bundle
     from service.catalog.items import Catalogue
     from service.config import Settings, WorkerSettings
     from service.engine.engine import Engine
-    from service.model.draft import Draft
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")]
 ConfigFile = Annotated[
@@ -80,26 +77,26 @@ def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
     model = load_target(bundle.target_path, device=device, dtype=dtype)
     check_layout(bundle.layout, model.config.vocab_size)
     catalogue = bundle.read_catalogue()
-    draft = None
+    engine = Engine(model, catalogue, bundle.layout, settings.max_batch)
     if settings.speculation != "off" and bundle.draft_path is not None:
         draft = load_draft(bundle.draft_path, device=device, dtype=dtype)
         check_draft(
             draft.config, model.config, bundle.layout.num_levels, len(catalogue), bundle.target_digest
         )
-        if settings.speculation == "auto" and not _pays(bundle, model, catalogue, draft):
-            draft = None
-    decoding, layout = bundle.manifest.decoding, bundle.layout
-    longest = layout.prompt_length(decoding.max_history_items)
-    longest += decoding.max_num_items * layout.tokens_per_item
-    return Engine(model, catalogue, layout, settings.max_batch, draft, num_positions=longest)
+        drafting = Engine(model, catalogue, bundle.layout, settings.max_batch, draft)
+        if settings.speculation == "on" or _pays(drafting, engine, bundle, catalogue):
+            engine = drafting
+    decoding = bundle.manifest.decoding
+    longest = bundle.layout.prompt_length(decoding.max_history_items)
+    engine.reserve(longest + decoding.max_num_items * bundle.layout.tokens_per_item)
+    return engine
 
 
-def _pays(bundle: "Bundle", model: "PreTrainedModel", catalogue: "Catalogue", draft: "Draft") -> bool:
+def _pays(drafting: "Engine", alone: "Engine", bundle: "Bundle", catalogue: "Catalogue") -> bool:
     """Whether lists for users of popular items are faster with the draft, on this machine as it is now."""
     import numpy as np
     import structlog
 
-    from service.engine.engine import Engine
     from service.engine.worth import speed_up
     from service.types import DecodeRequest
 
@@ -110,7 +107,6 @@ def _pays(bundle: "Bundle", model: "PreTrainedModel", catalogue: "Catalogue", dr
         DecodeRequest(str(number), tuple(history), min(10, decoding.max_num_items), tuple(history))
         for number, history in enumerate(drawn.tolist())
     ]
-    drafting, alone = (Engine(model, catalogue, bundle.layout, 1, drafts) for drafts in (draft, None))
     measured = speed_up(drafting, alone, requests)
     log = structlog.get_logger(__name__)
     log.info("speculation measured", speed_up=round(measured, 2), used=measured > 1)

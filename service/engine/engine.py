@@ -40,8 +40,6 @@ class Engine:
         max_batch: lists in flight, at most; the caller keeps to it.
         draft: guesses ahead of the target; None: the target writes alone.
         tree: how much is guessed; None: what suits the draft and the device.
-        num_positions: of the longest prompt and list together; memory for `max_batch` of those is taken at once.
-            0: memory grows with what is asked.
     """
 
     def __init__(
@@ -52,7 +50,6 @@ class Engine:
         max_batch: int = 32,
         draft: Draft | None = None,
         tree: TreeShape | None = None,
-        num_positions: int = 0,
     ) -> None:
         self.max_batch = max_batch
         self._catalogue, self._layout = catalogue, layout
@@ -66,8 +63,6 @@ class Engine:
         if draft is not None:
             shape = tree or TreeShape.default(draft.config, model.device)
             self._drafter = Drafter(draft, model, catalogue, layout, self._index, self._code_heads, shape)
-        if num_positions:
-            self._reserve(num_positions)
         self._flights: list[Flight] = []
         # What rounds need of the lists on the device, row by row like `_flights`.
         self._free = torch.zeros(0, len(catalogue), dtype=torch.bool, device=model.device)
@@ -137,7 +132,9 @@ class Engine:
             self.drop([request.request_id for request in requests])
         return [done[request.request_id] for request in requests]
 
-    def _reserve(self, num_positions: int) -> None:
+    @torch.inference_mode()
+    def reserve(self, num_positions: int) -> None:
+        """Take memory for `max_batch` lists of so many tokens, prompts included; else it grows with what is asked."""
         tokens = self._layout.tokens_per_item
         if self._drafter is not None:
             # A round's news are at most what its pass read; every guess may bring the rest of an item along.

@@ -278,16 +278,71 @@ class Draft(nn.Module):
             values: likewise.
             mask: bool [batch, n, m], True where an input may look.
         """
-        config = self.config
-        queries = self.q_proj(self.attention_norm(u)).unflatten(-1, (config.num_heads, config.head_dim))
         # Heads are repeated by hand: with a mask, torch's own grouped attention is many small kernels on a GPU.
-        repeats = config.num_heads // config.num_kv_heads
+        repeats = self.config.num_heads // self.config.num_kv_heads
         attended = F.scaled_dot_product_attention(
-            self._rotate(queries.transpose(1, 2), positions),
+            self._queries(u, positions),
             _repeat_heads(keys, repeats),
             _repeat_heads(values, repeats),
             attn_mask=mask.unsqueeze(1),
         )
+        return self._after_attention(u, attended)
+
+    def forward_shared(
+        self,
+        u: torch.Tensor,
+        positions: torch.Tensor,
+        shared: KeysAndValues,
+        own: KeysAndValues,
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """As `forward`, [batch * copies, n, hidden], where the copies of a list share its context.
+
+        For training: the keys of a context that eight anchors guess from are not held eight times.
+
+        Args:
+            u: inputs, [batch * copies, n, hidden].
+            positions: int64 [batch * copies, n].
+            shared: keys and values that all copies of a list may attend to, each [batch, kv_heads, m, head_dim].
+            own: those of a copy alone, each [batch * copies, kv_heads, k, head_dim].
+            mask: bool [batch * copies, n, m + k], True where an input may look, which is somewhere.
+        """
+        config = self.config
+        (batch, groups, num_shared, width), n = shared[0].shape, u.shape[1]
+        repeats = config.num_heads // groups
+
+        def by_list(heads: torch.Tensor) -> torch.Tensor:
+            """[batch * copies, groups * x, y, width] to [batch, groups, copies, x * y, width]."""
+            return heads.reshape(
+                batch, -1, groups, heads.shape[1] // groups * heads.shape[2], width
+            ).transpose(1, 2)
+
+        queries = by_list(self._queries(u, positions)) * width**-0.5
+        own_keys, own_values = map(by_list, own)
+        scores = torch.cat(
+            (
+                (queries.flatten(2, 3) @ shared[0].mT).view(*queries.shape[:4], num_shared),
+                queries @ own_keys.mT,
+            ),
+            dim=-1,
+        )
+        may_look = (
+            mask.view(batch, 1, -1, 1, n, mask.shape[2]).expand(-1, -1, -1, repeats, -1, -1).flatten(3, 4)
+        )
+        weights = scores.masked_fill(~may_look, -torch.inf).softmax(dim=-1).to(shared[1].dtype)
+        attended = (weights[..., :num_shared].flatten(2, 3) @ shared[1]).view_as(queries)
+        attended = (attended + weights[..., num_shared:] @ own_values).transpose(1, 2)
+        return self._after_attention(u, attended.reshape(len(u), config.num_heads, n, width))
+
+    def _queries(self, u: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """[batch, heads, n, head_dim] of inputs [batch, n, hidden]."""
+        queries = self.q_proj(self.attention_norm(u)).unflatten(
+            -1, (self.config.num_heads, self.config.head_dim)
+        )
+        return self._rotate(queries.transpose(1, 2), positions)
+
+    def _after_attention(self, u: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """norm(g), [batch, n, hidden], from inputs and what their heads found, [batch, heads, n, head_dim]."""
         g = u + self.o_proj(attended.transpose(1, 2).flatten(2))
         gate, up = self.gate_up_proj(self.mlp_norm(g)).chunk(2, dim=-1)
         normed: torch.Tensor = self.norm(g + self.down_proj(F.silu(gate) * up))

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from service.catalog.layout import TokenLayout
 from service.catalog.trie import Int32Array
-from service.model.draft import Draft
+from service.model.draft import Draft, KeysAndValues
 from service.model.presets import DraftRecipe
 from service.training.guesses import Segments, allowed_codes, decisions, pick_anchors, segments
 from service.training.lists import Epochs
@@ -117,15 +117,13 @@ class _Context:
         features: of the target, [batch, length, hidden].
         embeddings: of the tokens, [batch, length, hidden].
         slots: int64 [batch, length].
-        keys: of the draft, [batch, kv_heads, length, head_dim].
-        values: likewise.
+        shared: keys and values of the draft, each [batch, kv_heads, length, head_dim].
     """
 
     features: torch.Tensor
     embeddings: torch.Tensor
     slots: torch.Tensor
-    keys: torch.Tensor
-    values: torch.Tensor
+    shared: KeysAndValues
 
 
 class Lesson:
@@ -225,8 +223,7 @@ class Lesson:
         before = F.pad(features[:, :-1], (0, 0, 1, 0))
         positions = torch.arange(tokens.shape[1], device=self._device).expand_as(tokens)
         inputs = self._draft.inputs(before, embeddings, slots, step=0)
-        keys, values = self._draft.keys_and_values(inputs, positions)
-        return _Context(features, embeddings, slots, keys, values)
+        return _Context(features, embeddings, slots, self._draft.keys_and_values(inputs, positions))
 
     def _guess(self, context: _Context, starts: torch.Tensor, path: Segments) -> list[torch.Tensor]:
         """norm(g) at the end of every segment, for each guess [batch * anchors, hidden]."""
@@ -235,8 +232,7 @@ class Lesson:
         offsets = torch.arange(self._per_item, device=self._device)
         starts = starts.unsqueeze(1)
         first = (starts + path.begin[..., 0]).flatten().view(-1, 1, 1)
-        keys = context.keys.repeat_interleave(num_anchors, dim=0)
-        values = context.values.repeat_interleave(num_anchors, dim=0)
+        own: list[KeysAndValues] = []
         seen = (torch.arange(length, device=self._device) < first).expand(-1, self._per_item, -1)
         causal = offsets <= offsets.unsqueeze(1)
         feature = _take(context.features, starts + path.begin[..., 0] - 1).flatten(0, 1)
@@ -253,10 +249,10 @@ class Lesson:
                 step=guess + 1,
             )
             positions = positions.flatten(0, 1)
-            own_keys, own_values = self._draft.keys_and_values(inputs, positions)
-            keys, values = torch.cat((keys, own_keys), dim=2), torch.cat((values, own_values), dim=2)
+            own.append(self._draft.keys_and_values(inputs, positions))
+            keys, values = (torch.cat(parts, dim=2) for parts in zip(*own, strict=True))
             mask = torch.cat((seen, causal.expand(len(seen), -1, -1)), dim=2)
-            normed = self._draft(inputs, positions, keys, values, mask)
+            normed = self._draft.forward_shared(inputs, positions, context.shared, (keys, values), mask)
             num_tokens = (end - begin).flatten().clamp(1, self._per_item)
             feature = _take(normed, num_tokens.unsqueeze(1) - 1).squeeze(1)
             guesses.append(feature)

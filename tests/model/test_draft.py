@@ -167,3 +167,22 @@ def test_an_item_s_score_is_the_sum_of_its_codes_and_a_rest() -> None:
         parts = [draft.slot_heads[level].T @ head[level, codes[item, level]] for level in range(3)]
         vector = draft.item_rest[item] + sum(parts)
         assert torch.allclose(scores[:, item], query @ vector, atol=1e-4)
+
+
+def test_copies_that_share_a_context_see_what_each_alone_would() -> None:
+    torch.manual_seed(0)
+    draft = Draft(CONFIG)
+    batch, copies, context, added = 2, 3, 5, 4
+    positions = torch.arange(context + added).expand(batch * copies, -1)
+    u = torch.randn(batch * copies, context + added, CONFIG.hidden_size)
+    u[:, :context] = u[::copies, :context].repeat_interleave(copies, dim=0)
+    keys, values = draft.keys_and_values(u, positions)
+    mask = torch.rand(batch * copies, added, context + added) < 0.5
+    mask[..., -1] = True
+
+    shared = keys[::copies, :, :context], values[::copies, :, :context]
+    own = keys[:, :, context:], values[:, :, context:]
+    asked = u[:, context:], positions[:, context:]
+    torch.testing.assert_close(
+        draft.forward_shared(*asked, shared, own, mask), draft(*asked, keys, values, mask)
+    )

@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # Accepted lengths: a target, every variant of its draft over three seeds, and where the paper's modules should help most.
 #   docs/benchmarks/drafts.sh DATASET WORK [PRESET [DEVICE]]
-# TARGET_STEPS, DRAFT_STEPS and SHORT_STEPS, USERS, JOBS (trainings at a time) change the size of it all.
+# TARGET_STEPS, DRAFT_STEPS and SHORT_STEPS, USERS, CHECK (lists compared with the reference), JOBS (at a time) and GPUS (that
+# they are spread over; else what is visible) change the size of it all. SHARED_CODES=1 gives the target one set of code
+# tokens for all slots, and compares the paper's modules alone.
 set -euo pipefail
 dataset=$1 work=$2 preset=${3:-small} device=${4:-cuda}
-jobs=${JOBS:-8} users=${USERS:-500}
+users=${USERS:-500} shared=${SHARED_CODES:-}
 mkdir -p "$work"
 
 padrec() { python3 -m service.cli "$@"; }
-train() {  # NAME VARIANT SEED STEPS LISTS [OPTION ...]
-  local name=$1 variant=$2 seed=$3 steps=$4 lists=$5
-  shift 5
+train() {  # NAME VARIANT SEED STEPS [OPTION ...]
+  local name=$1 variant=$2 seed=$3 steps=$4
+  shift 4
   padrec train draft "$dataset" --target "$work/bundle" --preset "$preset" --device "$device" --variant "$variant" \
-    --seed "$seed" --steps "$steps" --lists "$work/$lists" --out "$work/$name" "$@" 2> "$work/$name.log"
+    --seed "$seed" --steps "$steps" --lists "$work/lists-$seed.npz" --out "$work/$name" "$@" 2> "$work/$name.log"
 }
 measure() {  # NAME DRAFT [OPTION ...]
   local name=$1 draft=$2
@@ -20,40 +22,50 @@ measure() {  # NAME DRAFT [OPTION ...]
   padrec bench decode "$work/bundle" "$dataset" --draft "$work/$draft" --device "$device" --batch 32 --users "$users" \
     --repeats 1 --check 0 --compare '' --json "$work/$name.json" "$@" > "$work/$name.log" 2>&1
 }
-export -f padrec train measure
-export dataset work preset device users
+measure_all() {  # VARIANT SEED
+  measure "accepted-$1-$2" "$1-$2"
+  [ -z "$shared" ] || return 0
+  measure "sampled-$1-$2" "$1-$2" --temperature 1 --tree tree
+  measure "wide-$1-$2" "$1-$2" --tree tree --guesses 96
+  [ "$1" != none ] || measure "unconstrained-$1-$2" "$1-$2" --unconstrained
+}
+main() { train "$1-$2" "$1" "$2" "$3"; measure_all "$1" "$2"; }  # VARIANT SEED STEPS
+other() {  # KIND VARIANT SEED STEPS [OPTION ...]: of the training
+  train "$1-$2-$3" "${@:2}"
+  measure "accepted-$1-$2-$3" "$1-$2-$3" $([ "$1" != one-step ] || echo --passes 8)
+}
+equal() {  # lists like the reference's, and how near a tie those are that differ
+  padrec bench decode "$work/bundle" "$dataset" --draft "$work/none-0" --draft "$work/slots-0" --device "$device" \
+    --batch 1,8 --users "$1" --check "$1" --repeats 1 --json "$work/equal.json" > "$work/equal.log" 2>&1
+}
+export -f padrec train measure measure_all main other equal
+export dataset work preset device users shared
 
 [ -d "$work/bundle" ] || padrec bundle build "$dataset" --preset "$preset" --device "$device" \
-  --steps "${TARGET_STEPS:-1500}" --no-draft --out "$work/bundle"
+  --steps "${TARGET_STEPS:-1500}" ${shared:+--shared-codes} --no-draft --out "$work/bundle"
 
-steps=${DRAFT_STEPS:-600} short=${SHORT_STEPS:-50}
-for seed in 0 1 2; do train "none-$seed" none "$seed" "$steps" "lists-$seed.npz" & done
-for seed in 0 1 2; do until [ -f "$work/lists-$seed.npz" ]; do sleep 1; done; done
+# A short training still reads as many lists as there are, so that one file of them serves all of one seed.
+steps=${DRAFT_STEPS:-600} short=${SHORT_STEPS:-80} seeds="0 1 2"
+if [ -n "$shared" ]; then rest="both"; else rest="slots both item step"; fi
 {
-  for variant in slots both item step; do
-    for seed in 0 1 2; do echo "train $variant-$seed $variant $seed $steps lists-$seed.npz"; done
-  done
-  for variant in none both; do
-    for seed in 0 1 2; do
-      echo "train one-step-$variant-$seed $variant $seed $steps lists-$seed.npz --unroll 1"
-      echo "train short-$variant-$seed $variant $seed $short short-$variant-$seed.npz"
+  for seed in $seeds; do echo "main none $seed $steps"; done
+  for variant in $rest; do
+    for seed in $seeds; do
+      echo "until [ -f $work/lists-$seed.npz ]; do sleep 1; done; main $variant $seed $steps"
     done
   done
-} | xargs -P "$jobs" -I{} bash -c '{}'
-wait
-{
-  for variant in none item step both slots; do
-    for seed in 0 1 2; do
-      echo "measure accepted-$variant-$seed $variant-$seed"
-      echo "measure sampled-$variant-$seed $variant-$seed --temperature 1 --tree tree"
-    done
-  done
-  for seed in 0 1 2; do
-    echo "measure unconstrained-none-$seed none-$seed --unconstrained"
+  if [ -z "$shared" ]; then
     for variant in none both; do
-      echo "measure accepted-one-step-$variant-$seed one-step-$variant-$seed --passes 8"
-      echo "measure accepted-short-$variant-$seed short-$variant-$seed"
+      for seed in $seeds; do
+        echo "other one-step $variant $seed $steps --unroll 1"
+        echo "other short $variant $seed $short"
+      done
     done
-  done
-} | xargs -P "$jobs" -I{} bash -c '{}'
+    echo "equal ${CHECK:-200}"
+    for variant in none slots; do
+      for seed in $seeds; do echo "other fused $variant $seed $steps --features fused"; done
+    done
+  fi
+} | xargs -P "${JOBS:-8}" --process-slot-var=SLOT -I{} bash -c \
+  '[ -z "${GPUS:-}" ] || export CUDA_VISIBLE_DEVICES=$((SLOT % GPUS)); {}'
 echo measured

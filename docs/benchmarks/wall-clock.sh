@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Wall clock: a target and, over three seeds, the plain draft and the one with slot heads, against the engine alone.
 #   docs/benchmarks/wall-clock.sh DATASET WORK [PRESET [DEVICE]]
-# TARGET_STEPS and DRAFT_STEPS, USERS, CHECK (lists compared with the reference), JOBS change the size of it all.
+# TARGET_STEPS and DRAFT_STEPS, USERS, CHECK (lists compared with the reference), COMPARE, JOBS change the size of it all.
 set -euo pipefail
 dataset=$1 work=$2 preset=${3:-base} device=${4:-cuda}
 mkdir -p "$work"
@@ -29,8 +29,7 @@ measure() {  # NAME USERS CHECK COMPARE DRAFTS [OPTION ...]
 }
 users=${USERS:-80} check=${CHECK:-40}
 plain="none-0 none-1 none-2" slots="slots-0 slots-1 slots-2"
-measure wall-clock "$users" "$check" autoregressive,transformers "$plain $slots" --tree tree
+measure wall-clock "$users" "$check" "${COMPARE:-autoregressive,transformers}" "$plain $slots" --tree tree
 # Fewer passes guess less and cost less: each kind of draft at its own best.
-for passes in 3 4 6; do measure "plain-$passes" $((users / 2)) 0 autoregressive "$plain" --tree tree --passes $passes; done
-for passes in 2 3; do measure "slots-$passes" $((users / 2)) 0 autoregressive "$slots" --tree tree --passes $passes; done
+measure passes $((users / 2)) 0 autoregressive "$plain $slots" --tree tree --passes 3,4,6
 measure chain $((users / 2)) 0 autoregressive "$plain $slots" --tree chain

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,9 +70,13 @@ def bench_decode(
     users: Annotated[int, typer.Option(min=1, help="So many test users, in an order of the seed.")] = 200,
     num_items: Annotated[int, typer.Option(min=1, help="Length of the lists.")] = 10,
     tree: Annotated[Tree, typer.Option(help="What a draft's guesses form.")] = Tree.BOTH,
-    passes: Annotated[int | None, typer.Option(min=1, help="Passes of the draft in a round.")] = None,
+    passes: Annotated[
+        str, typer.Option(help="Passes of the draft in a round; several numbers with commas.")
+    ] = "",
     width: Annotated[int | None, typer.Option(min=1, help="Branches that a tree extends.")] = None,
-    guesses: Annotated[int | None, typer.Option(min=1, help="The most guesses that are verified.")] = None,
+    guesses: Annotated[
+        str, typer.Option(help="The most guesses that are verified; several numbers with commas.")
+    ] = "",
     unconstrained: Annotated[
         bool, typer.Option("--unconstrained", help="The draft guesses without the trie; lists are the same.")
     ] = False,
@@ -104,7 +109,12 @@ def bench_decode(
     from service.model.target import load_target, pick_device, pick_dtype
     from service.model.vocabulary import check_layout
 
-    batches, baselines = _batches(batch), _baselines(compare)
+    batches, baselines = _numbers("--batch", batch), _baselines(compare)
+    sizes = [
+        {"passes": a, "guesses": b}
+        for a in (_numbers("--passes", passes) if passes else [None])
+        for b in (_numbers("--guesses", guesses) if guesses else [None])
+    ]
     if 0 < temperature < MIN_TEMPERATURE:
         raise InputError(f"--temperature {temperature} is neither 0 nor at least {MIN_TEMPERATURE}")
     if width is not None and tree is Tree.CHAIN:
@@ -145,9 +155,9 @@ def bench_decode(
         Tree.TREE: ("tree",),
         Tree.BOTH: ("chain", "tree"),
     }
-    options = {"constrained": not unconstrained, "passes": passes, "width": width, "guesses": guesses}
+    shapes = [{"constrained": not unconstrained, "width": width, **size} for size in sizes]
     methods = _plain_methods(question, baselines)
-    methods += _draft_methods(question, folders, opened.target_digest, kinds[tree], options)
+    methods += _draft_methods(question, folders, opened.target_digest, kinds[tree], shapes)
     with bar("decoding") as progress:
         rows = measure_decode(
             question, methods, batches=batches, repeats=repeats, on_progress=progress.update
@@ -198,14 +208,14 @@ def _short(value: Any) -> Any:
     return f"{value:.2f}" if isinstance(value, float) else value
 
 
-def _batches(text: str) -> list[int]:
+def _numbers(option: str, text: str) -> list[int]:
     try:
-        batches = [int(part) for part in text.split(",")]
+        numbers = [int(part) for part in text.split(",")]
     except ValueError:
-        batches = []
-    if not batches or min(batches) < 1:
-        raise InputError(f"--batch '{text}' is not a list of numbers from 1, like 1,8")
-    return list(dict.fromkeys(batches))
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise InputError(f"{option} '{text}' is not a list of numbers from 1, like 1,8")
+    return list(dict.fromkeys(numbers))
 
 
 def _baselines(text: str) -> list[str]:
@@ -242,7 +252,7 @@ def _draft_methods(
     folders: dict[str, Path],
     target_digest: str,
     kinds: "Sequence[TreeKind]",
-    options: dict[str, Any],
+    shapes: Sequence[dict[str, Any]],
 ) -> "list[Method]":
     from service.evaluation.decode_methods import draft_method, shape_of
     from service.model.draft import check_draft, load_draft
@@ -251,7 +261,7 @@ def _draft_methods(
     methods = []
     for name, folder in folders.items():
         draft = load_draft(folder, device=model.device, dtype=model.dtype)
-        if draft.config.guesses_items and not options["constrained"]:
+        if draft.config.guesses_items and not all(options["constrained"] for options in shapes):
             raise InputError(
                 f"draft {folder} guesses items, which are paths of the trie; leave out --unconstrained"
             )
@@ -259,7 +269,7 @@ def _draft_methods(
             check_draft(draft.config, model.config, layout.num_levels, len(catalogue), target_digest)
         except InputError as error:
             raise InputError(f"{folder}: {error}") from error
-        for kind in kinds:
+        for kind, options in product(kinds, shapes):
             shape = shape_of(kind, draft.config, **options)
             methods.append(draft_method(model, catalogue, layout, draft, name=name, tree=kind, shape=shape))
     return methods

@@ -104,7 +104,7 @@ def test_sampled_lists_and_other_shapes(padrec, bundle: Path, dataset: Path, dra
         "--width",
         3,
         "--guesses",
-        5,
+        "5,4",
         "--unconstrained",
         "--compare",
         "",
@@ -114,8 +114,9 @@ def test_sampled_lists_and_other_shapes(padrec, bundle: Path, dataset: Path, dra
     command = ("bench", "decode", bundle, dataset, "--draft", drafts[0], *options, *sampling, *small)
     done = padrec(*command, "--json", file)
     assert done.returncode == 0, done.stderr
-    [row] = json.loads(file.read_text())["rows"]
+    row, other = json.loads(file.read_text())["rows"]
     assert (row["passes"], row["width"], row["guesses"], row["constrained"]) == (2, 3, 5, False)
+    assert (other["passes"], other["width"], other["guesses"], other["constrained"]) == (2, 3, 4, False)
     assert (row["temperature"], row["speed_up"]) == (0.8, None)
     assert row["equal_to_reference"] == 1.0
     assert row["draft_tokens_per_round"] <= 5
@@ -153,6 +154,8 @@ def test_folders_of_one_name_are_told_apart_by_their_paths(
         (("--batch", "0"), "--batch '0' is not a list of numbers from 1"),
         (("--batch", "1,,8"), "--batch '1,,8'"),
         (("--batch", "many"), "--batch 'many'"),
+        (("--passes", "2,x"), "--passes '2,x' is not a list"),
+        (("--guesses", "0"), "--guesses '0'"),
         (("--compare", "vllm"), "--compare 'vllm' is not one of autoregressive, transformers"),
         (("--draft", "nowhere"), "draft nowhere"),
         (("--temperature", "0.001"), "--temperature 0.001"),

@@ -1,7 +1,7 @@
 """The JSON that benchmarks and evaluations write: what ran, on what, and its rows."""
 
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,17 @@ PACKAGES = ("padrec", "torch", "transformers", "numpy")
 
 def write_report(path: Path, command: str, device: torch.device, rows: list[dict[str, Any]]) -> None:
     """Write `{"command", "versions", "device", "rows"}`."""
-    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    versions = {"python": platform.python_version(), **{name: _installed(name) for name in PACKAGES}}
     report = {"command": command, "versions": versions, "device": device_name(device), "rows": rows}
     write_json(path, report)
+
+
+def _installed(name: str) -> str | None:
+    """A package's version; None where it runs from a folder, which must not cost the rows."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def device_name(device: torch.device) -> str:

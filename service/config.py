@@ -47,7 +47,8 @@ class WorkerSettings(_Section):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     speculation: Literal["off", "auto", "on"] = Field(
-        "auto", description="auto: use the bundle's draft where lists are faster with it, measured at start"
+        "auto",
+        description="auto: guess as much as is fastest at the load there is; on: always all; off: nothing",
     )
     max_batch: int = Field(32, ge=1, description="lists written at the same time")
     max_queue: int = Field(256, ge=1, description="requests that may wait; one more is refused")

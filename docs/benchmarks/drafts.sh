@@ -26,7 +26,7 @@ measure_all() {  # VARIANT SEED
   measure "accepted-$1-$2" "$1-$2"
   [ -z "$shared" ] || return 0
   measure "sampled-$1-$2" "$1-$2" --temperature 1 --tree tree
-  measure "wide-$1-$2" "$1-$2" --tree tree --guesses 96
+  measure "wide-$1-$2" "$1-$2" --tree tree --places 123
   [ "$1" != none ] || measure "unconstrained-$1-$2" "$1-$2" --unconstrained
 }
 main() { train "$1-$2" "$1" "$2" "$3"; measure_all "$1" "$2"; }  # VARIANT SEED STEPS

@@ -29,6 +29,7 @@ class Tree(StrEnum):
     CHAIN = "chain"
     TREE = "tree"
     BOTH = "both"
+    AUTO = "auto"
 
 
 class Dtype(StrEnum):
@@ -69,13 +70,16 @@ def bench_decode(
     batch: Annotated[str, typer.Option(help="Lists in a batch; several numbers with commas.")] = "1,8",
     users: Annotated[int, typer.Option(min=1, help="So many test users, in an order of the seed.")] = 200,
     num_items: Annotated[int, typer.Option(min=1, help="Length of the lists.")] = 10,
-    tree: Annotated[Tree, typer.Option(help="What a draft's guesses form.")] = Tree.BOTH,
+    tree: Annotated[
+        Tree, typer.Option(help="What a draft's guesses form; auto: as the service decides.")
+    ] = Tree.BOTH,
     passes: Annotated[
         str, typer.Option(help="Passes of the draft in a round; several numbers with commas.")
     ] = "",
     width: Annotated[int | None, typer.Option(min=1, help="Branches that a tree extends.")] = None,
-    guesses: Annotated[
-        str, typer.Option(help="The most guesses that are verified; several numbers with commas.")
+    places: Annotated[
+        str,
+        typer.Option(help="The most tokens of a tree, forced ones included; several numbers with commas."),
     ] = "",
     unconstrained: Annotated[
         bool, typer.Option("--unconstrained", help="The draft guesses without the trie; lists are the same.")
@@ -111,14 +115,18 @@ def bench_decode(
 
     batches, baselines = _numbers("--batch", batch), _baselines(compare)
     sizes = [
-        {"passes": a, "guesses": b}
+        {"passes": a, "places": b}
         for a in (_numbers("--passes", passes) if passes else [None])
-        for b in (_numbers("--guesses", guesses) if guesses else [None])
+        for b in (_numbers("--places", places) if places else [None])
     ]
     if 0 < temperature < MIN_TEMPERATURE:
         raise InputError(f"--temperature {temperature} is neither 0 nor at least {MIN_TEMPERATURE}")
     if width is not None and tree is Tree.CHAIN:
         raise InputError("--width is an option of trees; a chain has none")
+    if tree is Tree.AUTO and (passes or places or width is not None or unconstrained):
+        raise InputError(
+            "--tree auto chooses by itself; leave out --passes, --width, --places and --unconstrained"
+        )
     check_json(json_file)
     chosen = pick_device(device)
     opened = Bundle.open(bundle)
@@ -154,6 +162,7 @@ def bench_decode(
         Tree.CHAIN: ("chain",),
         Tree.TREE: ("tree",),
         Tree.BOTH: ("chain", "tree"),
+        Tree.AUTO: ("auto",),
     }
     shapes = [{"constrained": not unconstrained, "width": width, **size} for size in sizes]
     methods = _plain_methods(question, baselines)
@@ -254,6 +263,7 @@ def _draft_methods(
     kinds: "Sequence[TreeKind]",
     shapes: Sequence[dict[str, Any]],
 ) -> "list[Method]":
+    from service.engine.tree import TreeShape
     from service.evaluation.decode_methods import draft_method, shape_of
     from service.model.draft import check_draft, load_draft
 
@@ -270,6 +280,20 @@ def _draft_methods(
         except InputError as error:
             raise InputError(f"{folder}: {error}") from error
         for kind, options in product(kinds, shapes):
-            shape = shape_of(kind, draft.config, **options)
-            methods.append(draft_method(model, catalogue, layout, draft, name=name, tree=kind, shape=shape))
+            if kind == "auto":
+                shape = TreeShape.menu(draft.config, model.device)[0]
+            else:
+                shape = shape_of(kind, draft.config, **options)
+            methods.append(
+                draft_method(
+                    model,
+                    catalogue,
+                    layout,
+                    draft,
+                    name=name,
+                    tree=kind,
+                    shape=shape,
+                    requests=question.requests,
+                )
+            )
     return methods

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from service.catalog.items import Catalogue
     from service.config import Settings, WorkerSettings
     from service.engine.engine import Engine
+    from service.types import DecodeRequest
+
+# What a start may take longer to learn what guessing costs; a CPU that is slower than that learns it in service.
+_WARM_UP_SECONDS = {"cpu": 3.0, "cuda": 60.0}
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")]
 ConfigFile = Annotated[
@@ -63,9 +67,12 @@ def worker(bundle: BundlePath, config: ConfigFile = None) -> None:
 
 def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
     """The engine that a worker's settings ask for."""
+    import structlog
     import torch
 
     from service.engine.engine import Engine
+    from service.engine.load import ByLoad, warm_up
+    from service.engine.tree import TreeShape
     from service.model.draft import check_draft, load_draft
     from service.model.target import load_target, pick_device, pick_dtype
     from service.model.vocabulary import check_layout
@@ -77,40 +84,38 @@ def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
     model = load_target(bundle.target_path, device=device, dtype=dtype)
     check_layout(bundle.layout, model.config.vocab_size)
     catalogue = bundle.read_catalogue()
-    engine = Engine(model, catalogue, bundle.layout, settings.max_batch)
+    draft, trees = None, None
     if settings.speculation != "off" and bundle.draft_path is not None:
         draft = load_draft(bundle.draft_path, device=device, dtype=dtype)
         check_draft(
             draft.config, model.config, bundle.layout.num_levels, len(catalogue), bundle.target_digest
         )
-        drafting = Engine(model, catalogue, bundle.layout, settings.max_batch, draft)
-        if settings.speculation == "on" or _pays(drafting, engine, bundle, catalogue):
-            engine = drafting
+        if settings.speculation == "auto":
+            trees = ByLoad(TreeShape.menu(draft.config, device))
+    engine = Engine(model, catalogue, bundle.layout, settings.max_batch, draft, trees)
     decoding = bundle.manifest.decoding
     longest = bundle.layout.prompt_length(decoding.max_history_items)
     engine.reserve(longest + decoding.max_num_items * bundle.layout.tokens_per_item)
+    if trees is not None:
+        seconds = _WARM_UP_SECONDS.get(device.type, 0.0)
+        found = warm_up(engine, trees, _popular_requests(bundle, catalogue), seconds)
+        structlog.get_logger(__name__).info("speculation measured", best_by_batch=found)
     return engine
 
 
-def _pays(drafting: "Engine", alone: "Engine", bundle: "Bundle", catalogue: "Catalogue") -> bool:
-    """Whether lists for users of popular items are faster with the draft, on this machine as it is now."""
+def _popular_requests(bundle: "Bundle", catalogue: "Catalogue") -> "list[DecodeRequest]":
+    """Lists for users of popular items, as the gateway would ask for them."""
     import numpy as np
-    import structlog
 
-    from service.engine.worth import speed_up
     from service.types import DecodeRequest
 
     decoding = bundle.manifest.decoding
     rows = [row for item in bundle.read_popular() if (row := catalogue.row_of(item)) is not None]
-    drawn = np.random.default_rng(0).choice(rows or [0], size=(3, min(10, decoding.max_history_items)))
-    requests = [
+    drawn = np.random.default_rng(0).choice(rows or [0], size=(8, min(10, decoding.max_history_items)))
+    return [
         DecodeRequest(str(number), tuple(history), min(10, decoding.max_num_items), tuple(history))
         for number, history in enumerate(drawn.tolist())
     ]
-    measured = speed_up(drafting, alone, requests)
-    log = structlog.get_logger(__name__)
-    log.info("speculation measured", speed_up=round(measured, 2), used=measured > 1)
-    return measured > 1
 
 
 def recommend(

@@ -1,7 +1,6 @@
 """Branches of a draft tree, and the three ways to extend them: by a code, by an item, and without the constraint.
 
-A branch stands below a row of the catalogue, `depth` of whose codes are written. Everything is a tensor over the batch,
-so that a pass of the draft needs no word from the host.
+Everything is a tensor over the batch, so that a pass of the draft needs no word from the host.
 """
 
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Protocol
 import torch
 from torch.nn import functional as F
 
-from service.engine.constraint import NOT_ALLOWED, FreeRows, TrieIndex, allowed_children
+from service.engine.constraint import DEAD, NOT_ALLOWED, ROOT_NODE, FreeRows, TrieIndex, allowed_children
 from service.engine.sampling import Sampling, perturbed_log_softmax
 from service.model.draft import Draft
 
@@ -22,11 +21,12 @@ class Branches:
     Attributes:
         parent: int64 [batch, n], the branch of the pass before that each one extends.
         log_probability: float32 [batch, n], of the whole branch; `NOT_ALLOWED` or less for one that is none.
-        row: int64 [batch, n], a row below the branch's node.
-        depth: int64 [batch, n], codes of that row that are written, 0 to L - 1.
+        node: int64 [batch, n], of the trie at its end; `DEAD` where no item goes that way.
         written: int64 [batch, n, k], rows of the items completed on the way, -1 on padding.
         slot: int64 [batch, n], that is filled next.
+        row: int64 [batch, n], the item that the last pass completed, -1 for none.
         tokens: int64 [batch, n, s], added by the last pass, padded on the right.
+        nodes: int64 [batch, n, s], of the trie after each of them.
         length: int64 [batch, n], how many they are.
         forced: bool [batch, n, s], which of them were the only ones allowed.
         end: int64 [batch, n], tokens of the list up to here.
@@ -34,31 +34,33 @@ class Branches:
 
     parent: torch.Tensor
     log_probability: torch.Tensor
-    row: torch.Tensor
-    depth: torch.Tensor
+    node: torch.Tensor
     written: torch.Tensor
     slot: torch.Tensor
+    row: torch.Tensor
     tokens: torch.Tensor
+    nodes: torch.Tensor
     length: torch.Tensor
     forced: torch.Tensor
     end: torch.Tensor
 
     @classmethod
     def start(
-        cls, row: torch.Tensor, depth: torch.Tensor, end: torch.Tensor, *, most_written: int, most_tokens: int
+        cls, node: torch.Tensor, slot: torch.Tensor, end: torch.Tensor, *, most_written: int, most_tokens: int
     ) -> "Branches":
-        """One branch a list, of no guesses; `row`, `depth` and `end` are [batch, 1]."""
-        shape = row.shape
+        """One branch a list, of no guesses; `node`, `slot` and `end` are [batch, 1]."""
+        shape = node.shape
         return cls(
-            parent=torch.zeros_like(row),
-            log_probability=torch.zeros(shape, device=row.device),
-            row=row,
-            depth=depth,
-            written=row.new_full((*shape, most_written), -1),
-            slot=depth,
-            tokens=row.new_zeros(*shape, most_tokens),
-            length=torch.zeros_like(row),
-            forced=torch.zeros(*shape, most_tokens, dtype=torch.bool, device=row.device),
+            parent=torch.zeros_like(node),
+            log_probability=torch.zeros(shape, device=node.device),
+            node=node,
+            written=node.new_full((*shape, most_written), -1),
+            slot=slot,
+            row=torch.full_like(node, -1),
+            tokens=node.new_zeros(*shape, most_tokens),
+            nodes=node.new_zeros(*shape, most_tokens),
+            length=torch.zeros_like(node),
+            forced=torch.zeros(*shape, most_tokens, dtype=torch.bool, device=node.device),
             end=end,
         )
 
@@ -122,16 +124,15 @@ class ByCode:
     ) -> Branches:
         """See `Extension`."""
         index = self._index
-        nodes = index.path[branches.row, branches.depth]
-        children, allowed = allowed_children(index, lists.rows, nodes, branches.written)
+        children, allowed = allowed_children(index, lists.rows, branches.node, branches.written)
         codes = index.node_code[children]
-        scores = level_logits(states, self._code_heads, branches.depth).gather(-1, codes)
-        ordinal = (lists.num_items.unsqueeze(1) + branches.num_written()) * index.num_levels + branches.depth
+        scores = level_logits(states, self._code_heads, branches.slot).gather(-1, codes)
+        ordinal = (lists.num_items.unsqueeze(1) + branches.num_written()) * index.num_levels + branches.slot
         noise = lists.sampling.at(ordinal)
         log_q = perturbed_log_softmax(
             scores,
             allowed,
-            self._draft.sharpness(step, branches.depth),
+            self._draft.sharpness(step, branches.slot),
             lists.sampling.temperature.unsqueeze(1),
             None if noise is None else noise.gather(-1, codes),
         )
@@ -152,10 +153,7 @@ class ByCode:
         """Go on to where there is a choice again: as far as the first and the last free row below agree."""
         index = self._index
         written = _of_parent(branches.written, parent)
-        first, last = rows.ends(index.node_begin[child], index.node_end[child], written).unbind(-1)
-        agree = (index.codes[first] == index.codes[last]).cumprod(dim=-1).sum(dim=-1)
-        depth = _of_parent(branches.depth, parent)
-        end = torch.maximum(agree, depth + 1)
+        first, end = next_choice(index, rows, child, _of_parent(branches.slot, parent) + 1, written)
         return _extended(index, branches, best, parent, first, end, lone.unsqueeze(-1))
 
 
@@ -175,7 +173,7 @@ class ByItem:
     ) -> Branches:
         """See `Extension`."""
         index = self._index
-        node = index.path[branches.row, branches.depth].unsqueeze(-1)
+        node = branches.node.unsqueeze(-1)
         allowed = (self._all_rows >= index.node_begin[node]) & (self._all_rows < index.node_end[node])
         # Of items that share an ID the first free one stands for all: they are the same tokens.
         leading = lists.rows.free & (
@@ -189,7 +187,7 @@ class ByItem:
         log_q = perturbed_log_softmax(
             scores,
             allowed,
-            self._draft.sharpness(step, branches.depth),
+            self._draft.sharpness(step, branches.slot),
             lists.sampling.temperature.unsqueeze(1),
             self._noise(branches, lists),
         )
@@ -198,8 +196,8 @@ class ByItem:
         written = _of_parent(branches.written, parent)
         num_left = lists.rows.count(index.node_begin[path], index.node_end[path], written.unsqueeze(2))
         lone = num_left[..., 1:] == num_left[..., :-1]
-        depth = _of_parent(branches.depth, parent)
-        place = depth.unsqueeze(-1) + torch.arange(index.num_levels, device=row.device)
+        slot = _of_parent(branches.slot, parent)
+        place = slot.unsqueeze(-1) + torch.arange(index.num_levels, device=row.device)
         lone = lone.gather(-1, place.clamp(max=index.num_levels - 1))
         whole = torch.full_like(row, index.num_levels)
         return _extended(index, branches, best, parent, row, whole, lone)
@@ -216,7 +214,7 @@ class ByItem:
             noise = lists.sampling.at(item * index.num_levels + level)
             if noise is None:
                 return None
-            ahead = (branches.depth <= level).unsqueeze(-1)
+            ahead = (branches.slot <= level).unsqueeze(-1)
             part = torch.where(ahead, noise[..., index.codes[:, level]], 0.0)
             total = part if total is None else total + part
         return total
@@ -228,14 +226,14 @@ class AnyToken:
     most_tokens = 1
 
     def __init__(self, index: TrieIndex, head: torch.Tensor, draft: Draft) -> None:
+        self._index = index
         self._draft = draft
-        self._slots = index.num_levels + 1
         self._head = head
 
     def __call__(
         self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
     ) -> Branches:
-        """See `Extension`; rows, depths and written items mean nothing here."""
+        """See `Extension`; a branch that leaves the trie goes on, and is never accepted."""
         temperature = lists.sampling.temperature.unsqueeze(1).unsqueeze(-1)
         sharpness = self._draft.sharpness(step, torch.zeros_like(branches.slot)).unsqueeze(-1)
         scale = torch.where(temperature > 0, 1 / temperature, sharpness)
@@ -243,19 +241,65 @@ class AnyToken:
         log_q = torch.log_softmax(scores, dim=-1)
         everything = torch.ones(1, 1, 1, dtype=torch.bool, device=states.device)
         best, parent, token = _best(branches, lists, log_q, everything, count)
-        one = torch.ones_like(token)
+        written = _of_parent(branches.written, parent)
+        node, row = self._follow(branches, parent, token, written, lists.rows)
+        column = (written >= 0).sum(dim=-1, keepdim=True)
         return Branches(
             parent=parent,
             log_probability=best,
-            row=torch.zeros_like(token),
-            depth=torch.zeros_like(token),
-            written=_of_parent(branches.written, parent),
-            slot=(_of_parent(branches.slot, parent) + 1) % self._slots,
+            node=node,
+            written=written.scatter(-1, column, row.unsqueeze(-1)),
+            slot=(_of_parent(branches.slot, parent) + 1) % (self._index.num_levels + 1),
+            row=row,
             tokens=token.unsqueeze(-1),
-            length=one,
+            nodes=node.unsqueeze(-1),
+            length=torch.ones_like(token),
             forced=torch.zeros_like(token, dtype=torch.bool).unsqueeze(-1),
             end=_of_parent(branches.end, parent) + 1,
         )
+
+    def _follow(
+        self,
+        branches: Branches,
+        parent: torch.Tensor,
+        token: torch.Tensor,
+        written: torch.Tensor,
+        rows: FreeRows,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The node after each token, and the row that it completes, -1 for none; all [batch, count]."""
+        index = self._index
+        node, slot = _of_parent(branches.node, parent), _of_parent(branches.slot, parent)
+        children, exist = index.children(node.clamp(min=0))
+        level = slot.clamp(max=index.num_levels - 1).unsqueeze(-1)
+        fits = exist & (index.token_of[level, index.node_code[children]] == token.unsqueeze(-1))
+        child = children.gather(-1, fits.long().argmax(dim=-1, keepdim=True)).squeeze(-1)
+        begin, end = index.node_begin[child], index.node_end[child]
+        is_code = (node >= 0) & (slot < index.num_levels) & fits.any(dim=-1)
+        is_code &= rows.count(begin, end, written) > 0
+        is_separator = (node >= 0) & (slot == index.num_levels) & (token == index.item_tokens[0, -1])
+        first = rows.ends(begin, end, written)[..., 0]
+        row = torch.where(is_code & (slot == index.num_levels - 1), first, -1)
+        return torch.where(is_code, child, torch.where(is_separator, ROOT_NODE, DEAD)), row
+
+
+def next_choice(
+    index: TrieIndex, rows: FreeRows, node: torch.Tensor, depth: torch.Tensor, written: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """From a node on to where there is a choice again, as far as the first and the last free row below it agree.
+
+    Args:
+        index: the trie.
+        rows: free rows of the lists.
+        node: int64 [batch, n], each with a free row below it.
+        depth: int64 [batch, n], codes that lead to it.
+        written: int64 [batch, n, k], rows that do not count, -1 on padding.
+
+    Returns:
+        The first free row, and how many of its codes are certain, both [batch, n].
+    """
+    first, last = rows.ends(index.node_begin[node], index.node_end[node], written).unbind(-1)
+    agree = (index.codes[first] == index.codes[last]).cumprod(dim=-1).sum(dim=-1)
+    return first, torch.maximum(agree, depth)
 
 
 def level_logits(states: torch.Tensor, code_heads: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
@@ -304,25 +348,30 @@ def _extended(
     `lone` says of the first tokens whether they were the only ones allowed; later ones are forced.
     """
     num_levels = index.num_levels
-    depth = _of_parent(branches.depth, parent)
+    slot = _of_parent(branches.slot, parent)
     written = _of_parent(branches.written, parent)
     complete = end_depth == num_levels
-    length = end_depth - depth + complete.long()
-    place = depth.unsqueeze(-1) + torch.arange(num_levels + 1, device=row.device)
-    tokens = index.item_tokens[row].gather(-1, place.clamp(max=num_levels))
+    length = end_depth - slot + complete.long()
+    place = slot.unsqueeze(-1) + torch.arange(num_levels + 1, device=row.device)
+    within = place.clamp(max=num_levels)
+    tokens = index.item_tokens[row].gather(-1, within)
+    # After the separator comes the root again, which is a path's first node.
+    path = index.path[row]
+    nodes = path.gather(-1, torch.where(place < num_levels, within + 1, 0).clamp(max=num_levels))
     forced = torch.ones_like(tokens, dtype=torch.bool)
     forced[..., : lone.shape[-1]] = lone
     column = (written >= 0).sum(dim=-1, keepdim=True)
-    written = written.scatter(-1, column, torch.where(complete, row, -1).unsqueeze(-1))
-    next_depth = torch.where(complete, 0, end_depth)
+    row = torch.where(complete, row, -1)
+    next_slot = torch.where(complete, 0, end_depth)
     return Branches(
         parent=parent,
         log_probability=log_probability,
+        node=path.gather(-1, next_slot.unsqueeze(-1)).squeeze(-1),
+        written=written.scatter(-1, column, row.unsqueeze(-1)),
+        slot=next_slot,
         row=row,
-        depth=next_depth,
-        written=written,
-        slot=next_depth,
         tokens=tokens,
+        nodes=nodes,
         length=length,
         forced=forced | (place >= num_levels),
         end=_of_parent(branches.end, parent) + length,

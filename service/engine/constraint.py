@@ -11,9 +11,11 @@ import torch
 
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
-from service.catalog.trie import Int64Array
+from service.catalog.trie import Int64Array, Trie
 
 NOT_ALLOWED = -1e30  # finite, so that a row of nothing else makes no NaN
+ROOT_NODE = Trie.ROOT
+DEAD = -1  # the node of a token that no item has here
 
 
 class TrieIndex:

@@ -2,14 +2,15 @@
 
 A round is draft, verify, accept, commit: the draft guesses a tree of tokens for every list, one pass of the target
 reads all trees under a mask, each list follows the target's choices through its tree, and the cache keeps what was
-accepted.
+accepted. All of it happens on the device; the host learns how far the lists came when the round is over.
 Without a draft the trees are bare roots. Lists join and leave between rounds; list i stands in row i of every cache.
 """
 
+import time
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -18,16 +19,20 @@ from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.catalog.trie import Int64Array
 from service.engine.branches import Lists
-from service.engine.constraint import FreeRows, TrieIndex
+from service.engine.constraint import TrieIndex
 from service.engine.drafter import Drafter, News, at
 from service.engine.flight import Flight
-from service.engine.kv_cache import KvCache, grain_of
+from service.engine.graphs import Graphs, capture_on
+from service.engine.kv_cache import KvCache
+from service.engine.load import Always, TreeChoice, label_of
 from service.engine.sampling import Sampling
+from service.engine.shapes import RoundShape, Shapes
+from service.engine.states import ListStates, Widths
 from service.engine.target_pass import TargetPass
-from service.engine.tree import GuessTree, PackedTrees, TreeShape
-from service.engine.verify import choose_nodes
+from service.engine.tree import Trees, TreeShape
+from service.engine.verify import Accepted, accept, choose
 from service.model.draft import Draft
-from service.types import DecodedList, DecodeRequest
+from service.types import MAX_NUM_ITEMS, DecodedList, DecodeRequest
 
 
 class Engine:
@@ -39,7 +44,8 @@ class Engine:
         layout: how codes become tokens.
         max_batch: lists in flight, at most; the caller keeps to it.
         draft: guesses ahead of the target; None: the target writes alone.
-        tree: how much is guessed; None: what suits the draft and the device.
+        trees: how much is guessed, decided at every round; None: always what suits the draft and the device.
+        max_items: items of a list, at most; the caller keeps to it.
     """
 
     def __init__(
@@ -49,26 +55,43 @@ class Engine:
         layout: TokenLayout,
         max_batch: int = 32,
         draft: Draft | None = None,
-        tree: TreeShape | None = None,
+        trees: TreeChoice | None = None,
+        max_items: int = MAX_NUM_ITEMS,
     ) -> None:
         self.max_batch = max_batch
         self._catalogue, self._layout = catalogue, layout
         self._device = model.device
-        self._grain = grain_of(model.device)
+        self._shapes = Shapes.of(model.device)
         self._index = TrieIndex(catalogue, layout, model.device)
         self._code_heads = model.get_output_embeddings().weight[self._index.token_of]
         layers = () if draft is None else draft.config.feature_layers(model.config.num_hidden_layers)
         self._target = TargetPass(model, layers)
         self._drafter = None
+        self._trees: TreeChoice = Always(None)
+        self._tree: TreeShape | None = None
         if draft is not None:
-            shape = tree or TreeShape.default(draft.config, model.device)
-            self._drafter = Drafter(draft, model, catalogue, layout, self._index, self._code_heads, shape)
+            self._trees = trees or Always(TreeShape.default(draft.config, model.device))
+            self._drafter = Drafter(draft, model, layout, self._index, self._code_heads, self._trees.shapes)
+        deepest = 0 if self._drafter is None else self._drafter.most_depth
+        steps = 0 if self._drafter is None else self._drafter.most_steps
+        self._widths = Widths(max_items, layout.tokens_per_item, deepest, steps)
+        capture = capture_on(model.device)
+        self._graphs = None if capture is None else Graphs(self._step, capture)
         self._flights: list[Flight] = []
-        # What rounds need of the lists on the device, row by row like `_flights`.
-        self._free = torch.zeros(0, len(catalogue), dtype=torch.bool, device=model.device)
-        self._sampling = Sampling.none(model.device)
-        # Of each list, features of the last token before the latest pass and of those that it verified.
-        self._features = torch.zeros(0, 1, model.config.hidden_size, device=model.device, dtype=model.dtype)
+        # Row by row like `_flights`, as is all that follows.
+        self._states = ListStates.buffers(max_batch, catalogue, self._widths, model.device)
+        self._sampling = Sampling.buffers(max_batch, model.device)
+        self._summary = self._states.first(0).summary()
+        # Features of each prompt's last token and of the list's; the last place is nobody's.
+        num_features = 0 if draft is None else self._widths.tokens + 2
+        self._features = torch.zeros(
+            (max_batch, num_features, model.config.hidden_size), device=model.device, dtype=model.dtype
+        )
+
+    @property
+    def guessing(self) -> str:
+        """What the latest round guessed: `none`, or a tree's label."""
+        return label_of(self._tree)
 
     @property
     def num_running(self) -> int:
@@ -80,24 +103,26 @@ class Engine:
         """Prefill these requests; they run from the next round on."""
         if not requests:
             return
-        flights = [Flight(request, self._catalogue, self._layout) for request in requests]
-        free = self._on_device(np.stack([flight.cursor.free for flight in flights]))
+        flights = [Flight(request) for request in requests]
+        first = len(self._flights)
         sampling = Sampling.of(requests, self._layout.num_levels, self._index.num_codes, self._device)
         prompts = [self._layout.prompt(self._catalogue.codes[list(r.history)]) for r in requests]
+        lengths = [len(prompt) for prompt in prompts]
+        states = ListStates.of(requests, lengths, self._catalogue, self._widths, self._device)
         hidden, features = self._prefill(prompts)
-        roots = PackedTrees.of([GuessTree() for _ in flights])
-        nodes, probabilities = self._choose(hidden, roots, self._lists(flights, free, sampling))
-        for flight, prompt, node, probability in zip(flights, prompts, nodes, probabilities, strict=True):
-            flight.length = len(prompt)
-            flight.start(node[0], probability[0])
-        # From here on nothing fails: a prefill that does, for lack of memory say, leaves no trace.
-        self._flights += flights
-        self._free = torch.cat([self._free, free])
-        self._sampling = self._sampling.joined(sampling)
+        roots = Trees.bare(states.node, states.slot)
+        done = self._accept(hidden, roots, states.lists(sampling))
+        # Rows after those in flight are nobody's: a prefill that fails, for lack of memory say, leaves no trace.
+        self._states.put(
+            first, states.after(roots, done, self._index.node_depth, is_round=False, is_drafted=False)
+        )
+        self._sampling.put(first, sampling, self._widths.items * self._layout.num_levels)
         if features is not None:
-            padding = (0, 0, 0, self._features.shape[1] - 1)
-            self._features = torch.cat([self._features, F.pad(features, padding)])
-        self._block_new_rows()
+            self._features[first : first + len(requests), :1] = features
+        self._summary = self._states.first(first + len(requests)).summary()
+        for flight in flights:
+            flight.decoding_since = time.perf_counter()
+        self._flights += flights
 
     @torch.inference_mode()
     def drop(self, request_ids: Collection[str]) -> None:
@@ -109,14 +134,13 @@ class Engine:
         """One pass of the target for every list in flight; those that are finished, in no particular order."""
         finished = self._leave()
         if self._flights:
-            lists = self._lists(self._flights, self._free, self._sampling)
-            trees = self._draft(lists)
-            packed = PackedTrees.of(trees)
-            hidden, states = self._verify(packed)
-            nodes, probabilities = self._choose(hidden, packed, lists)
-            choices = zip(self._flights, trees, nodes, probabilities, strict=True)
-            paths = [flight.accept(tree, chosen, likely) for flight, tree, chosen, likely in choices]
-            self._commit(paths, states)
+            batch, before = len(self._flights), self._summary
+            self._tree = self._trees.choose(batch)
+            started = time.perf_counter()
+            self._run(self._round_shape(self._tree))
+            self._summary = self._states.first(batch).summary()
+            num_tokens = int((self._summary.num_round_tokens - before.num_round_tokens).sum())
+            self._trees.note(self._tree, batch, num_tokens, time.perf_counter() - started)
             finished += self._leave()
         return finished
 
@@ -135,14 +159,16 @@ class Engine:
     @torch.inference_mode()
     def reserve(self, num_positions: int) -> None:
         """Take memory for `max_batch` lists of so many tokens, prompts included; else it grows with what is asked."""
-        tokens = self._layout.tokens_per_item
-        if self._drafter is not None:
-            # A round's news are at most what its pass read; every guess may bring the rest of an item along.
-            tokens += self._drafter.shape.num_guesses * self._layout.tokens_per_item
-            places = self._grain.places_for(num_positions + self._grain.tokens_for(tokens))
-            self._drafter.cache.reserve(self.max_batch, places + self._drafter.num_scratch_places)
-        places = self._grain.places_for(num_positions + self._grain.tokens_for(tokens))
-        self._target.cache.reserve(self.max_batch, places)
+        self._reserve(self._shapes.largest(num_positions, self._widths, self.max_batch))
+
+    def _round_shape(self, tree: TreeShape | None) -> RoundShape:
+        """The shape of the next round."""
+        is_sampled = any(flight.request.temperature > 0 for flight in self._flights)
+        return self._shapes.round(self._summary, self._widths, self.max_batch, tree, is_sampled=is_sampled)
+
+    def _most_guessed(self) -> int:
+        """Places of a tree, at most, the root not included."""
+        return 0 if self._drafter is None else self._drafter.most_places
 
     def _prefill(self, prompts: Sequence[Int64Array]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Read prompts into the rows after those in flight.
@@ -153,19 +179,18 @@ class Engine:
         first = len(self._flights)
         rows = slice(first, first + len(prompts))
         lengths = np.array([[len(prompt)] for prompt in prompts])
-        longest = self._grain.places_for(int(lengths.max()))
+        longest = self._shapes.places_for(int(lengths.max()))
         tokens = np.zeros((len(prompts), longest), dtype=np.int64)
         slots = np.zeros_like(tokens)
         for i, prompt in enumerate(prompts):
             tokens[i, : len(prompt)] = prompt
             slots[i, : len(prompt)] = self._layout.next_slots(len(prompt))
-        token, slot, position = self._on_device(
-            np.stack([tokens, slots, np.minimum(np.arange(longest), lengths - 1)])
-        )
+        positions = np.minimum(np.arange(longest), lengths - 1)
+        token, slot, position = torch.as_tensor(np.stack([tokens, slots, positions]), device=self._device)
         places = torch.arange(longest, device=self._device).expand(len(prompts), -1)
         causal = torch.ones(longest, longest, dtype=torch.bool, device=self._device).tril()
         hidden, states = self._target(token, position, places, causal.expand(len(prompts), -1, -1), rows)
-        end = self._on_device(lengths - 1)
+        end = torch.as_tensor(lengths - 1, device=self._device)
         features = None
         if self._drafter is not None:
             features = self._drafter.draft.features_of(states)
@@ -173,137 +198,164 @@ class Engine:
             features = at(features, end)
         return at(hidden, end), features
 
-    def _draft(self, lists: Lists) -> list[GuessTree]:
-        """A tree for each list; bare roots without a draft."""
-        flights = self._flights
-        if self._drafter is None:
-            return [GuessTree(node=[flight.cursor.node]) for flight in flights]
-        news = [
-            News(
-                tokens=flight.verified + flight.pending,
-                num_verified=len(flight.verified),
-                begin=flight.length - len(flight.verified),
-                slot=flight.cursor.depth,
-                num_wanted=flight.num_wanted,
-            )
-            for flight in flights
-        ]
-        return self._drafter.grow(news, self._features, lists, [flight.cursor for flight in flights])
+    def _run(self, shape: RoundShape) -> None:
+        """A round, as a graph where there are graphs."""
+        if self._graphs is None:
+            self._step(shape)
+            return
+        if self._reserve(shape):
+            self._graphs.forget()
+        self._graphs.run(shape)
 
-    def _verify(self, trees: PackedTrees) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """One pass over what is pending, and the guesses that hang off it.
+    def _reserve(self, shape: RoundShape) -> bool:
+        """Have memory for a round; whether a cache had to move for it."""
+        moved = False
+        if self._drafter is not None:
+            places = shape.draft_places + self._drafter.num_scratch_places
+            moved = self._drafter.cache.reserve(shape.batch, places)
+        root = self._shapes.root_width(shape.pending, self._most_guessed())
+        places = self._shapes.places_for(shape.longest + root + self._most_guessed())
+        return self._target.cache.reserve(shape.batch, places) or moved
+
+    def _step(self, shape: RoundShape) -> None:
+        """A round, on the device alone; what is computed in vain for rows after those in flight is nobody's."""
+        states = self._states.first(shape.batch)
+        lists = states.lists(self._sampling.first(shape.batch, with_noise=shape.is_sampled))
+        trees = self._draft(shape, states, lists)
+        root = self._shapes.root_width(shape.pending, trees.num_places - 1)
+        hidden, of_pass = self._verify(shape, root, states, trees)
+        done = self._accept(hidden, trees, lists)
+        self._keep(root, states, done)
+        if self._drafter is not None:
+            self._remember(root, states, trees, done, of_pass)
+        after = states.after(
+            trees, done, self._index.node_depth, is_round=True, is_drafted=shape.tree is not None
+        )
+        self._states.put(0, after)
+
+    def _draft(self, shape: RoundShape, states: ListStates, lists: Lists) -> Trees:
+        """A tree for each list; bare roots without a draft."""
+        if self._drafter is None or shape.tree is None:
+            return Trees.bare(states.node, states.slot)
+        num_verified = states.length - states.start - states.num_read
+        column = torch.arange(shape.news, device=self._device).expand(shape.batch, -1)
+        split, read = num_verified.unsqueeze(1), states.num_read.unsqueeze(1)
+        certain = torch.cat((states.tokens, states.pending), dim=1)
+        places = torch.where(column < split, read + column, states.tokens.shape[1] + column - split)
+        news = News(
+            tokens=certain.gather(1, places.clamp(max=certain.shape[1] - 1)),
+            features=at(self._features[: shape.batch], read + torch.minimum(column, split)),
+            num_verified=num_verified,
+            num_tokens=num_verified + states.num_pending,
+            begin=states.start + states.num_read,
+            num_places=shape.draft_places,
+            node=states.node,
+            slot=states.slot,
+            most_wanted=shape.wanted,
+        )
+        trees = self._drafter.grow(shape.tree, news, lists)
+        return trees if self._shapes.pads else trees.first(int(trees.is_real.sum(dim=1).max()))
+
+    def _verify(
+        self, shape: RoundShape, root: int, states: ListStates, trees: Trees
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """One pass over what is pending, in its first `root` columns, and the guesses that hang off it.
 
         Returns:
             What the head reads at each place of the trees, [batch, places, hidden], and the hidden states of the
             whole pass.
         """
-        pending = [len(flight.pending) for flight in self._flights]
-        num_tokens = self._grain.tokens_for(max(pending) + trees.token.shape[1] - 1)
-        batch = len(pending)
-        tokens = np.zeros((batch, num_tokens), dtype=np.int64)
-        # The position of each token after the cached ones; padding has that of the first.
-        ahead = np.zeros_like(tokens)
-        sees = np.tile(np.eye(num_tokens, dtype=bool), (batch, 1, 1))
-        for i, (flight, root) in enumerate(zip(self._flights, pending, strict=True)):
-            end = root + trees.token.shape[1] - 1
-            tokens[i, :root] = flight.pending
-            ahead[i, :root] = np.arange(root)
-            tokens[i, root:end] = trees.token[i, 1:]
-            ahead[i, root:end] = root - 1 + trees.depth[i, 1:]
-            sees[i, :root, :root] = np.tri(root, dtype=bool)
-            sees[i, root:end, :root] = True
-            sees[i, root:end, root:end] = trees.sees[i]
-        lengths = np.array([flight.length for flight in self._flights])
-        token, position = self._on_device(np.stack([tokens, ahead + lengths[:, None]]))
-        length = self._on_device(lengths).unsqueeze(1)
-        places = length + torch.arange(num_tokens, device=self._device)
-        num_places = self._grain.places_for(int(lengths.max()) + num_tokens)
-        mask = _cached_and(self._on_device(sees), length, num_places)
-        hidden, states = self._target(token, position, places, mask, slice(0, batch))
-        of_tree = self._on_device(np.array(pending)[:, None] - 1 + np.arange(trees.token.shape[1]))
-        return at(hidden, of_tree), states
+        batch, device = shape.batch, self._device
+        num_guessed = trees.num_places - 1
+        tokens = torch.cat((_widened(states.pending, root), trees.token[:, 1:]), dim=1)
+        column = torch.arange(root, device=device).expand(batch, -1)
+        last = (states.num_pending - 1).clamp(min=0).unsqueeze(1)
+        length = states.length.unsqueeze(1)
+        ahead = torch.cat((torch.minimum(column, last), last + trees.depth[:, 1:]), dim=1)
+        sees = torch.zeros(batch, root + num_guessed, root + num_guessed, dtype=torch.bool, device=device)
+        sees[:, :root, :root] = column.unsqueeze(1) <= column.unsqueeze(2)
+        sees[:, root:, :root] = (column <= last).unsqueeze(1)
+        sees[:, root:, root:] = trees.sees[:, 1:, 1:]
+        places = length + torch.arange(root + num_guessed, device=device)
+        mask = _cached_and(sees, length, self._shapes.places_for(shape.longest + root + num_guessed))
+        hidden, of_pass = self._target(tokens, length + ahead, places, mask, slice(0, batch))
+        guessed = root + torch.arange(num_guessed, device=device).expand(batch, -1)
+        return at(hidden, torch.cat((last, guessed), dim=1)), of_pass
 
-    def _choose(
-        self, hidden: torch.Tensor, trees: PackedTrees, lists: Lists
-    ) -> tuple[list[list[int]], list[list[float]]]:
-        """The target's choice after each place of each tree: a node of the trie, and its probability."""
-        node, written = self._on_device(trees.node), self._on_device(trees.written)
-        chosen, probability = choose_nodes(self._index, self._code_heads, hidden, node, written, lists)
-        return chosen.tolist(), probability.tolist()
+    def _accept(self, hidden: torch.Tensor, trees: Trees, lists: Lists) -> Accepted:
+        choices = choose(self._index, self._code_heads, hidden, trees, lists)
+        deepest = min(self._widths.guessed, trees.num_places - 1)
+        done = accept(self._index, trees, choices, lists, deepest)
+        return done if self._shapes.pads else replace(done, path=done.path[:, : int(done.num_path.max())])
 
-    def _commit(self, paths: Sequence[Sequence[int]], states: Sequence[torch.Tensor]) -> None:
-        """Keep the cache's entries of the tokens that are now certain; their features are the draft's news."""
-        num_verified = [len(flight.verified) for flight in self._flights]
-        # Places of those tokens in the pass; padding repeats the last one, on to its own target.
-        source = np.zeros((len(paths), max(num_verified)), dtype=np.int64)
-        target = np.minimum(np.arange(source.shape[1]), np.array(num_verified)[:, None] - 1)
-        for i, (path, count) in enumerate(zip(paths, num_verified, strict=True)):
-            root = count - len(path)
-            source[i, :root] = np.arange(root)
-            source[i, root:count] = root - 1 + np.array(path, dtype=np.int64)
-            source[i, count:] = source[i, count - 1]
-        length = np.array([[flight.length] for flight in self._flights])
-        moves = (source != target).any(axis=0)
-        if moves.any():
-            begin = int(moves.argmax())
-            self._target.cache.keep(
-                self._on_device(length + source[:, begin:]), self._on_device(length + target[:, begin:])
-            )
-        if self._drafter is not None:
-            self._remember(self._on_device(source), states)
-        for flight, count in zip(self._flights, num_verified, strict=True):
-            flight.length += count
-            flight.last_feature = count
-        self._block_new_rows()
+    def _keep(self, root: int, states: ListStates, done: Accepted) -> None:
+        """Move the cache's entries of accepted guesses to where they belong."""
+        if not done.path.shape[1]:
+            return
+        order = torch.arange(done.path.shape[1], device=self._device)
+        length = states.length.unsqueeze(1)
+        target = length + states.num_pending.unsqueeze(1) + order
+        # Where a path has ended an entry stays where it is, in scratch.
+        source = torch.where(order < done.num_path.unsqueeze(1), length + root - 1 + done.path, target)
+        self._target.cache.keep(source, target)
 
-    def _remember(self, places: torch.Tensor, states: Sequence[torch.Tensor]) -> None:
-        """Features of the last token before the latest pass, and of the tokens in it at `places` [batch, n]."""
+    def _remember(
+        self,
+        root: int,
+        states: ListStates,
+        trees: Trees,
+        done: Accepted,
+        of_pass: Sequence[torch.Tensor],
+    ) -> None:
+        """Keep the features of the tokens that this pass verified."""
         assert self._drafter is not None
-        last = self._on_device(np.array([[flight.last_feature] for flight in self._flights]))
-        kept = self._drafter.draft.features_of([at(state, places) for state in states])
-        self._features = torch.cat([at(self._features, last), kept], dim=1)
+        columns = states.verified_from(done)
+        width = states.pending.shape[1]
+        if done.path.shape[1]:
+            of_path = root - 1 + done.path.gather(1, (columns - width).clamp(min=0))
+            columns = torch.where(columns < width, columns, of_path)
+        columns = columns.clamp(max=root + trees.num_places - 2)
+        kept = self._drafter.draft.features_of([at(state, columns) for state in of_pass])
+        places = 1 + states.verified_to(done)
+        self._features[: len(places)].scatter_(1, places.unsqueeze(2).expand_as(kept), kept)
 
     def _leave(self) -> list[DecodedList]:
         """Finished lists go."""
-        done = [flight.result() for flight in self._flights if flight.is_finished]
-        if done:
-            self._select([i for i, flight in enumerate(self._flights) if not flight.is_finished])
+        is_finished = self._summary.num_items == self._summary.limit
+        which = np.flatnonzero(is_finished).tolist()
+        if not which:
+            return []
+        results = self._states.results(which)
+        done = [self._flights[i].result(result) for i, result in zip(which, results, strict=True)]
+        self._select(np.flatnonzero(~is_finished).tolist())
         return done
 
     def _select(self, kept: list[int]) -> None:
         """Go on with these lists alone; the last ones move into the rows of those that left."""
         if len(kept) == len(self._flights):
             return
-        order = list(range(len(kept)))
         movers = [i for i in kept if i >= len(kept)]
-        for hole in sorted(set(order) - set(kept)):
-            order[hole] = movers.pop()
+        holes = sorted(set(range(len(kept))) - set(kept))
+        order = list(range(len(kept)))
+        for hole, mover in zip(holes, movers, strict=True):
+            order[hole] = mover
             for cache in self._caches():
-                cache.move_row(order[hole], hole)
-        index = self._on_device(np.array(order, dtype=np.int64))
+                cache.move_row(mover, hole)
+        if holes:
+            source, target = torch.tensor([movers, holes], device=self._device)
+            self._states.move(source, target)
+            self._sampling.move(source, target)
+            self._features[target] = self._features[source]
         self._flights = [self._flights[i] for i in order]
-        self._free = self._free[index]
-        self._features = self._features[index] if self._drafter is not None else self._features
-        self._sampling = self._sampling.select(order)
+        self._summary = self._summary.select(order)
 
     def _caches(self) -> list[KvCache]:
         return [self._target.cache] + ([] if self._drafter is None else [self._drafter.cache])
 
-    def _block_new_rows(self) -> None:
-        pairs = [(i, row) for i, flight in enumerate(self._flights) for row in flight.new_rows]
-        for flight in self._flights:
-            flight.new_rows = []
-        if pairs:
-            lists, rows = self._on_device(np.array(pairs).T)
-            self._free[lists, rows] = False
 
-    def _lists(self, flights: Sequence[Flight], free: torch.Tensor, sampling: Sampling) -> Lists:
-        """What is on the device about these lists."""
-        counts = self._on_device(np.array([(len(flight.items), flight.num_wanted) for flight in flights]))
-        return Lists(FreeRows.of(free), sampling, *counts.T)
-
-    def _on_device(self, array: npt.NDArray[np.generic]) -> torch.Tensor:
-        return torch.as_tensor(array, device=self._device)
+def _widened(values: torch.Tensor, width: int) -> torch.Tensor:
+    """[batch, m] as [batch, width], cut or padded with 0."""
+    return F.pad(values[:, :width], (0, max(0, width - values.shape[1])))
 
 
 def _cached_and(sees: torch.Tensor, length: torch.Tensor, num_places: int) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """The KV cache: one row a list, one owner; everyone else holds row numbers and positions."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,37 +7,13 @@ import torch
 _GRAIN = 64  # positions are reserved in multiples of this
 
 
-@dataclass(frozen=True, slots=True)
-class Grain:
-    """What the sizes of passes are rounded up to.
-
-    A GPU wants the same few shapes again and again: each new one costs the loading and choosing of kernels, and its
-    attention reads masks in aligned rows. A CPU would only compute padding.
-    """
-
-    tokens: int
-    places: int
-
-    def tokens_for(self, count: int) -> int:
-        """Tokens of a pass."""
-        return -(-count // self.tokens) * self.tokens
-
-    def places_for(self, count: int) -> int:
-        """Places of the cache that a pass looks at."""
-        return -(-count // self.places) * self.places
-
-
-def grain_of(device: torch.device) -> Grain:
-    """What suits a device."""
-    return Grain(16, 64) if device.type == "cuda" else Grain(1, 1)
-
-
 class KvCache:
     """Keys and values of all lists in flight, written in place.
 
     A pass names its rows and where its tokens go (`begin_pass`), then each layer of the model calls `update`, as the
     `transformers` models do with their own caches. Entries beyond what a list has committed are scratch: the next
-    pass overwrites them. `keep` moves the accepted ones of them to where they belong, and nothing else.
+    pass overwrites them. `keep` moves the accepted ones of them to where they belong, and nothing else. Rows that are
+    nobody's may ask for places that there are none of; they get the last one.
 
     Args:
         num_layers: of the model.
@@ -67,15 +42,16 @@ class KvCache:
         """Positions a row there is memory for."""
         return self._data.shape[4]
 
-    def reserve(self, num_rows: int, num_positions: int) -> None:
-        """Have memory for so much; what is there stays."""
+    def reserve(self, num_rows: int, num_positions: int) -> bool:
+        """Have memory for so much; what is there stays. Whether it had to move for that."""
         if num_rows <= self.num_rows and num_positions <= self.num_positions:
-            return
+            return False
         rows = max(num_rows, self.num_rows)
         positions = max(-(-num_positions // _GRAIN) * _GRAIN, self.num_positions)
         old = self._data
         self._data = old.new_zeros(*old.shape[:2], rows, old.shape[3], positions, old.shape[5])
         self._data[:, :, : old.shape[2], :, : old.shape[4]] = old
+        return True
 
     def begin_pass(self, rows: slice, positions: torch.Tensor, length: int) -> None:
         """Say where the tokens of the next pass go.
@@ -87,7 +63,8 @@ class KvCache:
         """
         self._rows, self._length = rows, length
         heads, head_dim = self._data.shape[3], self._data.shape[5]
-        self._index = positions[:, None, :, None].expand(-1, heads, -1, head_dim)
+        within = positions.clamp(max=self.num_positions - 1)
+        self._index = within[:, None, :, None].expand(-1, heads, -1, head_dim)
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
@@ -111,6 +88,7 @@ class KvCache:
         A place may be its own target. All entries are read before any is written.
         """
         row = torch.arange(len(source), device=source.device).unsqueeze(1)
+        source, target = (places.clamp(max=self.num_positions - 1) for places in (source, target))
         self._data[:, :, row, :, target] = self._data[:, :, row, :, source]
 
     def move_row(self, source: int, target: int) -> None:

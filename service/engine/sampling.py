@@ -18,7 +18,7 @@ from service.types import DecodeRequest
 FloatArray = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sampling:
     """How the lists of a batch choose.
 
@@ -26,18 +26,11 @@ class Sampling:
         temperature: float32 [batch], 0 for greedy lists.
         top_p: float32 [batch].
         noise: float32 [batch, code positions, C], 0 for greedy lists; None where all are greedy.
-        is_sampled: of each list, on the host.
     """
 
     temperature: torch.Tensor
     top_p: torch.Tensor
     noise: torch.Tensor | None
-    is_sampled: tuple[bool, ...]
-
-    @classmethod
-    def none(cls, device: torch.device) -> "Sampling":
-        """Of no lists."""
-        return cls(torch.zeros(0, device=device), torch.zeros(0, device=device), None, ())
 
     @classmethod
     def of(
@@ -57,34 +50,35 @@ class Sampling:
             torch.tensor([request.temperature for request in requests], device=device),
             torch.tensor([request.top_p for request in requests], device=device),
             noise,
-            tuple(request.temperature > 0 for request in requests),
         )
 
-    def joined(self, new: "Sampling") -> "Sampling":
-        """These lists, then the new ones."""
-        noise = None
-        if self.noise is not None or new.noise is not None:
-            known = [part.noise for part in (self, new) if part.noise is not None]
-            longest, num_codes = max(part.shape[1] for part in known), known[0].shape[2]
-            parts = []
-            for part in (self, new):
-                lists = len(part.temperature)
-                own = known[0].new_zeros(lists, 0, num_codes) if part.noise is None else part.noise
-                parts.append(torch.nn.functional.pad(own, (0, 0, 0, longest - own.shape[1])))
-            noise = torch.cat(parts)
-        return Sampling(
-            torch.cat([self.temperature, new.temperature]),
-            torch.cat([self.top_p, new.top_p]),
-            noise,
-            self.is_sampled + new.is_sampled,
-        )
+    @classmethod
+    def buffers(cls, max_batch: int, device: torch.device) -> "Sampling":
+        """Rows for so many lists, for now of greedy ones."""
+        return cls(torch.zeros(max_batch, device=device), torch.ones(max_batch, device=device), None)
 
-    def select(self, which: list[int]) -> "Sampling":
-        """Some of the lists."""
-        is_sampled = tuple(self.is_sampled[i] for i in which)
-        index = torch.tensor(which, dtype=torch.int64, device=self.temperature.device)
-        noise = self.noise[index] if self.noise is not None and any(is_sampled) else None
-        return Sampling(self.temperature[index], self.top_p[index], noise, is_sampled)
+    def first(self, count: int, *, with_noise: bool) -> "Sampling":
+        """The first lists, as views; without noise where none of them needs it."""
+        noise = None if self.noise is None or not with_noise else self.noise[:count]
+        return Sampling(self.temperature[:count], self.top_p[:count], noise)
+
+    def put(self, begin: int, new: "Sampling", num_positions: int) -> None:
+        """Write lists, of at most `num_positions` codes, into the rows from `begin` on."""
+        rows = slice(begin, begin + len(new.temperature))
+        self.temperature[rows], self.top_p[rows] = new.temperature, new.top_p
+        if new.noise is not None:
+            if self.noise is None:  # a service that is never asked to sample never pays for it
+                shape = (len(self.temperature), num_positions, new.noise.shape[2])
+                self.noise = new.noise.new_zeros(shape)
+            self.noise[rows, : new.noise.shape[1]] = new.noise
+        elif self.noise is not None:
+            self.noise[rows] = 0.0
+
+    def move(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """Copy rows over others, each int64 [n]."""
+        for part in (self.temperature, self.top_p, self.noise):
+            if part is not None:
+                part[target] = part[source]
 
     def at(self, ordinal: torch.Tensor) -> torch.Tensor | None:
         """The noise of code positions, [batch, n, C]; positions [batch, n] past a list's end are some other's."""

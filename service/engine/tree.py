@@ -4,19 +4,16 @@ It grows as in EAGLE-2 (arXiv 2406.16858): each pass of the draft extends the br
 and of all candidates of all passes the most probable tokens are kept, within a budget.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
+from torch.nn import functional as F
 
-from service.catalog.trie import BoolArray, Int64Array, Trie
+from service.engine.branches import Branches
 from service.model.draft import DraftConfig
 
-ROOT = 0  # the last token that is certain; guesses hang off it
-DEAD = -1  # the node of a token that no item has here
+ROOT = 0  # the place of the last token that is certain; guesses hang off it
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +24,7 @@ class TreeShape:
         num_passes: of the draft.
         width: branches that each pass extends; 1 guesses a chain.
         num_candidates: guesses kept of each pass, of which the first `width` are extended.
-        num_guesses: the most guessed tokens that the target verifies; forced ones ride along.
+        num_places: the most tokens that the target verifies, forced ones included.
         min_probability: guesses less likely than this are not worth a place.
         constrained: guesses are kept inside the trie, and forced tokens are free; off is the plain baseline.
     """
@@ -35,218 +32,292 @@ class TreeShape:
     num_passes: int
     width: int
     num_candidates: int
-    num_guesses: int
+    num_places: int
     min_probability: float = 0.0
     constrained: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what guesses nothing."""
-        if min(self.num_passes, self.width, self.num_candidates, self.num_guesses) < 1:
+        if min(self.num_passes, self.width, self.num_candidates, self.num_places) < 1:
             raise ValueError(f"{self} guesses nothing")
 
     @classmethod
     def chain(cls, draft: DraftConfig) -> "TreeShape":
-        """One guess after another."""
+        """One guess after another, each with what is forced after it."""
         steps = draft.max_steps
-        tokens = steps * draft.num_levels if draft.guesses_items else steps
-        return cls(num_passes=steps, width=1, num_candidates=1, num_guesses=tokens)
+        places = steps * (draft.num_levels + 1)
+        return cls(num_passes=steps, width=1, num_candidates=1, num_places=places)
 
     @classmethod
     def tree(cls, draft: DraftConfig) -> "TreeShape":
         """Best-first."""
-        return cls(draft.max_steps, width=8, num_candidates=24, num_guesses=48, min_probability=0.002)
+        return cls(draft.max_steps, width=8, num_candidates=24, num_places=75, min_probability=0.002)
 
     @classmethod
     def default(cls, draft: DraftConfig, device: torch.device) -> "TreeShape":
         """A tree where a wide pass costs hardly more than a narrow one, a chain where it does."""
         return cls.tree(draft) if device.type == "cuda" else cls.chain(draft)
 
-
-class Candidate(NamedTuple):
-    """A guess of one draft pass: tokens that follow a branch.
-
-    Attributes:
-        parent: index of the branch among the candidates of the pass before; ROOT for the first pass.
-        tokens: codes, and a separator where they end an item.
-        nodes: of the trie, after each token; DEAD where no item goes that way.
-        forced: of each token, whether it was the only one allowed.
-        row: the item that the tokens complete, -1 where they complete none.
-        log_probability: of the whole branch.
-    """
-
-    parent: int
-    tokens: list[int]
-    nodes: list[int]
-    forced: list[bool]
-    row: int
-    log_probability: float
-
-
-@dataclass(slots=True)
-class GuessTree:
-    """Tokens in an order in which parents come first; entry 0 is the root and no guess.
-
-    Attributes:
-        token: token IDs; the root's is never read.
-        parent: the place of each token's parent.
-        node: of the trie, after each token.
-        forced: whether the token was the only one allowed.
-        step: guesses on the way to a token, itself included.
-        slot: that the token fills.
-        written: rows of the items completed on the way.
-        depth: tokens on the way to a token, itself included.
-        children: by the place of the parent and the token.
-    """
-
-    token: list[int] = field(default_factory=lambda: [0])
-    parent: list[int] = field(default_factory=lambda: [ROOT])
-    node: list[int] = field(default_factory=lambda: [Trie.ROOT])
-    forced: list[bool] = field(default_factory=lambda: [True])
-    step: list[int] = field(default_factory=lambda: [0])
-    slot: list[int] = field(default_factory=lambda: [0])
-    written: list[tuple[int, ...]] = field(default_factory=lambda: [()])
-    depth: list[int] = field(default_factory=lambda: [0])
-    children: dict[tuple[int, int], int] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        """Places, the root included."""
-        return len(self.token)
+    @classmethod
+    def menu(cls, draft: DraftConfig, device: torch.device) -> tuple["TreeShape", ...]:
+        """What is worth trying, the largest first; on a GPU, trees that with five pending tokens fill a pass."""
+        largest = cls.default(draft, device)
+        fewer = max(1, largest.num_passes // 2)
+        if device.type == "cuda":
+            return (
+                largest,
+                replace(largest, num_places=43),
+                replace(largest, num_places=27, width=4),
+                replace(largest, num_passes=fewer, num_places=11, width=2),
+            )
+        return tuple(dict.fromkeys((largest, replace(largest, num_passes=fewer))))
 
     @property
-    def num_guesses(self) -> int:
-        """Tokens that were not forced."""
-        return self.forced.count(False)
-
-    def child(self, place: int, token: int) -> int | None:
-        """The place of a child, or None."""
-        return self.children.get((place, token))
-
-    def ancestors(self) -> BoolArray:
-        """Who may look at whom, the root aside: bool [n - 1, n - 1], True where a token follows another or is it."""
-        sees = np.eye(len(self), dtype=bool)
-        for place in range(1, len(self)):
-            sees[place] |= sees[self.parent[place]]
-        return sees[1:, 1:]
-
-
-def grow(
-    passes: Sequence[Sequence[Candidate | None]],
-    *,
-    node: int,
-    slot: int,
-    num_levels: int,
-    num_items: int,
-    num_guesses: int,
-) -> GuessTree:
-    """The best tree of at most `num_guesses` guesses from the candidates of all passes.
-
-    Candidates that begin alike share tokens. A token's probability is that of all candidates through it, so it never
-    exceeds its parent's, and the most probable tokens form a tree; a forced token is as probable as its parent and
-    costs nothing.
-
-    Args:
-        passes: candidates, pass by pass; None for one that is not worth a place, nor is what grew from it.
-        node: of the trie, at the root.
-        slot: that is filled after the root.
-        num_levels: codes per item, L.
-        num_items: items that the list still needs; nothing after the last is guessed.
-        num_guesses: the budget.
-    """
-    full, probability = _merge(passes, node, slot, num_levels, num_items)
-    tree, place_of = GuessTree(node=[node]), {ROOT: ROOT}
-    left = num_guesses
-    for place in sorted(range(1, len(full)), key=lambda place: -probability[place]):
-        cost = 0 if full.forced[place] else 1
-        parent = place_of.get(full.parent[place])
-        if parent is None or cost > left:
-            continue
-        left -= cost
-        place_of[place] = len(tree)
-        _append(tree, parent, full.token[place], full.node[place], full.forced[place], full.slot[place])
-        tree.written[-1] = full.written[place]
-    return tree
-
-
-def _merge(
-    passes: Sequence[Sequence[Candidate | None]], node: int, slot: int, num_levels: int, num_items: int
-) -> tuple[GuessTree, list[float]]:
-    """All candidates in one tree, and the probability of each of its tokens."""
-    tree, probability = GuessTree(node=[node]), [1.0]
-    ends = [ROOT]  # where each branch of the pass before ended
-    for candidates in passes:
-        next_ends = []
-        for candidate in candidates:
-            place = DEAD if candidate is None else ends[candidate.parent]
-            written = tree.written[place]
-            if candidate is None or place == DEAD or len(written) >= num_items:
-                next_ends.append(DEAD)
-                continue
-            likely = math.exp(candidate.log_probability)
-            for token, token_node, forced in zip(
-                candidate.tokens, candidate.nodes, candidate.forced, strict=True
-            ):
-                child = tree.child(place, token)
-                if child is None:
-                    filled = (tree.slot[place] + 1) % (num_levels + 1) if place else slot
-                    child = _append(tree, place, token, token_node, forced, filled)
-                    probability.append(0.0)
-                    tree.written[child] = written
-                probability[child] += likely
-                place = child
-            if candidate.row >= 0:
-                tree.written[place] = (*written, candidate.row)
-            next_ends.append(place)
-        ends = next_ends
-    for place in range(1, len(tree)):  # sums of the same numbers in another order differ in their last digits
-        probability[place] = min(probability[place], probability[tree.parent[place]])
-    return tree, probability
-
-
-def _append(tree: GuessTree, parent: int, token: int, node: int, forced: bool, slot: int) -> int:
-    tree.token.append(token)
-    tree.parent.append(parent)
-    tree.node.append(node)
-    tree.forced.append(forced)
-    tree.step.append(tree.step[parent] + (not forced))
-    tree.slot.append(slot)
-    tree.written.append(())
-    tree.depth.append(tree.depth[parent] + 1)
-    place = tree.children[parent, token] = len(tree) - 1
-    return place
+    def label(self) -> str:
+        """Passes, width and places, for metrics and logs."""
+        return f"{self.num_passes}x{self.width}x{self.num_places}"
 
 
 @dataclass(frozen=True, slots=True)
-class PackedTrees:
-    """Trees of a batch as arrays, padded to the largest, which has n places; padding looks at itself alone.
+class Trees:
+    """A tree for each list: n tokens at places 1 to n, parents first, and the root, which is no guess, at place 0.
 
     Attributes:
-        token: int64 [batch, n].
-        depth: int64 [batch, n].
-        node: int64 [batch, n], the trie's root on padding and where no item goes.
-        written: int64 [batch, n, k], -1 on padding.
-        sees: bool [batch, n - 1, n - 1].
+        token: int64 [batch, n + 1]; the root's is never read.
+        parent: int64 [batch, n + 1], the place of each token's parent; the root's is itself.
+        node: int64 [batch, n + 1], of the trie after each token; `DEAD` where no item goes that way.
+        slot: int64 [batch, n + 1], that the token fills.
+        depth: int64 [batch, n + 1], tokens on the way to a token, itself included.
+        step: int64 [batch, n + 1], guesses on the way to a token, itself included.
+        row: int64 [batch, n + 1], the item that the token's code completes, -1 where it completes none.
+        written: int64 [batch, n + 1, k], rows of the items completed on the way, -1 on padding.
+        is_guess: bool [batch, n + 1], whether the token was not the only one allowed.
+        is_real: bool [batch, n + 1], False on padding.
+        sees: bool [batch, n + 1, n + 1], whether a token, its row, follows another, its column, or is it.
     """
 
-    token: Int64Array
-    depth: Int64Array
-    node: Int64Array
-    written: Int64Array
-    sees: BoolArray
+    token: torch.Tensor
+    parent: torch.Tensor
+    node: torch.Tensor
+    slot: torch.Tensor
+    depth: torch.Tensor
+    step: torch.Tensor
+    row: torch.Tensor
+    written: torch.Tensor
+    is_guess: torch.Tensor
+    is_real: torch.Tensor
+    sees: torch.Tensor
 
     @classmethod
-    def of(cls, trees: list[GuessTree]) -> "PackedTrees":
-        """Pack them."""
-        size = max(map(len, trees))
-        most_written = max(1, max(len(rows) for tree in trees for rows in tree.written))
-        shape = (len(trees), size)
-        token, depth, node = (np.zeros(shape, dtype=np.int64) for _ in range(3))
-        written = np.full((*shape, most_written), -1, dtype=np.int64)
-        sees = np.tile(np.eye(size - 1, dtype=bool), (len(trees), 1, 1))
-        for i, tree in enumerate(trees):
-            n = len(tree)
-            token[i, :n], depth[i, :n] = tree.token, tree.depth
-            node[i, :n] = np.maximum(tree.node, 0)
-            for place, rows in enumerate(tree.written):
-                written[i, place, : len(rows)] = rows
-            sees[i, : n - 1, : n - 1] = tree.ancestors()
-        return cls(token, depth, node, written, sees)
+    def bare(cls, node: torch.Tensor, slot: torch.Tensor) -> "Trees":
+        """Roots alone, at these nodes [batch] and their slots."""
+        zero = torch.zeros_like(node).unsqueeze(1)
+        no = torch.zeros_like(zero, dtype=torch.bool)
+        return cls(
+            token=zero,
+            parent=zero,
+            node=node.unsqueeze(1),
+            slot=slot.unsqueeze(1),
+            depth=zero,
+            step=zero,
+            row=zero - 1,
+            written=(zero - 1).unsqueeze(2),
+            is_guess=no,
+            is_real=~no,
+            sees=~no.unsqueeze(2),
+        )
+
+    @property
+    def num_places(self) -> int:
+        """The root included."""
+        return self.token.shape[1]
+
+    def first(self, count: int) -> "Trees":
+        """The first `count` places, where the others are padding."""
+        of_places = {name: getattr(self, name)[:, :count] for name in self.__slots__ if name != "sees"}
+        return Trees(**of_places, sees=self.sees[:, :count, :count])
+
+    def num_guesses(self) -> torch.Tensor:
+        """Tokens that are checked and were not forced, int64 [batch]."""
+        return (self.is_guess & self.is_real).sum(dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """Tokens of one pass's candidates, [batch, n * s], candidates that begin alike each with their own copy.
+
+    Attributes:
+        probability: of each token, 0 for a copy and where there is none.
+        parent: which token of all passes, from 1, each follows; 0 for the root.
+        written: which candidate of all passes, from 1, has the items written on the way to it; 0 for none.
+    """
+
+    probability: torch.Tensor
+    parent: torch.Tensor
+    written: torch.Tensor
+    token: torch.Tensor
+    node: torch.Tensor
+    slot: torch.Tensor
+    depth: torch.Tensor
+    step: torch.Tensor
+    row: torch.Tensor
+    is_guess: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """Where the candidates of a pass end, [batch, n]: each one's last token, from 1, and what is known of it."""
+
+    token: torch.Tensor
+    probability: torch.Tensor
+    depth: torch.Tensor
+    step: torch.Tensor
+    candidate: torch.Tensor
+
+
+def grow(
+    passes: Sequence[Branches],
+    root: tuple[torch.Tensor, torch.Tensor],
+    num_places: int,
+    least_log_probability: float,
+    num_slots: int,
+) -> Trees:
+    """The best tree of at most `num_places` tokens from the candidates of all passes.
+
+    Candidates that begin alike share tokens. A token's probability is that of all candidates through it, and never
+    exceeds its parent's, so the most probable tokens form a tree; a forced token is as probable as its parent, and
+    follows it.
+
+    Args:
+        passes: candidates, pass by pass.
+        root: node and slot at the root, each int64 [batch].
+        num_places: the budget, forced tokens included.
+        least_log_probability: of a candidate that is worth a place.
+        num_slots: of an item, L + 1.
+    """
+    node, slot = root
+    zero = torch.zeros_like(node).unsqueeze(1)
+    ends = _Ends(zero, torch.ones_like(zero, dtype=torch.float32), zero, zero, zero)
+    found: list[_Tokens] = []
+    slots = slot.unsqueeze(1)
+    num_tokens = num_candidates = 0
+    for branches in passes:
+        tokens, ends = _merge(
+            branches, ends, slots, num_tokens, num_candidates, least_log_probability, num_slots
+        )
+        found.append(tokens)
+        slots = branches.slot
+        num_tokens += tokens.token.shape[1]
+        num_candidates += branches.parent.shape[1]
+    every = _Tokens(*(torch.cat([getattr(t, name) for t in found], dim=1) for name in _Tokens.__slots__))
+    # Stable, so that a parent goes before the child that is as probable.
+    probability, which = every.probability.sort(dim=1, descending=True, stable=True)
+    which, is_real = which[:, :num_places], probability[:, :num_places] > 0
+    return _chosen(every, which, is_real, passes, node, slot)
+
+
+def _merge(
+    branches: Branches,
+    ends: _Ends,
+    slots: torch.Tensor,
+    num_tokens: int,
+    num_candidates: int,
+    least_log_probability: float,
+    num_slots: int,
+) -> tuple[_Tokens, _Ends]:
+    """A pass's candidates as tokens, given where those of the pass before end, and the slots that they fill next."""
+    batch, n, s = branches.tokens.shape
+    place = torch.arange(s, device=branches.tokens.device)
+    parent = branches.parent
+
+    def of_parent(values: torch.Tensor) -> torch.Tensor:
+        return values.gather(1, parent).unsqueeze(2)
+
+    is_real = (place < branches.length.unsqueeze(2)) & (
+        branches.log_probability > least_log_probability
+    ).unsqueeze(2)
+    # [batch, n, n, s]: whether another candidate has the same tokens up to here.
+    alike = (branches.tokens.unsqueeze(2) == branches.tokens.unsqueeze(1)).long().cumprod(dim=3).bool()
+    alike &= (parent.unsqueeze(2) == parent.unsqueeze(1)).unsqueeze(3) & is_real.unsqueeze(1)
+    likely = branches.log_probability.exp()[:, None, :, None]
+    probability = torch.where(alike, likely, 0.0).sum(dim=2)
+    # Sums of the same numbers in another order differ in their last digits.
+    probability = torch.minimum(probability, of_parent(ends.probability)).cummin(dim=2).values
+    leader = alike.long().argmax(dim=2)
+    own = num_tokens + 1 + leader * s + place
+    is_guess = ~branches.forced
+    step = of_parent(ends.step) + is_guess.long().cumsum(dim=2)
+    depth = of_parent(ends.depth) + place + 1
+    candidate = num_candidates + 1 + torch.arange(n, device=place.device).view(1, n, 1).expand(batch, n, s)
+    is_last = place == branches.length.unsqueeze(2) - 1
+    is_leader = leader == torch.arange(n, device=place.device).unsqueeze(1)
+    slot = (of_parent(slots) + place) % num_slots
+    tokens = _Tokens(
+        probability=torch.where(is_real & is_leader, probability, 0.0),
+        parent=torch.cat((of_parent(ends.token), own[:, :, :-1]), dim=2),
+        written=torch.where(is_last, candidate, of_parent(ends.candidate)),
+        token=branches.tokens,
+        node=branches.nodes,
+        slot=slot,
+        depth=depth,
+        step=step,
+        row=torch.where(slot == num_slots - 2, branches.row.unsqueeze(2), -1),
+        is_guess=is_guess,
+    )
+    last = (branches.length - 1).clamp(min=0).unsqueeze(2)
+
+    def at_end(values: torch.Tensor) -> torch.Tensor:
+        return values.gather(2, last).squeeze(2)
+
+    next_ends = _Ends(at_end(own), at_end(probability), at_end(depth), at_end(step), candidate[:, :, 0])
+    return _Tokens(*(getattr(tokens, name).flatten(1) for name in _Tokens.__slots__)), next_ends
+
+
+def _chosen(
+    every: _Tokens,
+    which: torch.Tensor,
+    is_real: torch.Tensor,
+    passes: Sequence[Branches],
+    node: torch.Tensor,
+    slot: torch.Tensor,
+) -> Trees:
+    """The trees of the tokens `which` [batch, n]."""
+    bare = Trees.bare(node, slot)
+    count = which.shape[1]
+    place = torch.arange(1, count + 1, device=which.device).expand_as(which)
+    place_of = torch.zeros_like(every.token[:, :1]).repeat(1, every.token.shape[1] + 1)
+    place_of = place_of.scatter(1, which + 1, place)
+    parent = place_of.gather(1, every.parent.gather(1, which))
+    parent = torch.where(is_real, parent, ROOT)
+    most_written = passes[0].written.shape[2]
+    written = torch.cat([branches.written for branches in passes], dim=1)
+    written = F.pad(written, (0, 0, 1, 0), value=-1)
+    of_token = every.written.gather(1, which).unsqueeze(2).expand(-1, -1, most_written)
+
+    def joined(name: str) -> torch.Tensor:
+        return torch.cat((getattr(bare, name), getattr(every, name).gather(1, which)), dim=1)
+
+    parent = torch.cat((bare.parent, parent), dim=1)
+    return Trees(
+        token=joined("token"),
+        parent=parent,
+        node=joined("node"),
+        slot=joined("slot"),
+        depth=joined("depth"),
+        step=joined("step"),
+        row=joined("row"),
+        written=F.pad(written.gather(1, of_token), (0, 0, 1, 0), value=-1),
+        is_guess=joined("is_guess"),
+        is_real=torch.cat((bare.is_real, is_real), dim=1),
+        sees=_ancestors(parent, sum(branches.tokens.shape[2] for branches in passes)),
+    )
+
+
+def _ancestors(parent: torch.Tensor, most_depth: int) -> torch.Tensor:
+    """Which places each one follows or is, bool [batch, n, n]: who is reached in one step, then two, four, …"""
+    n = parent.shape[1]
+    place = torch.arange(n, device=parent.device)
+    reached = ((place == parent.unsqueeze(2)) | (place == place.unsqueeze(1))).float()
+    for _ in range(max(1, (min(n, most_depth) - 1).bit_length())):
+        reached = (reached @ reached > 0).float()
+    return reached > 0

@@ -53,7 +53,7 @@ COLUMNS = (
     "peak_memory_bytes",
     "passes",
     "width",
-    "guesses",
+    "places",
     "parameters",
     "position_parameters",
     "position_ms_per_pass",
@@ -251,7 +251,7 @@ def _row(question: Question, run: _Run, batch: int, expected: Sequence[DecodedLi
         row |= {
             "passes": method.shape.num_passes,
             "width": method.shape.width,
-            "guesses": method.shape.num_guesses,
+            "places": method.shape.num_places,
         }
     row |= method.draft_figures(batch)
     if question.model.device.type == "cuda":

@@ -11,14 +11,17 @@ from transformers import PreTrainedModel
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.engine.engine import Engine
+from service.engine.load import Always, ByLoad, warm_up
 from service.engine.tree import TreeShape
 from service.evaluation.position_cost import position_figures
 from service.model.draft import Draft, DraftConfig
 from service.types import DecodedList, DecodeRequest
 
+_WARM_UP_SECONDS = 120.0
+
 AUTOREGRESSIVE, TRANSFORMERS = "autoregressive", "transformers"
 
-TreeKind = Literal["chain", "tree"]
+TreeKind = Literal["chain", "tree", "auto"]
 
 # Writes one batch to the end; lists in the order of the requests, or none where what was written need not be items.
 Write = Callable[[Sequence[DecodeRequest]], Sequence[DecodedList]]
@@ -67,6 +70,7 @@ def draft_method(
     name: str,
     tree: TreeKind,
     shape: TreeShape,
+    requests: Sequence[DecodeRequest],
 ) -> Method:
     """The engine with a draft.
 
@@ -77,11 +81,17 @@ def draft_method(
         draft: of the target's dtype, on its device.
         name: tells this draft from others of its variant.
         tree: what its guesses form.
-        shape: how much it guesses.
+        shape: how much it guesses; the largest of those it may choose from where the tree is `auto`.
+        requests: what it learns from then.
     """
 
     def start(batch: int) -> Write:
-        return Engine(model, catalogue, layout, max_batch=batch, draft=draft, tree=shape).write
+        if tree != "auto":
+            return Engine(model, catalogue, layout, batch, draft, Always(shape)).write
+        choice = ByLoad(TreeShape.menu(draft.config, model.device))
+        engine = Engine(model, catalogue, layout, batch, draft, choice)
+        warm_up(engine, choice, requests, _WARM_UP_SECONDS)
+        return engine.write
 
     return Method(
         name=f"draft-{draft.config.variant}",
@@ -96,13 +106,13 @@ def draft_method(
 
 
 def shape_of(
-    tree: TreeKind,
+    tree: Literal["chain", "tree"],
     draft: DraftConfig,
     *,
     constrained: bool,
     passes: int | None = None,
     width: int | None = None,
-    guesses: int | None = None,
+    places: int | None = None,
 ) -> TreeShape:
     """What suits a draft, with the given numbers in place of its own; a chain has no width."""
     if passes is not None:
@@ -110,8 +120,8 @@ def shape_of(
     shape = TreeShape.chain(draft) if tree == "chain" else TreeShape.tree(draft)
     if width is not None and tree == "tree":
         shape = replace(shape, width=width, num_candidates=max(width, shape.num_candidates))
-    if guesses is not None:
-        shape = replace(shape, num_guesses=guesses)
+    if places is not None:
+        shape = replace(shape, num_places=places)
     return replace(shape, constrained=constrained)
 
 

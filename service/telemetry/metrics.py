@@ -46,6 +46,7 @@ class WorkerMetrics:
         batch_size: lists written at the same time, observed once per round.
         round_duration: label phase (`prefill`, `decode`, ...).
         forced_tokens: tokens appended without asking the target.
+        rounds: label tree (`none`, or passes x width x places), what a round guessed.
         drafts: rounds of a list that had guesses to check.
         draft_tokens: guessed tokens that were checked.
         accepted_tokens: guesses that were accepted.
@@ -78,6 +79,9 @@ class WorkerMetrics:
         )
         self.forced_tokens = Counter(
             "padrec_forced_tokens", "Tokens that were the only one allowed.", registry=registry
+        )
+        self.rounds = Counter(
+            "padrec_spec_decode_rounds", "Rounds, by what they guessed.", ("tree",), registry=registry
         )
         self.drafts = Counter(
             "padrec_spec_decode_num_drafts", "Rounds of a list that had guesses to check.", registry=registry

@@ -18,6 +18,11 @@ class Engine(Protocol):
     max_batch: int
 
     @property
+    def guessing(self) -> str:
+        """What the latest round guessed: `none`, or a tree's label."""
+        ...
+
+    @property
     def num_running(self) -> int:
         """Lists in flight."""
         ...
@@ -121,7 +126,9 @@ class EngineLoop:
             return []
         self._metrics.batch_size.observe(engine.num_running)
         with self._metrics.round_duration.labels("decode").time():
-            return engine.round()
+            finished = engine.round()
+        self._metrics.rounds.labels(engine.guessing).inc()
+        return finished
 
     def _count(self, decoded: DecodedList) -> None:
         metrics, counts = self._metrics, decoded.speculation

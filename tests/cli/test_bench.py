@@ -103,7 +103,7 @@ def test_sampled_lists_and_other_shapes(padrec, bundle: Path, dataset: Path, dra
         2,
         "--width",
         3,
-        "--guesses",
+        "--places",
         "5,4",
         "--unconstrained",
         "--compare",
@@ -115,8 +115,8 @@ def test_sampled_lists_and_other_shapes(padrec, bundle: Path, dataset: Path, dra
     done = padrec(*command, "--json", file)
     assert done.returncode == 0, done.stderr
     row, other = json.loads(file.read_text())["rows"]
-    assert (row["passes"], row["width"], row["guesses"], row["constrained"]) == (2, 3, 5, False)
-    assert (other["passes"], other["width"], other["guesses"], other["constrained"]) == (2, 3, 4, False)
+    assert (row["passes"], row["width"], row["places"], row["constrained"]) == (2, 3, 5, False)
+    assert (other["passes"], other["width"], other["places"], other["constrained"]) == (2, 3, 4, False)
     assert (row["temperature"], row["speed_up"]) == (0.8, None)
     assert row["equal_to_reference"] == 1.0
     assert row["draft_tokens_per_round"] <= 5
@@ -155,7 +155,7 @@ def test_folders_of_one_name_are_told_apart_by_their_paths(
         (("--batch", "1,,8"), "--batch '1,,8'"),
         (("--batch", "many"), "--batch 'many'"),
         (("--passes", "2,x"), "--passes '2,x' is not a list"),
-        (("--guesses", "0"), "--guesses '0'"),
+        (("--places", "0"), "--places '0'"),
         (("--compare", "vllm"), "--compare 'vllm' is not one of autoregressive, transformers"),
         (("--draft", "nowhere"), "draft nowhere"),
         (("--temperature", "0.001"), "--temperature 0.001"),
@@ -164,6 +164,7 @@ def test_folders_of_one_name_are_told_apart_by_their_paths(
         (("--num-items", "51"), "at most 50"),
         (("--tree", "bush"), "--tree"),
         (("--tree", "chain", "--width", "2"), "--width"),
+        (("--tree", "auto", "--passes", "2"), "--tree auto chooses by itself"),
         (("--users", "0"), "--users"),
         (("--repeats", "0"), "--repeats"),
         (("--dtype", "int8"), "--dtype"),

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
+from service.catalog.trie import Trie
+from service.engine.branches import next_choice
 from service.engine.constraint import FreeRows, TrieIndex, allowed_children
-from service.engine.cursor import Cursor
 
 CPU = torch.device("cpu")
 LAYOUT = TokenLayout(prefix=(), list_start=(), separator=0, code_tokens=((1, 2, 3, 4), (5, 6, 7)))
@@ -24,33 +25,36 @@ def catalogues(draw: st.DrawFn) -> Catalogue:
 @given(data=st.data(), catalogue=catalogues())
 @settings(deadline=None)
 def test_a_walk_sees_the_codes_of_the_items_left(data: st.DataObject, catalogue: Catalogue) -> None:
-    """Host and device against sets of tuples, over a random walk; the items written count as free on the device."""
+    """Against sets of tuples, over a random walk; the items written count as free."""
     codes, trie = catalogue.codes, catalogue.trie
     excluded = data.draw(st.lists(st.integers(0, len(codes) - 1), max_size=8))
     left = set(range(len(codes))) - set(excluded)
-    cursor = Cursor(catalogue, excluded)
     index = TrieIndex(catalogue, LAYOUT, CPU)
-    rows = FreeRows.of(torch.as_tensor(cursor.free.copy()).unsqueeze(0))
+    free = torch.ones(1, len(codes), dtype=torch.bool)
+    free[0, excluded] = False
+    rows = FreeRows.of(free)
     written: list[int] = []
     while left:
-        assert cursor.num_free == len(left)
         prefix: tuple[int, ...] = ()
+        node = Trie.ROOT
         for level in range(2):
             fitting = sorted({int(codes[r][level]) for r in left if tuple(codes[r][:level]) == prefix})
-            places = torch.tensor([[cursor.node]]), torch.tensor([[[*written, -1]]])
+            places = torch.tensor([[node]]), torch.tensor([[[*written, -1]]])
             children, allowed = allowed_children(index, rows, *places)
             nodes = children[allowed].tolist()
             assert trie.code[nodes].tolist() == fitting
-            assert cursor.forced() == (nodes[0] if len(nodes) == 1 else None)
-            begin, end = (
-                array[torch.tensor([[cursor.node]])] for array in (index.node_begin, index.node_end)
-            )
+            begin, end = (array[torch.tensor([[node]])] for array in (index.node_begin, index.node_end))
             below = [r for r in sorted(left) if tuple(codes[r][:level]) == prefix]
             assert rows.ends(begin, end, places[1]).flatten().tolist() == [below[0], below[-1]]
+            [[first]], [[certain]] = (
+                found.tolist()
+                for found in next_choice(index, rows, places[0], torch.tensor([[level]]), places[1])
+            )
+            assert first == below[0]
+            assert certain == max(n for n in range(3) if len({tuple(codes[r][:n]) for r in below}) == 1)
             node = nodes[data.draw(st.integers(0, len(nodes) - 1))]
             prefix += (int(trie.code[node]),)
-            row = cursor.append(node)
-        assert row == min(r for r in left if tuple(codes[r]) == prefix)
+        row = min(r for r in left if tuple(codes[r]) == prefix)
         left.remove(row)
         written.append(row)
 

@@ -9,16 +9,18 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from service.engine import engine as engine_module
 from service.engine.engine import Engine
-from service.engine.flight import Flight
+from service.engine.load import Always
 from service.engine.tree import TreeShape
+from service.engine.verify import accept
 from service.types import DecodeRequest
 from tests.engine.conftest import Setting, random_draft, random_setting
 
 CODES = np.array([[0, 0], [0, 1], [1, 0], [1, 2], [2, 1], [2, 1]])
 REQUEST = DecodeRequest("", history=(0, 1), num_items=2, temperature=0.9, top_p=0.95)
-TREE = TreeShape(num_passes=3, width=2, num_candidates=3, num_guesses=4)
-CHAIN = TreeShape(num_passes=3, width=1, num_candidates=1, num_guesses=3, constrained=False)
+TREE = TreeShape(num_passes=3, width=2, num_candidates=3, num_places=4)
+CHAIN = TreeShape(num_passes=3, width=1, num_candidates=1, num_places=3, constrained=False)
 
 
 def possible_lists(setting: Setting, request: DecodeRequest) -> Iterator[tuple[tuple[int, ...], float]]:
@@ -68,7 +70,7 @@ def expected(tiny: Setting) -> dict[tuple[int, ...], float]:
 
 def drawn(setting: Setting, variant: str, tree: TreeShape, seeds: range) -> Counter[tuple[int, ...]]:
     draft = random_draft(setting, variant)
-    engine = Engine(setting.model, setting.catalogue, setting.layout, 2_000, draft, tree)
+    engine = Engine(setting.model, setting.catalogue, setting.layout, 2_000, draft, Always(tree))
     requests = [replace(REQUEST, request_id=str(seed), seed=seed) for seed in seeds]
     return Counter(tuple(item.row for item in done.items) for done in engine.write(requests))
 
@@ -109,14 +111,15 @@ def test_the_test_sees_broken_acceptance(
     tiny: Setting, expected: dict[tuple[int, ...], float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A guess that is accepted although the target chose otherwise, one time in ten, is enough to be seen."""
-    accept = Flight.accept
+    draws = np.random.default_rng(0)
 
-    def broken(flight, tree, nodes, probabilities):
-        chosen = list(nodes)
-        for place in range(1, len(tree)):
-            if not tree.forced[place] and flight.request.seed % 10 == 0:
-                chosen[tree.parent[place]] = tree.node[place]
-        return accept(flight, tree, chosen, probabilities)
+    def broken(index, trees, choices, lists, most):
+        """For a tenth of the lists, what follows a place is a guess that hangs off it, where there is one."""
+        own, nobody = choices.node, trees.num_places
+        parent = torch.where(trees.is_guess & trees.is_real, trees.parent, nobody)
+        guessed = torch.nn.functional.pad(own, (0, 1)).scatter(1, parent, trees.node)[:, :-1]
+        spoilt = torch.as_tensor(draws.random((len(own), 1)) < 0.1)
+        return accept(index, trees, replace(choices, node=torch.where(spoilt, guessed, own)), lists, most)
 
-    monkeypatch.setattr(Flight, "accept", broken)
+    monkeypatch.setattr(engine_module, "accept", broken)
     assert p_value(drawn(tiny, "both", TREE, range(40_000)), expected) < 1e-6

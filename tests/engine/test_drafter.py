@@ -6,14 +6,13 @@ import torch
 
 from service.engine.branches import Branches, Lists
 from service.engine.constraint import NOT_ALLOWED, FreeRows, TrieIndex
-from service.engine.cursor import Cursor
 from service.engine.drafter import Drafter, News
 from service.engine.sampling import Sampling
 from service.engine.tree import TreeShape
 from service.model.draft import Draft
 from tests.engine.conftest import Setting, random_draft
 
-TREE = TreeShape(num_passes=4, width=3, num_candidates=5, num_guesses=20)
+TREE = TreeShape(num_passes=4, width=3, num_candidates=5, num_places=20)
 CPU = torch.device("cpu")
 
 
@@ -60,15 +59,10 @@ def test_branches_are_what_each_alone_would_be(shop: Setting, variant: str) -> N
     draft = random_draft(shop, variant)
     index = TrieIndex(shop.catalogue, shop.layout, CPU)
     code_heads = shop.model.get_output_embeddings().weight[index.token_of]
-    drafter = Drafter(draft, shop.model, shop.catalogue, shop.layout, index, code_heads, TREE)
+    drafter = Drafter(draft, shop.model, shop.layout, index, code_heads, (TREE,))
     prompts = [shop.layout.prompt(shop.catalogue.codes[rows]) for rows in ([3, 50, 7], [8])]
-    cursors, pending = [], []
-    for row in (20, 90):
-        cursor = Cursor(shop.catalogue, (1, 2, 3))
-        child = int(index.path[row, 1])
-        cursor.append(child)
-        cursors.append(cursor)
-        pending.append([shop.layout.code_tokens[0][shop.catalogue.trie.code[child]]])
+    nodes = index.path[[20, 90], 1]
+    pending = [[shop.layout.code_tokens[0][code]] for code in index.node_code[nodes].tolist()]
     features = []
     for i, prompt in enumerate(prompts):
         token = torch.as_tensor(prompt)[None]
@@ -76,15 +70,29 @@ def test_branches_are_what_each_alone_would_be(shop: Setting, variant: str) -> N
         slots = torch.as_tensor(shop.layout.next_slots(len(prompt)))[None]
         drafter.read_prompts(token, hidden, slots, slice(i, i + 1))
         features.append(hidden[:, -1:])
-    news = [News(tokens, 0, len(prompt), 1, 9) for tokens, prompt in zip(pending, prompts, strict=True)]
-    rows = FreeRows.of(torch.as_tensor(np.stack([cursor.free for cursor in cursors])))
-    sampling = Sampling(torch.zeros(2), torch.ones(2), None, (False, False))
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    one = torch.ones(2, dtype=torch.int64)
+    news = News(
+        torch.tensor(pending),
+        torch.cat(features),
+        0 * one,
+        one,
+        lengths,
+        int(lengths.max()) + 1,
+        nodes,
+        one,
+        most_wanted=9,
+    )
+    free = torch.ones(2, len(shop.catalogue), dtype=torch.bool)
+    free[:, [1, 2, 3]] = False
+    rows = FreeRows.of(free)
+    sampling = Sampling(torch.zeros(2), torch.ones(2), None)
     lists = Lists(rows, sampling, torch.zeros(2, dtype=torch.int64), torch.full((2,), 9))
-    passes = drafter.passes(news, torch.cat(features), lists, cursors)
+    passes = drafter.passes(TREE, news, lists)
 
     extend = drafter.extension
-    for i, (prompt, tokens, cursor) in enumerate(zip(prompts, pending, cursors, strict=True)):
-        greedy = Sampling(torch.zeros(1), torch.ones(1), None, (False,))
+    for i, (prompt, tokens) in enumerate(zip(prompts, pending, strict=True)):
+        greedy = Sampling(torch.zeros(1), torch.ones(1), None)
         own = Lists(FreeRows.of(rows.free[i : i + 1]), greedy, lists.num_items[:1], lists.num_wanted[:1])
         for last in range(TREE.num_passes):
             for leaf in range(passes[last].parent.shape[1]):
@@ -93,7 +101,7 @@ def test_branches_are_what_each_alone_would_be(shop: Setting, variant: str) -> N
                     chain.insert(0, int(passes[step].parent[i, chain[0]]))
                 slow = Slow(shop, draft, prompt, tokens)
                 branch = Branches.start(
-                    torch.tensor([[int(index.node_begin[cursor.node])]]),
+                    nodes[i].view(1, 1),
                     torch.tensor([[1]]),
                     torch.tensor([[len(prompt) + 1]]),
                     most_written=5,
@@ -105,6 +113,7 @@ def test_branches_are_what_each_alone_would_be(shop: Setting, variant: str) -> N
                     taken = passes[step]
                     read = taken.tokens[i, which, : int(taken.length[i, which])].tolist()
                     same = (found.tokens[0] == taken.tokens[i, which]).all(-1)
+                    same &= found.node[0] == taken.node[i, which]
                     same &= found.row[0] == taken.row[i, which]
                     [[place]] = torch.nonzero(same & (found.log_probability[0] > NOT_ALLOWED)).tolist()
                     branch = Branches(

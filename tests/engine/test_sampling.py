@@ -63,13 +63,19 @@ def test_lists_join_and_leave_with_their_noise() -> None:
     device = torch.device("cpu")
     greedy = DecodeRequest("g", (0,), 2)
     sampled = DecodeRequest("s", (0,), 3, temperature=0.5, seed=9)
-    batch = Sampling.none(device).joined(Sampling.of([greedy], 2, 4, device))
-    assert batch.noise is None
-    batch = batch.joined(Sampling.of([sampled], 2, 4, device))
+    batch = Sampling.buffers(3, device)
+    batch.put(0, Sampling.of([greedy], 2, 4, device), num_positions=8)
+    assert batch.first(1, with_noise=True).noise is None
+    batch.put(1, Sampling.of([sampled], 2, 4, device), num_positions=8)
     assert batch.noise is not None
-    np.testing.assert_array_equal(batch.noise[1], gumbel_noise(9, 6, 4))
+    assert batch.noise.shape == (3, 8, 4)
+    assert batch.temperature.tolist() == [0.0, 0.5, 0.0]
+    np.testing.assert_array_equal(batch.noise[1, :6], gumbel_noise(9, 6, 4))
     assert not batch.noise[0].any()
-    assert batch.select([0]).noise is None
-    at = batch.select([1]).at(torch.tensor([[5, 0]]))
+    assert batch.first(2, with_noise=False).noise is None
+    batch.move(torch.tensor([1]), torch.tensor([0]))
+    at = batch.first(1, with_noise=True).at(torch.tensor([[5, 0]]))
     assert at is not None
     np.testing.assert_array_equal(at[0], gumbel_noise(9, 6, 4)[[5, 0]])
+    batch.put(0, Sampling.of([greedy], 2, 4, device), num_positions=8)
+    assert not batch.noise[0].any()

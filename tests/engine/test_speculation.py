@@ -9,15 +9,17 @@ import torch
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.engine.engine import Engine
+from service.engine.load import Always, TreeChoice
 from service.engine.reference import write_list
+from service.engine.shapes import Shapes
 from service.engine.tree import TreeShape
 from service.errors import InputError
 from service.model.draft import VARIANTS, Draft, DraftConfig
 from service.types import DecodedList, DecodeRequest
 from tests.engine.conftest import FAMILIES, Setting, assert_equal, random_draft, random_requests
 
-CHAIN = TreeShape(num_passes=4, width=1, num_candidates=1, num_guesses=12)
-TREE = TreeShape(num_passes=3, width=4, num_candidates=7, num_guesses=11)
+CHAIN = TreeShape(num_passes=4, width=1, num_candidates=1, num_places=12)
+TREE = TreeShape(num_passes=3, width=4, num_candidates=7, num_places=11)
 
 
 @pytest.mark.parametrize("sampled", [False, True])
@@ -30,7 +32,7 @@ def test_equals_the_reference(shop, variant: str, shape: TreeShape, constrained:
     requests = random_requests(10, 200, seed=5, sampled=sampled)
     draft = random_draft(shop, variant)
     tree = replace(shape, constrained=constrained)
-    engine = Engine(shop.model, shop.catalogue, shop.layout, max_batch=4, draft=draft, tree=tree)
+    engine = Engine(shop.model, shop.catalogue, shop.layout, max_batch=4, draft=draft, trees=Always(tree))
     for request, done in zip(requests, engine.write(requests), strict=True):
         assert_equal(done, write_list(shop.model, shop.catalogue.codes, shop.layout, request))
 
@@ -99,10 +101,14 @@ def random_case(seed: int) -> tuple[Setting, Draft, TreeShape, list[DecodeReques
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_whatever_joins_leaves_and_is_dropped(seed: int) -> None:
+@pytest.mark.parametrize("pads", [False, True])
+def test_whatever_joins_leaves_and_is_dropped(seed: int, pads: bool, monkeypatch) -> None:
+    """Also in the shapes of a GPU, where rows, columns and places are computed in vain."""
+    if pads:
+        monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))
     setting, draft, tree, requests = random_case(seed)
     rng = np.random.default_rng(seed)
-    engine = Engine(setting.model, setting.catalogue, setting.layout, draft=draft, tree=tree)
+    engine = Engine(setting.model, setting.catalogue, setting.layout, draft=draft, trees=Always(tree))
     waiting, done = list(requests), dict[str, DecodedList]()
     dropped: set[str] = set()
     while waiting or engine.num_running:
@@ -118,6 +124,39 @@ def test_whatever_joins_leaves_and_is_dropped(seed: int) -> None:
             assert_equal(done[request.request_id], reference)
         else:
             assert request.request_id in dropped
+
+
+class Anything(TreeChoice):
+    """Another tree every round, and now and then none."""
+
+    def __init__(self, shapes: tuple[TreeShape, ...]) -> None:
+        self.shapes = shapes
+        self.noted: list[tuple[TreeShape | None, int]] = []
+        self._draws = np.random.default_rng(0)
+
+    def choose(self, batch: int) -> TreeShape | None:
+        return (None, None, *self.shapes)[self._draws.integers(2 + len(self.shapes))]
+
+    def note(self, tree: TreeShape | None, batch: int, num_tokens: int, seconds: float) -> None:
+        assert num_tokens >= batch
+        assert seconds > 0
+        self.noted.append((tree, num_tokens))
+
+
+@pytest.mark.parametrize("pads", [False, True])
+@pytest.mark.parametrize("variant", ["both", "slots"])
+def test_trees_may_change_from_round_to_round(shop, variant: str, pads: bool, monkeypatch) -> None:
+    if pads:
+        monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))
+    requests = random_requests(12, 200, seed=6, sampled=True)
+    choice = Anything((TREE, CHAIN, replace(TREE, num_passes=1, num_places=3)))
+    draft = random_draft(shop, variant)
+    engine = Engine(shop.model, shop.catalogue, shop.layout, 5, draft, choice)
+    lists = engine.write(requests)
+    for request, done in zip(requests, lists, strict=True):
+        assert_equal(done, write_list(shop.model, shop.catalogue.codes, shop.layout, request))
+    assert {tree for tree, _ in choice.noted} == {None, *choice.shapes}
+    assert sum(count for _, count in choice.noted) == sum(done.num_round_tokens for done in lists)
 
 
 @pytest.mark.parametrize("variant", ["both", "slots"])
@@ -137,7 +176,9 @@ def test_guesses_do_not_depend_on_the_batch(shop, variant: str) -> None:
         return found
 
     alone, together = (
-        counts(Engine(shop.model, shop.catalogue, shop.layout, max_batch=batch, draft=draft, tree=TREE))
+        counts(
+            Engine(shop.model, shop.catalogue, shop.layout, max_batch=batch, draft=draft, trees=Always(TREE))
+        )
         for batch in (1, 5)
     )
     assert alone == together
@@ -148,7 +189,7 @@ def test_guesses_do_not_depend_on_the_batch(shop, variant: str) -> None:
 def test_a_prefill_that_fails_leaves_no_trace(shop, variant: str | None, busy: bool, monkeypatch) -> None:
     requests = random_requests(6, 200, seed=12, sampled=True)
     draft = None if variant is None else random_draft(shop, variant)
-    engine = Engine(shop.model, shop.catalogue, shop.layout, draft=draft, tree=TREE)
+    engine = Engine(shop.model, shop.catalogue, shop.layout, draft=draft, trees=Always(TREE))
     if busy:
         engine.add(requests[:2])
         engine.round()
@@ -175,5 +216,5 @@ def test_what_cannot_guess_is_refused(shop) -> None:
             shop.catalogue,
             shop.layout,
             draft=random_draft(shop, "slots"),
-            tree=replace(TREE, constrained=False),
+            trees=Always(replace(TREE, constrained=False)),
         )

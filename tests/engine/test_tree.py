@@ -1,76 +1,103 @@
+"""Trees of candidates that are given, two codes and a separator an item."""
+
+from dataclasses import replace
+
 import numpy as np
+import torch
 
-from service.engine.tree import ROOT, Candidate, GuessTree, PackedTrees, grow
+from service.engine.branches import Branches
+from service.engine.constraint import NOT_ALLOWED
+from service.engine.tree import ROOT, Trees, grow
+
+SEPARATOR = 9
 
 
-def candidate(tokens: list[int], log_p: float, parent: int = ROOT, row: int = -1, forced=()) -> Candidate:
-    """Nodes are the tokens; all are guesses but those named in `forced`."""
-    return Candidate(parent, tokens, tokens, [token in forced for token in tokens], row, log_p)
+def branches(*candidates: tuple[list[int], float], parents=(), rows=(), forced=()) -> Branches:
+    """Candidates of one list and pass: tokens and a probability, None for one that is none; nodes are the tokens."""
+    n, s = len(candidates), 3
+    tokens = torch.zeros(1, n, s, dtype=torch.int64)
+    for i, (codes, _) in enumerate(candidates):
+        tokens[0, i, : len(codes)] = torch.tensor(codes)
+    log_p = [np.log(p) if p else NOT_ALLOWED for _, p in candidates]
+    row = torch.tensor([list(rows) or [-1] * n])
+    length = torch.tensor([[len(codes) for codes, _ in candidates]])
+    return Branches(
+        parent=torch.tensor([list(parents) or [0] * n]),
+        log_probability=torch.tensor([log_p]).float(),
+        node=tokens[:, :, 0],
+        written=torch.stack((row, torch.full_like(row, -1)), dim=2),
+        slot=length % 3,
+        row=row,
+        tokens=tokens,
+        nodes=tokens,
+        length=length,
+        forced=torch.isin(tokens, torch.tensor([*forced, SEPARATOR])),
+        end=length,
+    )
 
 
-def tokens_of(tree: GuessTree) -> list[list[int]]:
+def grown(passes: list[Branches], num_places: int) -> Trees:
+    root = torch.zeros(1, dtype=torch.int64)
+    return grow(passes, (root, root), num_places, NOT_ALLOWED / 2, 3)
+
+
+def tokens_of(trees: Trees) -> list[list[int]]:
     """The path to every token."""
     paths: list[list[int]] = [[]]
-    for place in range(1, len(tree)):
-        paths.append([*paths[tree.parent[place]], tree.token[place]])
+    for place in range(1, int(trees.is_real.sum())):
+        paths.append([*paths[trees.parent[0, place]], int(trees.token[0, place])])
     return sorted(paths[1:])
 
 
-def grown(passes, num_guesses: int, num_items: int = 9) -> GuessTree:
-    return grow(passes, node=7, slot=0, num_levels=2, num_items=num_items, num_guesses=num_guesses)
-
-
 def test_the_most_probable_tokens_within_the_budget_form_the_tree() -> None:
-    first = [candidate([1], np.log(0.6)), candidate([2], np.log(0.3)), candidate([3], np.log(0.05))]
-    second = [candidate([4], np.log(0.5), parent=0), candidate([5], np.log(0.2), parent=1)]
+    first = branches(([1], 0.6), ([2], 0.3), ([3], 0.05))
+    second = branches(([4], 0.5), ([5], 0.2), parents=(0, 1))
     assert tokens_of(grown([first, second], 3)) == [[1], [1, 4], [2]]
     assert tokens_of(grown([first, second], 9)) == [[1], [1, 4], [2], [2, 5], [3]]
 
 
 def test_candidates_that_begin_alike_share_tokens_and_their_probabilities_add_up() -> None:
-    items = [candidate([1, 4], np.log(0.3)), candidate([1, 5], np.log(0.25)), candidate([2, 6], np.log(0.4))]
+    items = branches(([1, 4], 0.3), ([2, 6], 0.4), ([1, 5], 0.25))
     assert tokens_of(grown([items], 2)) == [[1], [2]]
     assert tokens_of(grown([items], 3)) == [[1], [2], [2, 6]]
+    assert tokens_of(grown([items], 9)) == [[1], [1, 4], [1, 5], [2], [2, 6]]
 
 
-def test_forced_tokens_are_free() -> None:
-    items = [candidate([1, 4, 9], np.log(0.5), row=3, forced=(4, 9)), candidate([2], np.log(0.2))]
-    tree = grown([items, [candidate([8], np.log(0.4))]], 2)
-    assert tokens_of(tree) == [[1], [1, 4], [1, 4, 9], [1, 4, 9, 8]]
-    assert (tree.num_guesses, tree.step[-1], tree.slot) == (2, 2, [0, 0, 1, 2, 0])
-    assert tree.written[-1] == (3,)
+def test_forced_tokens_follow_their_parent_and_are_no_guesses() -> None:
+    items = branches(([1, 4, SEPARATOR], 0.5), ([2], 0.2), rows=(3, -1), forced=(4,))
+    after = replace(branches(([8], 0.4)), written=torch.tensor([[[3, -1]]]))
+    trees = grown([items, after], 4)
+    assert tokens_of(trees) == [[1], [1, 4], [1, 4, 9], [1, 4, 9, 8]]
+    assert trees.num_guesses().tolist() == [2]
+    assert trees.step.tolist() == [[0, 1, 1, 1, 2]]
+    assert trees.slot.tolist() == [[0, 0, 1, 2, 0]]
+    assert trees.depth.tolist() == [[0, 1, 2, 3, 4]]
+    assert trees.row.tolist() == [[-1, -1, 3, -1, -1]]
+    assert trees.written[0, :, 0].tolist() == [-1, -1, -1, 3, 3]
 
 
 def test_a_sum_that_rounding_lifts_above_its_parent_keeps_its_branch() -> None:
     """Under a forced first code the sums are the same, added in another order."""
-    likely = np.log(np.random.default_rng(0).dirichlet(np.ones(200)))
-    items = [candidate([1, 10 + n % 3, 50 + n], p, forced=(1,)) for n, p in enumerate(likely)]
-    assert len(grown([items], 1_000)) == 1 + 1 + 3 + 200
-
-
-def test_nothing_is_guessed_after_the_last_item() -> None:
-    first = [candidate([1, 2, 9], -0.1, row=4)]
-    second = [candidate([3, 4, 9], -0.2, row=5)]
-    assert tokens_of(grown([first, second], 99, num_items=1)) == [[1], [1, 2], [1, 2, 9]]
+    likely = np.random.default_rng(0).dirichlet(np.ones(200))
+    items = [([1, 10 + n % 3, 50 + n], float(p)) for n, p in enumerate(likely)]
+    assert int(grown([branches(*items, forced=(1,))], 1_000).is_real.sum()) == 1 + 1 + 3 + 200
 
 
 def test_what_grew_from_no_candidate_is_none() -> None:
-    assert tokens_of(grown([[None, candidate([2], -1.0)], [candidate([3], -0.1)]], 9)) == [[2]]
+    first, second = branches(([1], 0.0), ([2], 0.4)), branches(([3], 0.0), parents=(0,))
+    assert tokens_of(grown([first, second], 9)) == [[2]]
 
 
-def test_packed_trees_see_their_ancestors_alone() -> None:
-    small = grown([[candidate([1], -0.5, row=8)]], 9)
-    large = grown(
-        [[candidate([1], -0.5), candidate([2], -0.9)], [candidate([3], -0.6), candidate([4], -1.0, 1)]], 9
-    )
-    packed = PackedTrees.of([small, large])
-    assert packed.token.shape == (2, 5)
-    assert packed.written[0].max() == 8
-    assert packed.sees[0].tolist() == np.eye(4, dtype=bool).tolist()
-    parents = {place: large.parent[place] for place in range(1, 5)}
-    for place in range(1, 5):
-        seen, at = set(), place
+def test_tokens_see_their_ancestors_alone() -> None:
+    first = branches(([1], 0.6), ([2], 0.4))
+    second = branches(([3], 0.5), ([4], 0.3), parents=(0, 1))
+    third = branches(([5, 6], 0.4), parents=(0,))
+    trees = grown([first, second, third], 99)
+    for place in range(trees.num_places):
+        seen, at = {place}, place
         while at != ROOT:
+            at = int(trees.parent[0, at])
             seen.add(at)
-            at = parents[at]
-        assert {int(n) + 1 for n in np.flatnonzero(packed.sees[1, place - 1])} == seen
+        assert set(torch.nonzero(trees.sees[0, place]).flatten().tolist()) == (
+            seen if trees.is_real[0, place] else {ROOT, place}
+        )

@@ -62,7 +62,7 @@ def question(shop) -> Question:
     return Question(shop.model, shop.catalogue, shop.layout, shop.requests, num_checked=3, seed=0)
 
 
-SHAPE = TreeShape(num_passes=4, width=8, num_candidates=24, num_guesses=48, constrained=False)
+SHAPE = TreeShape(num_passes=4, width=8, num_candidates=24, num_places=48, constrained=False)
 
 
 def test_a_row_for_each_batch_and_method(shop, lists, question: Question) -> None:
@@ -89,7 +89,7 @@ def test_a_row_for_each_batch_and_method(shop, lists, question: Question) -> Non
         assert drafted["speed_up"] == drafted["lists_per_second"] / alone["lists_per_second"]
         assert alone["draft"] is alone["tree"] is alone["accepted_by_step"] is alone["passes"] is None
         assert (drafted["draft"], drafted["tree"], drafted["constrained"]) == ("seed-1", "tree", False)
-        assert (drafted["passes"], drafted["width"], drafted["guesses"]) == (4, 8, 48)
+        assert (drafted["passes"], drafted["width"], drafted["places"]) == (4, 8, 48)
         # Users' rounds are 3 to 9; the two that fill up the last batch of three do not count.
         assert drafted["users"] == 7
         assert drafted["rounds_per_list"] == 6
@@ -205,6 +205,6 @@ def test_shapes_are_the_draft_s_own_unless_said(shop) -> None:
 
     assert shape_of("tree", config("both"), constrained=True) == TreeShape.tree(config("both"))
     chain = shape_of("chain", config("slots"), constrained=False, passes=3, width=5)
-    assert (chain.num_passes, chain.width, chain.num_guesses, chain.constrained) == (3, 1, 6, False)
-    tree = shape_of("tree", config("none"), constrained=True, passes=2, width=40, guesses=7)
-    assert (tree.num_passes, tree.width, tree.num_candidates, tree.num_guesses) == (2, 40, 40, 7)
+    assert (chain.num_passes, chain.width, chain.num_places, chain.constrained) == (3, 1, 9, False)
+    tree = shape_of("tree", config("none"), constrained=True, passes=2, width=40, places=7)
+    assert (tree.num_passes, tree.width, tree.num_candidates, tree.num_places) == (2, 40, 40, 7)

@@ -25,6 +25,7 @@ class FakeEngine:
 
     def __init__(self, max_batch: int = 2, permits: threading.Semaphore | None = None) -> None:
         self.max_batch = max_batch
+        self.guessing = "4x1x20"
         self.permits = permits
         self.errors: dict[str, list[Exception]] = {"add": [], "round": [], "drop": []}
         self.log: list[tuple[str, list[str]]] = []

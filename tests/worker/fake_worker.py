@@ -18,6 +18,7 @@ HOLD, BUG, DEVICE = 1, 2, 3
 
 class FakeEngine:
     max_batch = 4
+    guessing = "none"
 
     def __init__(self, bundle):
         self._bundle = bundle

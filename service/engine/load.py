@@ -1,0 +1,177 @@
+"""How much to guess, decided at every round by what guessing costs and brings at the load there is.
+
+A pass over many places costs a lone list hardly more than a pass over one, and a full batch many times more, while the
+guesses are as good in either. So the cost of a round is measured for each tree and size of batch, in warm-up and from
+then on in service, and so are the tokens that it brings; the tree with the most tokens per second wins, which may be
+none. An estimate that is old is not trusted for ever: now and then the runner-up is tried.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from itertools import cycle
+from typing import Protocol
+
+from service.engine.tree import TreeShape
+from service.types import DecodedList, DecodeRequest
+
+Tree = TreeShape | None
+
+_WEIGHT = 0.1  # of the latest round in a running mean, at least
+_MARGIN = 1.03
+_TRIES = 4
+
+
+class TreeChoice(Protocol):
+    """Decides how much to guess in a round.
+
+    Attributes:
+        shapes: all that it may ask for, but for None.
+    """
+
+    shapes: tuple[TreeShape, ...]
+
+    def choose(self, batch: int) -> Tree:
+        """What the next round guesses, for so many lists; None: nothing."""
+        ...
+
+    def note(self, tree: Tree, batch: int, num_tokens: int, seconds: float) -> None:
+        """A round with this tree made so many tokens certain, of all its lists, in so many seconds."""
+        ...
+
+
+def label_of(tree: Tree) -> str:
+    """For metrics and logs."""
+    return "none" if tree is None else tree.label
+
+
+class Always(TreeChoice):
+    """The same for every round."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.shapes = () if tree is None else (tree,)
+        self._tree = tree
+
+    def choose(self, batch: int) -> Tree:
+        """See `TreeChoice`."""
+        return self._tree
+
+    def note(self, tree: Tree, batch: int, num_tokens: int, seconds: float) -> None:
+        """See `TreeChoice`."""
+
+
+class ByLoad(TreeChoice):
+    """The tree with the most tokens per second at the size of the batch.
+
+    Sizes are told apart by powers of two. Where a tree is not known yet it is tried; warm-up is nothing else.
+
+    Args:
+        shapes: to choose from, beside guessing nothing.
+        patience: rounds after which one of the others is tried again.
+    """
+
+    def __init__(self, shapes: Sequence[TreeShape], patience: int = 200) -> None:
+        self.shapes = tuple(shapes)
+        self._trees: tuple[Tree, ...] = (None, *shapes)
+        self._patience = patience
+        self._num_rounds = 0
+        self._tokens: dict[Tree, float] = {}  # a round and list
+        self._seconds: dict[tuple[Tree, int], float] = {}  # a round, by size
+        self._tries: Counter[tuple[Tree, int]] = Counter()
+
+    def choose(self, batch: int) -> Tree:
+        """See `TreeChoice`."""
+        size = _size(batch)
+        if not self.knows(batch):
+            return min(self._trees, key=lambda tree: self._tries[tree, size])
+        self._num_rounds += 1
+        turn, rest = divmod(self._num_rounds, self._patience)
+        if not rest:
+            return self._trees[turn % len(self._trees)]
+        return self.best(batch)
+
+    def knows(self, batch: int) -> bool:
+        """Whether all trees were tried with so many lists."""
+        return all(self._tries[tree, _size(batch)] >= _TRIES for tree in self._trees)
+
+    def best(self, batch: int) -> Tree:
+        """What is worth most with so many lists, where all trees are known."""
+        return max(self._trees, key=lambda tree: self._worth(tree, _size(batch)))
+
+    def note(self, tree: Tree, batch: int, num_tokens: int, seconds: float) -> None:
+        """See `TreeChoice`."""
+        key = tree, _size(batch)
+        self._tries[key] += 1
+        if self._tries[key] == 1:  # what is done for the first time takes longer than it ever will again
+            return
+        count = self._tries[key] - 1
+        self._tokens[tree] = _mean(self._tokens.get(tree), num_tokens / batch, count)
+        # A list that had to wait for something else, once, says nothing of the next round.
+        known = self._seconds.get(key)
+        self._seconds[key] = _mean(known, seconds if known is None else min(seconds, 2 * known), count)
+
+    def _worth(self, tree: Tree, size: int) -> float:
+        """Tokens per second and list; guessing has to be worth some more than what it is measured to be."""
+        worth = self._tokens[tree] / self._seconds[tree, size]
+        return worth if tree is None else worth / _MARGIN
+
+
+def warm_up(
+    engine: "Warmable", choice: ByLoad, requests: Sequence[DecodeRequest], seconds: float
+) -> dict[int, str]:
+    """Write lists in batches of one, two, four, … until all trees are known for all of them, or time is up.
+
+    What is left to be known then is found out in service.
+
+    Returns:
+        The label of the best tree for each size that is known.
+    """
+    until = time.perf_counter() + seconds
+    sizes = sorted({min(1 << power, engine.max_batch) for power in range(engine.max_batch.bit_length() + 1)})
+    for size in sizes:
+        batch = [
+            replace(request, request_id=f"warm-up {number}")
+            for number, request in zip(range(size), cycle(requests), strict=False)
+        ]
+        while not choice.knows(size) and time.perf_counter() < until:
+            engine.add(batch)
+            while engine.num_running == size and not choice.knows(size) and time.perf_counter() < until:
+                engine.round()
+            engine.drop([request.request_id for request in batch])
+    return {size: label_of(choice.best(size)) for size in sizes if choice.knows(size)}
+
+
+class Warmable(Protocol):
+    """An engine with nothing in flight; see `service.engine.engine`."""
+
+    max_batch: int
+
+    @property
+    def num_running(self) -> int:
+        """Lists in flight."""
+        ...
+
+    def add(self, requests: Sequence[DecodeRequest]) -> None:
+        """Prefill."""
+        ...
+
+    def round(self) -> list[DecodedList]:
+        """A round for all."""
+        ...
+
+    def drop(self, request_ids: Collection[str]) -> None:
+        """Forget."""
+        ...
+
+
+def _size(batch: int) -> int:
+    return (batch - 1).bit_length()
+
+
+def _mean(known: float | None, new: float, count: int) -> float:
+    """The mean of what was seen so far, `count` times; a running one once that is often."""
+    if known is None:
+        return new
+    weight = max(_WEIGHT, 1 / count)
+    return (1 - weight) * known + weight * new

@@ -1,0 +1,114 @@
+"""In which shapes a round is computed: exactly what its lists need, or one of few that hold it."""
+
+from dataclasses import dataclass
+
+import torch
+
+from service.engine.states import Summary, Widths
+from service.engine.tree import TreeShape
+
+
+@dataclass(frozen=True, slots=True)
+class RoundShape:
+    """Sizes of a round.
+
+    Attributes:
+        batch: rows.
+        pending: columns for pending tokens, at most.
+        news: tokens that the draft reads, at most.
+        longest: tokens in the target's cache, at most.
+        draft_places: places of the draft's cache before those of its guesses.
+        tree: what the draft guesses; None: it does not.
+        wanted: items that a list still needs, at most.
+        is_sampled: whether any list is.
+    """
+
+    batch: int
+    pending: int
+    news: int
+    longest: int
+    draft_places: int
+    tree: TreeShape | None
+    wanted: int
+    is_sampled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """What the sizes of passes are rounded up to.
+
+    A GPU wants the same few shapes again and again: each new one costs the loading and choosing of kernels, or a graph
+    of its own, and its attention reads masks in aligned rows. A CPU would only compute padding.
+
+    Attributes:
+        tokens: of a pass, a multiple of this.
+        places: of a cache, likewise.
+        pads: whether shapes are few; else each round's own.
+    """
+
+    tokens: int
+    places: int
+    pads: bool
+
+    @classmethod
+    def of(cls, device: torch.device) -> "Shapes":
+        """What suits a device."""
+        return cls(16, 64, pads=True) if device.type == "cuda" else cls(1, 1, pads=False)
+
+    def places_for(self, count: int) -> int:
+        """Places of a cache that a pass looks at."""
+        return -(-count // self.places) * self.places
+
+    def root_width(self, pending: int, num_guessed: int) -> int:
+        """Columns of a pass for pending tokens, so that all columns together suit the device."""
+        return -(-(pending + num_guessed) // self.tokens) * self.tokens - num_guessed
+
+    def round(
+        self, summary: Summary, widths: Widths, max_batch: int, tree: TreeShape | None, *, is_sampled: bool
+    ) -> RoundShape:
+        """The shape for lists that stand so."""
+        batch, longest = len(summary.length), int(summary.length.max())
+        news = int((summary.num_unread + summary.num_pending).max())
+        if self.pads:
+            batch = min(max_batch, 1 << (batch - 1).bit_length())
+            return self._padded(batch, news, self.places_for(longest), widths, tree, is_sampled=is_sampled)
+        return RoundShape(
+            batch=batch,
+            pending=int(summary.num_pending.max()),
+            news=news,
+            longest=longest,
+            draft_places=int((summary.length - summary.num_unread).max()) + news,
+            tree=tree,
+            wanted=int((summary.limit - summary.num_items).max()),
+            is_sampled=is_sampled,
+        )
+
+    def largest(self, longest: int, widths: Widths, max_batch: int) -> RoundShape:
+        """The largest shape there will be, for lists of so many tokens, prompts included."""
+        news = widths.tokens + widths.pending
+        return self._padded(max_batch, news, self.places_for(longest), widths, None, is_sampled=True)
+
+    def _padded(
+        self,
+        batch: int,
+        news: int,
+        longest: int,
+        widths: Widths,
+        tree: TreeShape | None,
+        *,
+        is_sampled: bool,
+    ) -> RoundShape:
+        # A round after a round with a draft has news of one pass; only after rounds without one there are more.
+        width = -(-(widths.guessed + 2 * widths.pending) // self.tokens) * self.tokens
+        while width < news:
+            width *= 2
+        return RoundShape(
+            batch=batch,
+            pending=widths.pending,
+            news=width,
+            longest=longest,
+            draft_places=self.places_for(longest + width),
+            tree=tree,
+            wanted=widths.items,
+            is_sampled=is_sampled,
+        )

@@ -1,0 +1,97 @@
+"""What runs as a graph on a GPU: which calls are captured, and that a round asks the device for nothing."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from service.engine import engine as engine_module
+from service.engine.engine import Engine
+from service.engine.graphs import Graphs
+from service.engine.load import Always, ByLoad
+from service.engine.reference import write_list
+from service.engine.shapes import Shapes
+from service.engine.tree import TreeShape
+from service.types import DecodedList, DecodeRequest
+from tests.engine.conftest import assert_equal, random_draft, random_requests
+
+TREE = TreeShape(num_passes=3, width=3, num_candidates=6, num_places=20)
+# Operators whose result has a shape, or is a number of the host, that only the device knows.
+WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique")
+
+
+class WaitsForNothing(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name()
+        assert not any(waiting in name for waiting in WAITING), name
+        if name == "aten::index.Tensor":
+            assert not any(index is not None and index.dtype == torch.bool for index in args[1]), name
+        return func(*args, **kwargs or {})
+
+
+class Captured:
+    """In place of a graph: replays by calling, which must not ask the device for anything."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
+
+    def replay(self) -> None:
+        with WaitsForNothing():
+            self.function()
+
+
+def test_the_first_call_runs_the_second_captures_and_all_replay() -> None:
+    calls: list[str] = []
+    captured: list[str] = []
+
+    class Fake:
+        def __init__(self, function: Callable[[], None]) -> None:
+            function()
+            captured.append(calls.pop())
+            self.shape = captured[-1]
+
+        def replay(self) -> None:
+            calls.append(f"replay {self.shape}")
+
+    graphs = Graphs[str](calls.append, Fake)
+    for shape in "aabab":
+        graphs.run(shape)
+    assert calls == ["a", "replay a", "b", "replay a", "replay b"]
+    assert captured == ["a", "b"]
+    graphs.forget()
+    graphs.run("a")
+    assert calls[-1] == "a"
+
+
+@pytest.mark.parametrize("variant", [None, "none", "both", "slots"])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_rounds_wait_for_nothing_and_write_the_reference_s_lists(
+    shop, variant: str | None, sampled: bool, monkeypatch
+) -> None:
+    monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))
+    monkeypatch.setattr(engine_module, "capture_on", lambda _: Captured)
+    draft = None if variant is None else random_draft(shop, variant)
+    choice = {None: None, "slots": ByLoad([TREE], patience=3)}.get(variant, Always(TREE))
+    engine = Engine(shop.model, shop.catalogue, shop.layout, 5, draft, choice)
+    requests = random_requests(12, 200, seed=21, sampled=sampled)
+    for request, done in zip(requests, engine.write(requests), strict=True):
+        assert_equal(done, write_list(shop.model, shop.catalogue.codes, shop.layout, request))
+
+
+def test_rows_of_lists_that_left_harm_nobody(shop, monkeypatch) -> None:
+    """Three dropped lists go on in rows that are nobody's, further than there is memory for them."""
+    monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))
+    engine = Engine(shop.model, shop.catalogue, shop.layout, 8, random_draft(shop, "slots"), Always(TREE))
+    waiting = [DecodeRequest(f"short-{n}", (n,), 9) for n in range(60)]
+    engine.add([waiting.pop() for _ in range(5)])
+    engine.add([DecodeRequest(f"long-{n}", tuple(range(n, n + 20)), 50) for n in range(3)])
+    engine.drop([f"long-{n}" for n in range(3)])
+    done: list[DecodedList] = []
+    while engine.num_running:
+        done += engine.round()
+        engine.add([waiting.pop() for _ in range(min(len(waiting), 5 - engine.num_running))])
+    assert len(done) == 60
+    for written in done[-10:]:
+        request = DecodeRequest(written.request_id, (int(written.request_id[6:]),), 9)
+        assert_equal(written, write_list(shop.model, shop.catalogue.codes, shop.layout, request))

@@ -51,6 +51,9 @@ class WorkerSettings(_Section):
         description="auto: guess as much as is fastest at the load there is; on: always all; off: nothing",
     )
     max_batch: int = Field(32, ge=1, description="lists written at the same time")
+    kept_prompts: int = Field(
+        64, ge=0, description="latest histories whose prompts are kept for users who come back"
+    )
     max_queue: int = Field(256, ge=1, description="requests that may wait; one more is refused")
     num_threads: int | None = Field(None, ge=1, description="CPU threads; None: what torch chooses")
 

@@ -92,7 +92,15 @@ def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
         )
         if settings.speculation == "auto":
             trees = ByLoad(TreeShape.menu(draft.config, device))
-    engine = Engine(model, catalogue, bundle.layout, settings.max_batch, draft, trees)
+    engine = Engine(
+        model,
+        catalogue,
+        bundle.layout,
+        settings.max_batch,
+        draft,
+        trees,
+        num_prefixes=settings.kept_prompts,
+    )
     decoding = bundle.manifest.decoding
     longest = bundle.layout.prompt_length(decoding.max_history_items)
     engine.reserve(longest + decoding.max_num_items * bundle.layout.tokens_per_item)

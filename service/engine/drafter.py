@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from service.catalog.layout import TokenLayout
@@ -110,22 +109,27 @@ class Drafter:
             self.extension = ByCode(index, code_heads, draft)
 
     def read_prompts(
-        self, tokens: torch.Tensor, features: torch.Tensor, slots: torch.Tensor, rows: slice
+        self,
+        tokens: torch.Tensor,
+        features: torch.Tensor,
+        slots: torch.Tensor,
+        rows: slice,
+        positions: torch.Tensor,
+        num_places: int,
     ) -> None:
-        """Enter prompts into the cache.
+        """Enter prompts, or what follows the part of them that it holds already, into the cache.
 
         Args:
             tokens: int64 [batch, n], padded on the right.
-            features: the target's, of the same tokens, [batch, n, hidden].
+            features: the target's, of the token before each, [batch, n, hidden]; 0 before the first.
             slots: int64 [batch, n], filled after each token.
             rows: of the cache.
+            positions: int64 [batch, n].
+            num_places: of the cache that they reach to.
         """
-        length = tokens.shape[1]
-        self.cache.reserve(rows.stop, length)
-        shifted = F.pad(features[:, :-1], (0, 0, 1, 0))
-        u = self.draft.inputs(shifted, self._embedding(tokens), slots, 0)
-        positions = torch.arange(length, device=tokens.device).expand(len(tokens), -1)
-        self.cache.begin_pass(rows, positions, length)
+        self.cache.reserve(rows.stop, num_places)
+        u = self.draft.inputs(features, self._embedding(tokens), slots, 0)
+        self.cache.begin_pass(rows, positions, num_places)
         self.cache.update(*self.draft.keys_and_values(u, positions), 0)
 
     def grow(self, shape: TreeShape, news: News, lists: Lists) -> Trees:

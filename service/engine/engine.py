@@ -25,6 +25,7 @@ from service.engine.flight import Flight
 from service.engine.graphs import Graphs, capture_on
 from service.engine.kv_cache import KvCache
 from service.engine.load import Always, TreeChoice, label_of
+from service.engine.prefixes import Prefix, Prefixes
 from service.engine.sampling import Sampling
 from service.engine.shapes import RoundShape, Shapes
 from service.engine.states import ListStates, Widths
@@ -46,6 +47,7 @@ class Engine:
         draft: guesses ahead of the target; None: the target writes alone.
         trees: how much is guessed, decided at every round; None: always what suits the draft and the device.
         max_items: items of a list, at most; the caller keeps to it.
+        num_prefixes: histories of which the prompt is kept, for users who come back.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Engine:
         draft: Draft | None = None,
         trees: TreeChoice | None = None,
         max_items: int = MAX_NUM_ITEMS,
+        num_prefixes: int = 0,
     ) -> None:
         self.max_batch = max_batch
         self._catalogue, self._layout = catalogue, layout
@@ -75,6 +78,9 @@ class Engine:
         deepest = 0 if self._drafter is None else self._drafter.most_depth
         steps = 0 if self._drafter is None else self._drafter.most_steps
         self._widths = Widths(max_items, layout.tokens_per_item, deepest, steps)
+        self._prefixes = None
+        if num_prefixes:
+            self._prefixes = Prefixes(num_prefixes, self._caches(), model.config.hidden_size)
         capture = capture_on(model.device)
         self._graphs = None if capture is None else Graphs(self._step, capture)
         self._flights: list[Flight] = []
@@ -94,6 +100,11 @@ class Engine:
         return label_of(self._tree)
 
     @property
+    def prefix_counts(self) -> tuple[int, int]:
+        """Prompts so far that might have been known, and those of which a beginning was."""
+        return (0, 0) if self._prefixes is None else (self._prefixes.num_queries, self._prefixes.num_hits)
+
+    @property
     def num_running(self) -> int:
         """Lists in flight."""
         return len(self._flights)
@@ -103,21 +114,29 @@ class Engine:
         """Prefill these requests; they run from the next round on."""
         if not requests:
             return
+        found = [None if self._prefixes is None else self._prefixes.find(r.history) for r in requests]
+        # Apart, as the longest decides what a pass costs; and what is known first, before others take its place.
+        for is_known in (True, False):
+            which = [i for i, prefix in enumerate(found) if (prefix is not None) == is_known]
+            if which:
+                self._begin([requests[i] for i in which], [found[i] for i in which])
+
+    def _begin(self, requests: Sequence[DecodeRequest], known: Sequence[Prefix | None]) -> None:
+        """Prefill these, of which these beginnings are known already."""
         flights = [Flight(request) for request in requests]
         first = len(self._flights)
         sampling = Sampling.of(requests, self._layout.num_levels, self._index.num_codes, self._device)
         prompts = [self._layout.prompt(self._catalogue.codes[list(r.history)]) for r in requests]
         lengths = [len(prompt) for prompt in prompts]
         states = ListStates.of(requests, lengths, self._catalogue, self._widths, self._device)
-        hidden, features = self._prefill(prompts)
+        hidden, features = self._prefill(prompts, known, [request.history for request in requests])
         roots = Trees.bare(states.node, states.slot)
         done = self._accept(hidden, roots, states.lists(sampling))
         # Rows after those in flight are nobody's: a prefill that fails, for lack of memory say, leaves no trace.
-        self._states.put(
-            first, states.after(roots, done, self._index.node_depth, is_round=False, is_drafted=False)
-        )
+        after = states.after(roots, done, self._index.node_depth, is_round=False, is_drafted=False)
+        self._states.put(first, after)
         self._sampling.put(first, sampling, self._widths.items * self._layout.num_levels)
-        if features is not None:
+        if self._drafter is not None:
             self._features[first : first + len(requests), :1] = features
         self._summary = self._states.first(first + len(requests)).summary()
         for flight in flights:
@@ -170,33 +189,81 @@ class Engine:
         """Places of a tree, at most, the root not included."""
         return 0 if self._drafter is None else self._drafter.most_places
 
-    def _prefill(self, prompts: Sequence[Int64Array]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Read prompts into the rows after those in flight.
+    def _prefill(
+        self,
+        prompts: Sequence[Int64Array],
+        known: Sequence[Prefix | None],
+        histories: Sequence[tuple[int, ...]],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read prompts, of which some have beginnings that are known, into the rows after those in flight.
 
         Returns:
-            What the head reads at the prompts' ends, [new, 1, hidden], and the draft's features there, if there is one.
+            What the head reads at the prompts' ends, [new, 1, hidden], and the draft's features there.
         """
-        first = len(self._flights)
-        rows = slice(first, first + len(prompts))
-        lengths = np.array([[len(prompt)] for prompt in prompts])
-        longest = self._shapes.places_for(int(lengths.max()))
-        tokens = np.zeros((len(prompts), longest), dtype=np.int64)
+        first, batch = len(self._flights), len(prompts)
+        rows = slice(first, first + batch)
+        begin = np.array([[0 if prefix is None else self._num_kept(prefix.history)] for prefix in known])
+        lengths = np.array([[len(prompt)] for prompt in prompts]) - begin
+        longest = self._shapes.tokens_for(int(lengths.max()))
+        tokens = np.zeros((batch, longest), dtype=np.int64)
         slots = np.zeros_like(tokens)
-        for i, prompt in enumerate(prompts):
-            tokens[i, : len(prompt)] = prompt
-            slots[i, : len(prompt)] = self._layout.next_slots(len(prompt))
-        positions = np.minimum(np.arange(longest), lengths - 1)
+        for i, (prompt, start) in enumerate(zip(prompts, begin[:, 0].tolist(), strict=True)):
+            tokens[i, : len(prompt) - start] = prompt[start:]
+            slots[i, : len(prompt) - start] = self._layout.next_slots(len(prompt))[start:]
+        positions = begin + np.minimum(np.arange(longest), lengths - 1)
         token, slot, position = torch.as_tensor(np.stack([tokens, slots, positions]), device=self._device)
-        places = torch.arange(longest, device=self._device).expand(len(prompts), -1)
-        causal = torch.ones(longest, longest, dtype=torch.bool, device=self._device).tril()
-        hidden, states = self._target(token, position, places, causal.expand(len(prompts), -1, -1), rows)
-        end = torch.as_tensor(lengths - 1, device=self._device)
-        features = None
+        start, last = torch.as_tensor(np.stack([begin, lengths - 1]), device=self._device)
+        num_places = self._shapes.places_for(int(begin.max()) + longest)
+        before = self._load(known, rows, num_places, int(begin.max()))
+        places = start + torch.arange(longest, device=self._device)
+        causal = (
+            torch.ones(longest, longest, dtype=torch.bool, device=self._device).tril().expand(batch, -1, -1)
+        )
+        mask = _cached_and(causal, start, num_places)
+        hidden, states = self._target(token, position, places, mask, rows)
+        features = states[-1]
         if self._drafter is not None:
             features = self._drafter.draft.features_of(states)
-            self._drafter.read_prompts(token, features, slot, rows)
-            features = at(features, end)
-        return at(hidden, end), features
+            shifted = torch.cat((before.unsqueeze(1), features[:, :-1]), dim=1)
+            self._drafter.read_prompts(token, shifted, slot, rows, places, num_places)
+        self._keep_prompts(histories, known, rows.start, begin, features)
+        return at(hidden, last), at(features, last)
+
+    def _num_kept(self, history: tuple[int, ...]) -> int:
+        """Tokens of a prompt with this history that are worth keeping; the last one is read again, so that one is."""
+        return len(self._layout.prefix) + len(history) * self._layout.tokens_per_item - 1
+
+    def _load(
+        self, known: Sequence[Prefix | None], rows: slice, num_places: int, num_tokens: int
+    ) -> torch.Tensor:
+        """Known beginnings into the caches' rows, and the feature of the last token of each, [batch, hidden]."""
+        prefixes = [prefix for prefix in known if prefix is not None]
+        if self._prefixes is None or not prefixes:
+            return self._features.new_zeros(len(known), self._features.shape[2])
+        for cache in self._caches():
+            cache.reserve(rows.stop, num_places)
+        return self._prefixes.load(prefixes, rows.start, num_tokens)
+
+    def _keep_prompts(
+        self,
+        histories: Sequence[tuple[int, ...]],
+        known: Sequence[Prefix | None],
+        first: int,
+        begin: Int64Array,
+        features: torch.Tensor,
+    ) -> None:
+        """Keep the histories that are new, in the rows from `first` on; their features are those from `begin` on."""
+        if self._prefixes is None:
+            return
+        new = [i for i, prefix in enumerate(known) if prefix is None or prefix.history != histories[i]]
+        if not new:
+            return
+        kept = [self._num_kept(histories[i]) for i in new]
+        index = torch.tensor([new, [n - 1 - int(begin[i, 0]) for i, n in zip(new, kept, strict=True)]])
+        which, last = index.to(self._device)
+        self._prefixes.keep(
+            [histories[i] for i in new], [first + i for i in new], max(kept), features[which, last]
+        )
 
     def _run(self, shape: RoundShape) -> None:
         """A round, as a graph where there are graphs."""

@@ -33,6 +33,21 @@ class KvCache:
         self._length = 0
 
     @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self._data.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its entries."""
+        return self._data.dtype
+
+    def like(self) -> "KvCache":
+        """An empty one for the same model."""
+        _, num_layers, _, num_heads, _, head_dim = self._data.shape
+        return KvCache(num_layers, num_heads, head_dim, self.device, self.dtype)
+
+    @property
     def num_rows(self) -> int:
         """Rows there is memory for."""
         return self._data.shape[2]
@@ -94,3 +109,10 @@ class KvCache:
     def move_row(self, source: int, target: int) -> None:
         """Copy one row over another."""
         self._data[:, :, target] = self._data[:, :, source]
+
+    def copy_rows(
+        self, other: "KvCache", source: torch.Tensor, target: torch.Tensor, num_positions: int
+    ) -> None:
+        """Copy the first entries of another cache's rows over those of this one's, rows int64 [n] each."""
+        count = min(num_positions, self.num_positions, other.num_positions)
+        self._data[:, :, target, :, :count] = other._data[:, :, source, :, :count]

@@ -55,13 +55,17 @@ class Shapes:
         """What suits a device."""
         return cls(16, 64, pads=True) if device.type == "cuda" else cls(1, 1, pads=False)
 
+    def tokens_for(self, count: int) -> int:
+        """Columns of a pass."""
+        return -(-count // self.tokens) * self.tokens
+
     def places_for(self, count: int) -> int:
         """Places of a cache that a pass looks at."""
         return -(-count // self.places) * self.places
 
     def root_width(self, pending: int, num_guessed: int) -> int:
         """Columns of a pass for pending tokens, so that all columns together suit the device."""
-        return -(-(pending + num_guessed) // self.tokens) * self.tokens - num_guessed
+        return self.tokens_for(pending + num_guessed) - num_guessed
 
     def round(
         self, summary: Summary, widths: Widths, max_batch: int, tree: TreeShape | None, *, is_sampled: bool
@@ -99,7 +103,7 @@ class Shapes:
         is_sampled: bool,
     ) -> RoundShape:
         # A round after a round with a draft has news of one pass; only after rounds without one there are more.
-        width = -(-(widths.guessed + 2 * widths.pending) // self.tokens) * self.tokens
+        width = self.tokens_for(widths.guessed + 2 * widths.pending)
         while width < news:
             width *= 2
         return RoundShape(

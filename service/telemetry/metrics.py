@@ -53,6 +53,9 @@ class WorkerMetrics:
         accepted_tokens_per_position: the same; label position, the guess's step from `1` to the engine's depth.
         accepted_tokens_per_slot: the same; label slot.
         num_waiting: requests in the queue now.
+        kv_cache_usage: lists in flight over those there is room for.
+        prefix_queries: prompts of which a beginning might have been known.
+        prefix_hits: those of which one was.
         requests: requests that got their reply; label outcome (`ok`, `queue_full`, `deadline`, ...).
     """
 
@@ -105,6 +108,17 @@ class WorkerMetrics:
             registry=registry,
         )
         self.num_waiting = Gauge("padrec_queue_size", "Requests in the queue now.", registry=registry)
+        self.kv_cache_usage = Gauge(
+            "padrec_kv_cache_usage_ratio", "Lists in flight over those there is room for.", registry=registry
+        )
+        self.prefix_queries = Counter(
+            "padrec_prefix_cache_queries",
+            "Prompts of which a beginning might have been known.",
+            registry=registry,
+        )
+        self.prefix_hits = Counter(
+            "padrec_prefix_cache_hits", "Prompts of which a beginning was known.", registry=registry
+        )
         self.requests = Counter(
             "padrec_worker_requests", "Requests that got their reply.", ("outcome",), registry=registry
         )

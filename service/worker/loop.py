@@ -23,6 +23,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def prefix_counts(self) -> tuple[int, int]:
+        """Prompts so far that might have been known, and those of which a beginning was."""
+        ...
+
+    @property
     def num_running(self) -> int:
         """Lists in flight."""
         ...
@@ -108,9 +113,11 @@ class EngineLoop:
         """Drop what is cancelled or late, admit what fits, run one round, reply to the finished."""
         engine.drop(self._scheduler.drop_unwanted())
         self._admit(engine)
+        self._metrics.kv_cache_usage.set(engine.num_running / engine.max_batch)
         for decoded in self._round(engine):
             self._scheduler.finish(decoded)
             self._count(decoded)
+        self._metrics.kv_cache_usage.set(engine.num_running / engine.max_batch)
 
     def _admit(self, engine: Engine) -> None:
         admitted = self._scheduler.admit(engine.max_batch - engine.num_running)
@@ -118,8 +125,11 @@ class EngineLoop:
             return
         for _, queue_seconds in admitted:
             self._metrics.queue_duration.observe(queue_seconds)
+        queries, hits = engine.prefix_counts
         with self._metrics.round_duration.labels("prefill").time():
             engine.add([request for request, _ in admitted])
+        self._metrics.prefix_queries.inc(engine.prefix_counts[0] - queries)
+        self._metrics.prefix_hits.inc(engine.prefix_counts[1] - hits)
 
     def _round(self, engine: Engine) -> list[DecodedList]:
         if not engine.num_running:

@@ -66,6 +66,7 @@ def test_speculation_is_told_and_counted_and_can_be_turned_off(serve, bundle: Pa
             port = free.getsockname()[1]
         settings = {"PADREC_WORKER__SPECULATION": speculation, "PADREC_WORKER__METRICS_PORT": str(port)}
         with serve(bundle, tmp_path / f"{speculation}.sqlite3", **settings) as running:
+            recommend(running, history=["3", "4"])
             answer = recommend(running, history=["3", "4", "5"])
             metrics = httpx.get(f"http://127.0.0.1:{port}/metrics").text
         lists.append(ids(answer))
@@ -75,6 +76,7 @@ def test_speculation_is_told_and_counted_and_can_be_turned_off(serve, bundle: Pa
         drafts = re.search(r"^padrec_spec_decode_num_drafts_total (\S+)$", metrics, flags=re.M)
         assert drafts is not None
         assert (float(drafts[1]) > 0) == (speculation == "on")
+        assert "padrec_prefix_cache_hits_total 1.0" in metrics
     assert lists[0] == lists[1]
 
 

@@ -68,7 +68,9 @@ def test_branches_are_what_each_alone_would_be(shop: Setting, variant: str) -> N
         token = torch.as_tensor(prompt)[None]
         hidden = shop.model.base_model(token).last_hidden_state
         slots = torch.as_tensor(shop.layout.next_slots(len(prompt)))[None]
-        drafter.read_prompts(token, hidden, slots, slice(i, i + 1))
+        before = torch.nn.functional.pad(hidden[:, :-1], (0, 0, 1, 0))
+        positions = torch.arange(len(prompt))[None]
+        drafter.read_prompts(token, before, slots, slice(i, i + 1), positions, len(prompt))
         features.append(hidden[:, -1:])
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     one = torch.ones(2, dtype=torch.int64)

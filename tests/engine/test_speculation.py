@@ -87,8 +87,11 @@ def random_case(seed: int) -> tuple[Setting, Draft, TreeShape, list[DecodeReques
     least, constrained = float(rng.choice([0, 0, 0.01, 0.3])), variant == "slots" or bool(rng.random() < 0.7)
     tree = TreeShape(passes, width, candidates, guesses, least, constrained)
     requests = []
+    history: tuple[int, ...] = ()
     for index in range(int(rng.integers(1, 10))):
-        history = tuple(rng.integers(num_items, size=rng.integers(1, 15)).tolist())
+        # Now and then the same user comes back.
+        known = history if rng.random() < 0.4 else ()
+        history = (*known, *rng.integers(num_items, size=rng.integers(not known, 15)).tolist())
         excluded = tuple(rng.integers(num_items, size=rng.choice([0, 2, num_items, 3 * num_items])).tolist())
         request = DecodeRequest(
             f"r{index}", history, int(rng.choice([1, 2, 3, 5, 9, 14])), excluded, seed=index
@@ -108,7 +111,15 @@ def test_whatever_joins_leaves_and_is_dropped(seed: int, pads: bool, monkeypatch
         monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))
     setting, draft, tree, requests = random_case(seed)
     rng = np.random.default_rng(seed)
-    engine = Engine(setting.model, setting.catalogue, setting.layout, draft=draft, trees=Always(tree))
+    num_prefixes = int(rng.choice([0, 1, 2, 9]))
+    engine = Engine(
+        setting.model,
+        setting.catalogue,
+        setting.layout,
+        draft=draft,
+        trees=Always(tree),
+        num_prefixes=num_prefixes,
+    )
     waiting, done = list(requests), dict[str, DecodedList]()
     dropped: set[str] = set()
     while waiting or engine.num_running:

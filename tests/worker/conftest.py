@@ -26,6 +26,7 @@ class FakeEngine:
     def __init__(self, max_batch: int = 2, permits: threading.Semaphore | None = None) -> None:
         self.max_batch = max_batch
         self.guessing = "4x1x20"
+        self.prefix_counts = (0, 0)
         self.permits = permits
         self.errors: dict[str, list[Exception]] = {"add": [], "round": [], "drop": []}
         self.log: list[tuple[str, list[str]]] = []
@@ -42,6 +43,7 @@ class FakeEngine:
 
     def add(self, requests: Sequence[DecodeRequest]) -> None:
         assert self.num_running + len(requests) <= self.max_batch
+        self.prefix_counts = (self.prefix_counts[0] + len(requests), self.prefix_counts[1] + 1)
         for request in requests:
             assert request.request_id not in self._running
             self._running[request.request_id] = (request, 0)

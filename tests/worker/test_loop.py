@@ -100,6 +100,10 @@ def test_lists_are_written_and_counted(start, fake_engine) -> None:
     assert count("padrec_forced_tokens_total") == 9
     assert count("padrec_queue_duration_seconds_count") == 3
     assert count("padrec_batch_size_sum") == 6
+    assert count("padrec_spec_decode_rounds_total", {"tree": "4x1x20"}) == count("padrec_batch_size_count")
+    assert count("padrec_prefix_cache_queries_total") == 3
+    assert count("padrec_prefix_cache_hits_total") == 2
+    assert count("padrec_kv_cache_usage_ratio") == 0
     assert count("padrec_round_duration_seconds_count", {"phase": "prefill"}) == 2
     assert count("padrec_round_duration_seconds_count", {"phase": "decode"}) == 4
 

@@ -1,0 +1,110 @@
+"""Users who come back."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from service.engine.engine import Engine
+from service.engine.kv_cache import KvCache
+from service.engine.prefixes import Prefixes
+from service.engine.reference import write_list
+from service.types import DecodeRequest
+from tests.engine.conftest import assert_equal, random_draft
+
+
+def prefixes(num_rows: int) -> tuple[Prefixes, KvCache]:
+    cache = KvCache(2, 1, 4, torch.device("cpu"), torch.float32)
+    cache.reserve(4, 64)
+    return Prefixes(num_rows, [cache], hidden_size=3), cache
+
+
+def keep(kept: Prefixes, cache: KvCache, *histories: tuple[int, ...]) -> None:
+    """Entries and features are the histories' first items."""
+    for row, history in enumerate(histories):
+        cache._data[:, :, row] = history[0]
+    features = torch.tensor([[float(history[0])] * 3 for history in histories])
+    kept.keep(histories, list(range(len(histories))), 10, features)
+
+
+def test_the_longest_beginning_is_found() -> None:
+    kept, cache = prefixes(5)
+    assert kept.find((1, 2)) is None
+    keep(kept, cache, (1, 2), (1, 2, 3, 4), (7,))
+    found = [kept.find(history) for history in ((1, 2, 3, 4, 5), (1, 2, 3), (7,), (2, 1), (1,))]
+    assert [prefix and prefix.history for prefix in found] == [(1, 2, 3, 4), (1, 2), (7,), None, None]
+    assert (kept.num_queries, kept.num_hits) == (6, 3)
+
+
+def test_what_was_not_used_for_longest_goes_first_and_entries_follow() -> None:
+    kept, cache = prefixes(2)
+    keep(kept, cache, (1,), (2,))
+    assert kept.find((1, 9)) is not None
+    keep(kept, cache, (3,))
+    assert kept.find((2,)) is None
+    found = [kept.find((3, 5)), kept.find((1,))]
+    assert None not in found
+    features = kept.load([prefix for prefix in found if prefix], 1, 10)
+    assert features[:, 0].tolist() == [3.0, 1.0]
+    assert cache._data[0, 0, 1:3, 0, 9, 0].tolist() == [3.0, 1.0]
+
+
+def test_more_at_once_than_there_is_room_for() -> None:
+    kept, cache = prefixes(2)
+    keep(kept, cache, (1,), (2,), (3,), (4,))
+    found = [kept.find((item,)) for item in (1, 2, 3, 4)]
+    assert [prefix is not None for prefix in found] == [False, False, True, True]
+    assert kept.load([prefix for prefix in found if prefix], 0, 10)[:, 0].tolist() == [3.0, 4.0]
+
+
+def test_a_hash_is_not_taken_for_a_history(monkeypatch) -> None:
+    kept, cache = prefixes(4)
+    monkeypatch.setattr("service.engine.prefixes.hash", lambda _: 0, raising=False)
+    keep(kept, cache, (1, 2))
+    assert kept.find((5, 6)) is None
+    assert kept.find((1, 2)) is not None
+
+
+@pytest.mark.parametrize("variant", [None, "both", "slots"])
+def test_a_user_who_comes_back_pays_for_new_events_alone(shop, variant: str | None, monkeypatch) -> None:
+    read: list[tuple[int, ...]] = []
+    forward = shop.model.base_model.forward
+
+    def counted(*args, **kwargs):
+        read.append(tuple(kwargs["input_ids"].shape))
+        return forward(*args, **kwargs)
+
+    draft = None if variant is None else random_draft(shop, variant)
+    engine = Engine(shop.model, shop.catalogue, shop.layout, 8, draft, num_prefixes=3)
+    rng = np.random.default_rng(1)
+    users = [tuple(rng.integers(200, size=n).tolist()) for n in (20, 7)]
+    per_item = shop.layout.tokens_per_item
+    for visit in range(4):
+        requests = [DecodeRequest(f"u{n}", history, 5, history) for n, history in enumerate(users)]
+        requests.append(DecodeRequest("new", tuple(rng.integers(200, size=9).tolist()), 4))
+        with monkeypatch.context() as patch:
+            patch.setattr(shop.model.base_model, "forward", counted)
+            read.clear()
+            engine.add(requests)
+        # Of a grown history the last token that was kept before is read again; the prompt has a start of its own.
+        new = 1 + visit * per_item + len(shop.layout.list_start)
+        assert read == ([(3, 1 + 20 * per_item + 1)] if not visit else [(2, new), (1, 1 + 9 * per_item + 1)])
+        done = {}
+        while engine.num_running:
+            done |= {written.request_id: written for written in engine.round()}
+        for request in requests:
+            reference = write_list(shop.model, shop.catalogue.codes, shop.layout, request)
+            assert_equal(done[request.request_id], reference)
+        users = [(*history, *rng.integers(200, size=visit + 1).tolist()) for history in users]
+    assert engine.prefix_counts == (12, 6)
+
+
+def test_the_same_history_again_reads_the_end_of_its_prompt_alone(shop) -> None:
+    engine = Engine(shop.model, shop.catalogue, shop.layout, 4, random_draft(shop, "slots"), num_prefixes=2)
+    request = DecodeRequest("a", (5, 9, 3), 6)
+    lists = [engine.write([replace(request, request_id=str(n))])[0] for n in range(3)]
+    for written in lists:
+        assert_equal(written, write_list(shop.model, shop.catalogue.codes, shop.layout, request))
+    assert engine.prefix_counts == (3, 2)
+    assert len({done.speculation for done in lists}) == 1

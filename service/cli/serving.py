@@ -99,11 +99,11 @@ def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
         settings.max_batch,
         draft,
         trees,
+        max_items=bundle.manifest.decoding.max_num_items,
         num_prefixes=settings.kept_prompts,
     )
     decoding = bundle.manifest.decoding
-    longest = bundle.layout.prompt_length(decoding.max_history_items)
-    engine.reserve(longest + decoding.max_num_items * bundle.layout.tokens_per_item)
+    engine.reserve(bundle.layout.prompt_length(decoding.max_history_items))
     if trees is not None:
         seconds = _WARM_UP_SECONDS.get(device.type, 0.0)
         found = warm_up(engine, trees, _popular_requests(bundle, catalogue), seconds)

@@ -25,6 +25,7 @@ from service.engine.flight import Flight
 from service.engine.graphs import Graphs, capture_on
 from service.engine.kv_cache import KvCache
 from service.engine.load import Always, TreeChoice, label_of
+from service.engine.memory import check_memory
 from service.engine.prefixes import Prefix, Prefixes
 from service.engine.sampling import Sampling
 from service.engine.shapes import RoundShape, Shapes
@@ -176,9 +177,35 @@ class Engine:
         return [done[request.request_id] for request in requests]
 
     @torch.inference_mode()
-    def reserve(self, num_positions: int) -> None:
-        """Take memory for `max_batch` lists of so many tokens, prompts included; else it grows with what is asked."""
-        self._reserve(self._shapes.largest(num_positions, self._widths, self.max_batch))
+    def reserve(self, longest_prompt: int) -> None:
+        """Take memory for as many lists as there may be, and prompts of so many tokens; else it grows as it is asked.
+
+        Raises:
+            InputError: there is not as much.
+        """
+        shape = self._shapes.largest(longest_prompt + self._widths.tokens, self._widths, self.max_batch)
+        caches = dict(zip(self._caches(), self._num_places(shape), strict=True))
+        parts = {
+            f"{self.max_batch} lists of {places} places in the {name}'s cache": cache.num_bytes(
+                self.max_batch, places
+            )
+            for name, (cache, places) in zip(("target", "draft"), caches.items(), strict=False)
+        }
+        if self._prefixes is not None:
+            parts["kept prompts"] = self._prefixes.num_bytes(longest_prompt)
+        check_memory(parts, self._device, "lower worker.max_batch or worker.kept_prompts")
+        for cache, places in caches.items():
+            cache.reserve(self.max_batch, places)
+        if self._prefixes is not None:
+            self._prefixes.reserve(longest_prompt)
+
+    def _num_places(self, shape: RoundShape) -> list[int]:
+        """Places that a round needs in each cache."""
+        root = self._shapes.root_width(shape.pending, self._most_guessed())
+        places = [self._shapes.places_for(shape.longest + root + self._most_guessed())]
+        if self._drafter is not None:
+            places.append(shape.draft_places + self._drafter.num_scratch_places)
+        return places
 
     def _round_shape(self, tree: TreeShape | None) -> RoundShape:
         """The shape of the next round."""
@@ -270,19 +297,11 @@ class Engine:
         if self._graphs is None:
             self._step(shape)
             return
-        if self._reserve(shape):
+        sizes = zip(self._caches(), self._num_places(shape), strict=True)
+        has_moved = [cache.reserve(shape.batch, places) for cache, places in sizes]
+        if any(has_moved):
             self._graphs.forget()
         self._graphs.run(shape)
-
-    def _reserve(self, shape: RoundShape) -> bool:
-        """Have memory for a round; whether a cache had to move for it."""
-        moved = False
-        if self._drafter is not None:
-            places = shape.draft_places + self._drafter.num_scratch_places
-            moved = self._drafter.cache.reserve(shape.batch, places)
-        root = self._shapes.root_width(shape.pending, self._most_guessed())
-        places = self._shapes.places_for(shape.longest + root + self._most_guessed())
-        return self._target.cache.reserve(shape.batch, places) or moved
 
     def _step(self, shape: RoundShape) -> None:
         """A round, on the device alone; what is computed in vain for rows after those in flight is nobody's."""

@@ -57,6 +57,12 @@ class KvCache:
         """Positions a row there is memory for."""
         return self._data.shape[4]
 
+    def num_bytes(self, num_rows: int, num_positions: int) -> int:
+        """What so many rows of so many positions take."""
+        _, num_layers, _, num_heads, _, head_dim = self._data.shape
+        places = num_rows * -(-num_positions // _GRAIN) * _GRAIN
+        return 2 * num_layers * num_heads * head_dim * places * self._data.element_size()
+
     def reserve(self, num_rows: int, num_positions: int) -> bool:
         """Have memory for so much; what is there stays. Whether it had to move for that."""
         if num_rows <= self.num_rows and num_positions <= self.num_positions:

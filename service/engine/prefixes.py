@@ -50,6 +50,15 @@ class Prefixes:
         self._features = torch.zeros(num_rows, hidden_size, device=device, dtype=dtype)
         self._kept: OrderedDict[tuple[int, int], Prefix] = OrderedDict()  # the one used last at the end
 
+    def num_bytes(self, num_tokens: int) -> int:
+        """What prompts of so many tokens take."""
+        return sum(kept.num_bytes(self._num_rows, num_tokens) for _, kept in self._caches)
+
+    def reserve(self, num_tokens: int) -> None:
+        """Take memory for prompts of so many tokens."""
+        for _, kept in self._caches:
+            kept.reserve(self._num_rows, num_tokens)
+
     def find(self, history: History) -> Prefix | None:
         """The longest kept beginning of a history, and from now on the last to go."""
         self.num_queries += 1
@@ -98,8 +107,8 @@ class Prefixes:
             self._kept[key] = Prefix(history, row)
             holds[row] = number
         target, source = self._index(holds), self._index(rows[number] for number in holds.values())
+        self.reserve(num_tokens)
         for cache, kept in self._caches:
-            kept.reserve(self._num_rows, num_tokens)
             kept.copy_rows(cache, source, target, num_tokens)
         self._features[target] = features[self._index(holds.values())]
 

@@ -1,14 +1,18 @@
 """The batched engine writes what the reference writes, whatever else is in the batch."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from service.engine.engine import Engine
+from service.engine.memory import memory_of
 from service.engine.reference import write_list
+from service.errors import InputError
 from service.types import DecodedList, DecodeRequest
-from tests.engine.conftest import assert_equal, random_requests, rows_of
+from tests.engine.conftest import assert_equal, random_draft, random_requests, rows_of
 
 
 @pytest.mark.parametrize("sampled", [False, True])
@@ -68,3 +72,33 @@ def test_forced_tokens_cost_no_round(make_setting) -> None:
     [done] = Engine(setting.model, setting.catalogue, setting.layout).write([DecodeRequest("a", (0,), 5)])
     assert done.num_rounds == 4  # the first item was decided by the prefill
     assert done.num_forced_tokens == 15
+
+
+def test_what_does_not_fit_is_refused_with_the_arithmetic(shop, monkeypatch) -> None:
+    engine = Engine(shop.model, shop.catalogue, shop.layout, 16, random_draft(shop, "slots"), num_prefixes=4)
+    monkeypatch.setattr("service.engine.memory.memory_of", lambda _: 3 << 20)
+    with pytest.raises(InputError) as refused:
+        engine.reserve(400)
+    assert re.fullmatch(
+        r"0\.0 GiB for 16 lists of \d+ places in the target's cache \+ 0\.0 GiB for 16 lists of \d+ places in the "
+        r"draft's cache \+ 0\.0 GiB for kept prompts are more than 90% of the 0\.0 GiB that are there; "
+        r"lower worker\.max_batch or worker\.kept_prompts",
+        str(refused.value),
+    )
+    monkeypatch.setattr("service.engine.memory.memory_of", lambda _: 1 << 30)
+    engine.reserve(400)
+
+
+def test_what_is_reserved_is_enough(shop) -> None:
+    """No cache moves while the longest lists are written for the longest histories."""
+    engine = Engine(
+        shop.model, shop.catalogue, shop.layout, 3, random_draft(shop, "slots"), max_items=9, num_prefixes=2
+    )
+    engine.reserve(shop.layout.prompt_length(30))
+    caches = [cache._data for cache in engine._caches()]
+    engine.write([DecodeRequest(str(n), tuple(range(n, n + 30)), 9) for n in range(7)])
+    assert all(cache._data is held for cache, held in zip(engine._caches(), caches, strict=True))
+
+
+def test_memory_is_read_off_the_machine() -> None:
+    assert memory_of(torch.device("cpu")) > 1 << 28

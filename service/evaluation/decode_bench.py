@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
+from service.catalog.window import window
 from service.data.split import Case
 from service.engine.reference import write_list
 from service.evaluation.acceptance import acceptance_figures, guess_figures, latency_figures
@@ -96,7 +97,7 @@ def requests_of(
     return [
         DecodeRequest(
             request_id=str(index),
-            history=tuple(case.history[-max_history_items:].tolist()),
+            history=window(case.history.tolist(), max_history_items),
             num_items=num_items,
             excluded=tuple(np.unique(case.history).tolist()) if exclude_seen else (),
             temperature=temperature,

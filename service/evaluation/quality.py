@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from service.catalog.window import window
 from service.data.dataset import Interactions
 from service.data.split import Case
 from service.engine.engine import Engine
@@ -39,7 +40,7 @@ def evaluate_lists(
         requests = [
             DecodeRequest(
                 request_id=str(index),
-                history=tuple(case.history[-max_history_items:].tolist()),
+                history=window(case.history.tolist(), max_history_items),
                 num_items=NUM_ITEMS,
                 excluded=tuple(case.history.tolist()) if exclude_seen else (),
             )

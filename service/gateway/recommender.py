@@ -14,6 +14,7 @@ import structlog
 
 from service.catalog.bundle import Manifest
 from service.catalog.items import Catalogue
+from service.catalog.window import window
 from service.config import GatewaySettings
 from service.errors import HistoryStoreError, RequestError
 from service.gateway.answer import FallbackReason, Recommendation, RecommendedItem, Speculation, Timings
@@ -212,7 +213,7 @@ class Recommender:
         excluded, unknown_exclusions = self._known(query.exclude_item_ids)
         request = DecodeRequest(
             request_id=uuid.uuid4().hex,
-            history=tuple(seen[-self._manifest.decoding.max_history_items :]),
+            history=window(seen, self._manifest.decoding.max_history_items),
             num_items=query.num_items,
             excluded=tuple({*excluded, *seen} if query.exclude_seen else set(excluded)),
             temperature=query.temperature,

@@ -7,10 +7,11 @@ none. An estimate that is old is not trusted for ever: now and then the runner-u
 """
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import cycle
+from statistics import median
 from typing import Protocol
 
 from service.engine.tree import TreeShape
@@ -18,9 +19,10 @@ from service.types import DecodedList, DecodeRequest
 
 Tree = TreeShape | None
 
-_WEIGHT = 0.1  # of the latest round in a running mean, at least
+_WEIGHT = 0.1  # of the latest round in a running mean
+_LATEST = 9  # rounds whose median counts
 _MARGIN = 1.03
-_TRIES = 4
+_TRIES = 5
 
 
 class TreeChoice(Protocol):
@@ -76,8 +78,8 @@ class ByLoad(TreeChoice):
         self._trees: tuple[Tree, ...] = (None, *shapes)
         self._patience = patience
         self._num_rounds = 0
-        self._tokens: dict[Tree, float] = {}  # a round and list
-        self._seconds: dict[tuple[Tree, int], float] = {}  # a round, by size
+        self._tokens: dict[Tree, float] = {}  # a round and list, a running mean
+        self._seconds: dict[tuple[Tree, int], deque[float]] = {}  # of the latest rounds, by size
         self._tries: Counter[tuple[Tree, int]] = Counter()
 
     def choose(self, batch: int) -> Tree:
@@ -105,15 +107,16 @@ class ByLoad(TreeChoice):
         self._tries[key] += 1
         if self._tries[key] == 1:  # what is done for the first time takes longer than it ever will again
             return
-        count = self._tries[key] - 1
-        self._tokens[tree] = _mean(self._tokens.get(tree), num_tokens / batch, count)
-        # A list that had to wait for something else, once, says nothing of the next round.
-        known = self._seconds.get(key)
-        self._seconds[key] = _mean(known, seconds if known is None else min(seconds, 2 * known), count)
+        known = self._tokens.get(tree, num_tokens / batch)
+        self._tokens[tree] = known + _WEIGHT * (num_tokens / batch - known)
+        self._seconds.setdefault(key, deque(maxlen=_LATEST)).append(seconds)
 
     def _worth(self, tree: Tree, size: int) -> float:
-        """Tokens per second and list; guessing has to be worth some more than what it is measured to be."""
-        worth = self._tokens[tree] / self._seconds[tree, size]
+        """Tokens per second and list; guessing has to be worth some more than what it is measured to be.
+
+        The median, as a round that had to wait for something, a graph to be captured say, says nothing of the next.
+        """
+        worth = self._tokens[tree] / median(self._seconds[tree, size])
         return worth if tree is None else worth / _MARGIN
 
 
@@ -167,11 +170,3 @@ class Warmable(Protocol):
 
 def _size(batch: int) -> int:
     return (batch - 1).bit_length()
-
-
-def _mean(known: float | None, new: float, count: int) -> float:
-    """The mean of what was seen so far, `count` times; a running one once that is often."""
-    if known is None:
-        return new
-    weight = max(_WEIGHT, 1 / count)
-    return (1 - weight) * known + weight * new

@@ -112,6 +112,15 @@ def test_what_changes_in_service_is_noticed(monkeypatch, requests) -> None:
     assert share(100) > 0.8
 
 
+def test_a_round_that_had_to_wait_is_not_held_against_its_tree() -> None:
+    choice = ByLoad([SMALL])
+    for n in range(40):
+        tree = choice.choose(1)
+        waits = tree is SMALL and n in (2, 3, 15)
+        choice.note(tree, 1, 5 if tree else 2, 100.0 if waits else 1.0)
+    assert choice.choose(1) is SMALL
+
+
 def test_guessing_that_brings_nothing_is_left_alone() -> None:
     choice = ByLoad([SMALL])
     for _ in range(20):

@@ -17,24 +17,26 @@ from transformers import PreTrainedModel
 
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
-from service.catalog.trie import Int64Array
 from service.engine.branches import Lists
 from service.engine.constraint import TrieIndex
 from service.engine.drafter import Drafter, News, at
 from service.engine.flight import Flight
 from service.engine.graphs import Graphs, capture_on
+from service.engine.incoming import Incoming
 from service.engine.kv_cache import KvCache
 from service.engine.load import Always, TreeChoice, label_of
 from service.engine.memory import check_memory
 from service.engine.prefixes import Prefix, Prefixes
 from service.engine.sampling import Sampling
-from service.engine.shapes import RoundShape, Shapes
+from service.engine.shapes import PrefillShape, RoundShape, Shapes
 from service.engine.states import ListStates, Widths
 from service.engine.target_pass import TargetPass
 from service.engine.tree import Trees, TreeShape
 from service.engine.verify import Accepted, accept, choose
 from service.model.draft import Draft
 from service.types import MAX_NUM_ITEMS, DecodedList, DecodeRequest
+
+_MOST_INCOMING = 8  # prompts in one pass
 
 
 class Engine:
@@ -83,16 +85,22 @@ class Engine:
         if num_prefixes:
             self._prefixes = Prefixes(num_prefixes, self._caches(), model.config.hidden_size)
         capture = capture_on(model.device)
-        self._graphs = None if capture is None else Graphs(self._step, capture)
+        self._rounds, self._prefills = Graphs(self._step, capture), Graphs(self._prefill, capture)
+        # Prompts are read in rows after those of lists; more at a time would only make those that run wait longer.
+        self._most_incoming = min(max_batch, _MOST_INCOMING)
+        self._num_rows = max_batch + self._most_incoming
+        self._incoming = Incoming.buffers(
+            self._most_incoming, model.config.hidden_size, model.device, model.dtype
+        )
         self._flights: list[Flight] = []
         # Row by row like `_flights`, as is all that follows.
-        self._states = ListStates.buffers(max_batch, catalogue, self._widths, model.device)
-        self._sampling = Sampling.buffers(max_batch, model.device)
+        self._states = ListStates.buffers(self._num_rows, catalogue, self._widths, model.device)
+        self._sampling = Sampling.buffers(self._num_rows, model.device)
         self._summary = self._states.first(0).summary()
         # Features of each prompt's last token and of the list's; the last place is nobody's.
         num_features = 0 if draft is None else self._widths.tokens + 2
         self._features = torch.zeros(
-            (max_batch, num_features, model.config.hidden_size), device=model.device, dtype=model.dtype
+            (self._num_rows, num_features, model.config.hidden_size), device=model.device, dtype=model.dtype
         )
 
     @property
@@ -119,27 +127,42 @@ class Engine:
         # Apart, as the longest decides what a pass costs; and what is known first, before others take its place.
         for is_known in (True, False):
             which = [i for i, prefix in enumerate(found) if (prefix is not None) == is_known]
-            if which:
-                self._begin([requests[i] for i in which], [found[i] for i in which])
+            for begin in range(0, len(which), self._most_incoming):
+                part = which[begin : begin + self._most_incoming]
+                self._begin([requests[i] for i in part], [found[i] for i in part])
 
     def _begin(self, requests: Sequence[DecodeRequest], known: Sequence[Prefix | None]) -> None:
         """Prefill these, of which these beginnings are known already."""
         flights = [Flight(request) for request in requests]
-        first = len(self._flights)
-        sampling = Sampling.of(requests, self._layout.num_levels, self._index.num_codes, self._device)
+        first, count = len(self._flights), len(requests)
         prompts = [self._layout.prompt(self._catalogue.codes[list(r.history)]) for r in requests]
         lengths = [len(prompt) for prompt in prompts]
-        states = ListStates.of(requests, lengths, self._catalogue, self._widths, self._device)
-        hidden, features = self._prefill(prompts, known, [request.history for request in requests])
-        roots = Trees.bare(states.node, states.slot)
-        done = self._accept(hidden, roots, states.lists(sampling))
         # Rows after those in flight are nobody's: a prefill that fails, for lack of memory say, leaves no trace.
-        after = states.after(roots, done, self._index.node_depth, is_round=False, is_drafted=False)
-        self._states.put(first, after)
+        self._states.put(first, ListStates.of(requests, lengths, self._catalogue, self._widths, self._device))
+        sampling = Sampling.of(requests, self._layout.num_levels, self._index.num_codes, self._device)
         self._sampling.put(first, sampling, self._widths.items * self._layout.num_levels)
-        if self._drafter is not None:
-            self._features[first : first + len(requests), :1] = features
-        self._summary = self._states.first(first + len(requests)).summary()
+        begin = [0 if prefix is None else self._num_kept(prefix.history) for prefix in known]
+        shape = self._shapes.prefill(
+            count,
+            most_batch=self._most_incoming,
+            num_tokens=max(length - start for length, start in zip(lengths, begin, strict=True)),
+            most_known=max(begin),
+            is_sampled=sampling.noise is not None,
+        )
+        self._reserve_for(shape)
+        self._load(known, max(begin))
+        kept = [self._num_kept(request.history) for request in requests]
+        self._incoming.put(
+            self._layout,
+            prompts,
+            begin,
+            [n - 1 for n in kept],
+            rows=range(first, first + count),
+            nobody=range(self.max_batch + count, self.max_batch + shape.batch),
+        )
+        self._prefills.run(shape)
+        self._keep_prompts([request.history for request in requests], known, first, max(kept))
+        self._summary = self._states.first(first + count).summary()
         for flight in flights:
             flight.decoding_since = time.perf_counter()
         self._flights += flights
@@ -186,8 +209,8 @@ class Engine:
         shape = self._shapes.largest(longest_prompt + self._widths.tokens, self._widths, self.max_batch)
         caches = dict(zip(self._caches(), self._num_places(shape), strict=True))
         parts = {
-            f"{self.max_batch} lists of {places} places in the {name}'s cache": cache.num_bytes(
-                self.max_batch, places
+            f"{self._num_rows} rows of {places} places in the {name}'s cache": cache.num_bytes(
+                self._num_rows, places
             )
             for name, (cache, places) in zip(("target", "draft"), caches.items(), strict=False)
         }
@@ -195,7 +218,8 @@ class Engine:
             parts["kept prompts"] = self._prefixes.num_bytes(longest_prompt)
         check_memory(parts, self._device, "lower worker.max_batch or worker.kept_prompts")
         for cache, places in caches.items():
-            cache.reserve(self.max_batch, places)
+            cache.reserve(self._num_rows, places)
+        self._incoming.reserve(self._shapes.prompt_columns(longest_prompt))
         if self._prefixes is not None:
             self._prefixes.reserve(longest_prompt)
 
@@ -216,92 +240,81 @@ class Engine:
         """Places of a tree, at most, the root not included."""
         return 0 if self._drafter is None else self._drafter.most_places
 
-    def _prefill(
-        self,
-        prompts: Sequence[Int64Array],
-        known: Sequence[Prefix | None],
-        histories: Sequence[tuple[int, ...]],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Read prompts, of which some have beginnings that are known, into the rows after those in flight.
-
-        Returns:
-            What the head reads at the prompts' ends, [new, 1, hidden], and the draft's features there.
-        """
-        first, batch = len(self._flights), len(prompts)
-        rows = slice(first, first + batch)
-        begin = np.array([[0 if prefix is None else self._num_kept(prefix.history)] for prefix in known])
-        lengths = np.array([[len(prompt)] for prompt in prompts]) - begin
-        longest = self._shapes.tokens_for(int(lengths.max()))
-        tokens = np.zeros((batch, longest), dtype=np.int64)
-        slots = np.zeros_like(tokens)
-        for i, (prompt, start) in enumerate(zip(prompts, begin[:, 0].tolist(), strict=True)):
-            tokens[i, : len(prompt) - start] = prompt[start:]
-            slots[i, : len(prompt) - start] = self._layout.next_slots(len(prompt))[start:]
-        positions = begin + np.minimum(np.arange(longest), lengths - 1)
-        token, slot, position = torch.as_tensor(np.stack([tokens, slots, positions]), device=self._device)
-        start, last = torch.as_tensor(np.stack([begin, lengths - 1]), device=self._device)
-        num_places = self._shapes.places_for(int(begin.max()) + longest)
-        before = self._load(known, rows, num_places, int(begin.max()))
-        places = start + torch.arange(longest, device=self._device)
-        causal = (
-            torch.ones(longest, longest, dtype=torch.bool, device=self._device).tril().expand(batch, -1, -1)
-        )
-        mask = _cached_and(causal, start, num_places)
-        hidden, states = self._target(token, position, places, mask, rows)
-        features = states[-1]
-        if self._drafter is not None:
-            features = self._drafter.draft.features_of(states)
-            shifted = torch.cat((before.unsqueeze(1), features[:, :-1]), dim=1)
-            self._drafter.read_prompts(token, shifted, slot, rows, places, num_places)
-        self._keep_prompts(histories, known, rows.start, begin, features)
-        return at(hidden, last), at(features, last)
-
     def _num_kept(self, history: tuple[int, ...]) -> int:
         """Tokens of a prompt with this history that are worth keeping; the last one is read again, so that one is."""
         return len(self._layout.prefix) + len(history) * self._layout.tokens_per_item - 1
 
-    def _load(
-        self, known: Sequence[Prefix | None], rows: slice, num_places: int, num_tokens: int
-    ) -> torch.Tensor:
-        """Known beginnings into the caches' rows, and the feature of the last token of each, [batch, hidden]."""
+    def _reserve_for(self, shape: PrefillShape) -> None:
+        """Have memory for a prefill."""
+        has_moved = [self._incoming.reserve(shape.num_tokens)]
+        has_moved += [cache.reserve(self._num_rows, shape.num_places) for cache in self._caches()]
+        if any(has_moved):
+            self._forget_graphs()
+
+    def _load(self, known: Sequence[Prefix | None], num_tokens: int) -> None:
+        """Copy known beginnings to where the prefill goes on from them; all of these are known, or none is."""
         prefixes = [prefix for prefix in known if prefix is not None]
+        before = self._incoming.before[: len(known)]
         if self._prefixes is None or not prefixes:
-            return self._features.new_zeros(len(known), self._features.shape[2])
+            before.zero_()
+        else:
+            before.copy_(self._prefixes.load(prefixes, self.max_batch, num_tokens))
+
+    def _prefill(self, shape: PrefillShape) -> None:
+        """Read what is incoming, in the rows after all lists, decide each first code, and move to the lists' rows."""
+        incoming, device = self._incoming.first(shape.batch, shape.num_tokens), self._device
+        rows = slice(self.max_batch, self.max_batch + shape.batch)
+        start, last = incoming.begin.unsqueeze(1), (incoming.count - 1).unsqueeze(1)
+        order = torch.arange(shape.num_tokens, device=device).expand(shape.batch, -1)
+        positions, places = start + torch.minimum(order, last), start + order
+        causal = (order.unsqueeze(1) <= order.unsqueeze(2)).expand(shape.batch, -1, -1)
+        mask = _cached_and(causal, start, shape.num_places)
+        hidden, of_pass = self._target(incoming.tokens, positions, places, mask, rows)
+        features = of_pass[-1]
+        if self._drafter is not None:
+            features = self._drafter.draft.features_of(of_pass)
+            before = torch.cat((incoming.before.unsqueeze(1), features[:, :-1]), dim=1)
+            self._drafter.read_prompts(
+                incoming.tokens, before, incoming.slots, rows, places, shape.num_places
+            )
+            self._features[incoming.row, 0] = at(features, last).squeeze(1)
+        incoming.features.copy_(at(features, incoming.kept.unsqueeze(1)).squeeze(1))
+        states = self._states.select(incoming.row)
+        roots = Trees.bare(states.node, states.slot)
+        sampling = self._sampling.select(incoming.row, with_noise=shape.is_sampled)
+        done = self._accept(at(hidden, last), roots, states.lists(sampling))
+        after = states.after(roots, done, self._index.node_depth, is_round=False, is_drafted=False)
+        self._states.put(incoming.row, after)
+        staged = torch.arange(rows.start, rows.stop, device=device)
         for cache in self._caches():
-            cache.reserve(rows.stop, num_places)
-        return self._prefixes.load(prefixes, rows.start, num_tokens)
+            cache.copy_rows(cache, staged, incoming.row, shape.num_places)
 
     def _keep_prompts(
         self,
         histories: Sequence[tuple[int, ...]],
         known: Sequence[Prefix | None],
         first: int,
-        begin: Int64Array,
-        features: torch.Tensor,
+        num_tokens: int,
     ) -> None:
-        """Keep the histories that are new, in the rows from `first` on; their features are those from `begin` on."""
+        """Keep the histories that are new, in the rows from `first` on."""
         if self._prefixes is None:
             return
         new = [i for i, prefix in enumerate(known) if prefix is None or prefix.history != histories[i]]
-        if not new:
-            return
-        kept = [self._num_kept(histories[i]) for i in new]
-        index = torch.tensor([new, [n - 1 - int(begin[i, 0]) for i, n in zip(new, kept, strict=True)]])
-        which, last = index.to(self._device)
-        self._prefixes.keep(
-            [histories[i] for i in new], [first + i for i in new], max(kept), features[which, last]
-        )
+        if new:
+            features = self._incoming.features[torch.tensor(new, device=self._device)]
+            self._prefixes.keep([histories[i] for i in new], [first + i for i in new], num_tokens, features)
+
+    def _forget_graphs(self) -> None:
+        self._rounds.forget()
+        self._prefills.forget()
 
     def _run(self, shape: RoundShape) -> None:
-        """A round, as a graph where there are graphs."""
-        if self._graphs is None:
-            self._step(shape)
-            return
+        """A round."""
         sizes = zip(self._caches(), self._num_places(shape), strict=True)
-        has_moved = [cache.reserve(shape.batch, places) for cache, places in sizes]
+        has_moved = [cache.reserve(self._num_rows, places) for cache, places in sizes]
         if any(has_moved):
-            self._graphs.forget()
-        self._graphs.run(shape)
+            self._forget_graphs()
+        self._rounds.run(shape)
 
     def _step(self, shape: RoundShape) -> None:
         """A round, on the device alone; what is computed in vain for rows after those in flight is nobody's."""

@@ -1,4 +1,4 @@
-"""Rounds as CUDA graphs: thousands of small kernels, started as one."""
+"""Rounds and prefills as CUDA graphs: thousands of small kernels, started as one."""
 
 from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
@@ -28,17 +28,17 @@ class Graphs(Generic[Shape]):
 
     Args:
         function: to be captured.
-        capture: of a call.
+        capture: of a call; None: every call is the function's own.
     """
 
-    def __init__(self, function: Callable[[Shape], None], capture: Capture) -> None:
+    def __init__(self, function: Callable[[Shape], None], capture: Capture | None) -> None:
         self._function = function
         self._capture = capture
         self._graphs: dict[Shape, Graph | None] = {}
 
     def run(self, shape: Shape) -> None:
         """The function, for this shape."""
-        if shape not in self._graphs:
+        if self._capture is None or shape not in self._graphs:
             self._graphs[shape] = None
             self._function(shape)
             return

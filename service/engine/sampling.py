@@ -62,6 +62,11 @@ class Sampling:
         noise = None if self.noise is None or not with_noise else self.noise[:count]
         return Sampling(self.temperature[:count], self.top_p[:count], noise)
 
+    def select(self, rows: torch.Tensor, *, with_noise: bool) -> "Sampling":
+        """The lists in these rows, int64 [n]."""
+        noise = None if self.noise is None or not with_noise else self.noise[rows]
+        return Sampling(self.temperature[rows], self.top_p[rows], noise)
+
     def put(self, begin: int, new: "Sampling", num_positions: int) -> None:
         """Write lists, of at most `num_positions` codes, into the rows from `begin` on."""
         rows = slice(begin, begin + len(new.temperature))

@@ -34,6 +34,23 @@ class RoundShape:
 
 
 @dataclass(frozen=True, slots=True)
+class PrefillShape:
+    """Sizes of a prefill.
+
+    Attributes:
+        batch: prompts.
+        num_tokens: columns for the tokens that are to be read of each.
+        num_places: of a cache that they may look at.
+        is_sampled: whether any list is.
+    """
+
+    batch: int
+    num_tokens: int
+    num_places: int
+    is_sampled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Shapes:
     """What the sizes of passes are rounded up to.
 
@@ -62,6 +79,22 @@ class Shapes:
     def places_for(self, count: int) -> int:
         """Places of a cache that a pass looks at."""
         return -(-count // self.places) * self.places
+
+    def prompt_columns(self, count: int) -> int:
+        """Columns of a prefill: few sizes, as prompts have any."""
+        return self.tokens_for(count) if count <= self.places else self.places_for(count)
+
+    def prefill(
+        self, batch: int, *, most_batch: int, num_tokens: int, most_known: int, is_sampled: bool
+    ) -> PrefillShape:
+        """The shape for prompts of which so many tokens are to be read, and so many are known, at most."""
+        columns = self.prompt_columns(num_tokens)
+        return PrefillShape(
+            batch=min(most_batch, 1 << (batch - 1).bit_length()) if self.pads else batch,
+            num_tokens=columns,
+            num_places=self.places_for(most_known + columns),
+            is_sampled=is_sampled,
+        )
 
     def root_width(self, pending: int, num_guessed: int) -> int:
         """Columns of a pass for pending tokens, so that all columns together suit the device."""

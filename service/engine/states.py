@@ -131,10 +131,17 @@ class ListStates:
         """The first lists, as views."""
         return ListStates(*(part[:count] for part in self.parts()))
 
-    def put(self, begin: int, new: "ListStates") -> None:
-        """Write lists into the rows from `begin` on."""
+    def put(self, rows: int | torch.Tensor, new: "ListStates") -> None:
+        """Write lists into the rows from one on, or into these, int64 [n]."""
         for ours, theirs in zip(self.parts(), new.parts(), strict=True):
-            ours[begin : begin + len(theirs)].copy_(theirs)
+            if isinstance(rows, int):
+                ours[rows : rows + len(theirs)].copy_(theirs)
+            else:
+                ours.index_copy_(0, rows, theirs)
+
+    def select(self, rows: torch.Tensor) -> "ListStates":
+        """The lists in these rows, int64 [n]."""
+        return ListStates(*(part[rows] for part in self.parts()))
 
     def move(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Copy rows over others, each int64 [n]."""

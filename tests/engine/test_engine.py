@@ -95,9 +95,10 @@ def test_what_is_reserved_is_enough(shop) -> None:
         shop.model, shop.catalogue, shop.layout, 3, random_draft(shop, "slots"), max_items=9, num_prefixes=2
     )
     engine.reserve(shop.layout.prompt_length(30))
-    caches = [cache._data for cache in engine._caches()]
+    caches = engine._passes.caches.values()
+    held = [cache._data for cache in caches]
     engine.write([DecodeRequest(str(n), tuple(range(n, n + 30)), 9) for n in range(7)])
-    assert all(cache._data is held for cache, held in zip(engine._caches(), caches, strict=True))
+    assert all(cache._data is before for cache, before in zip(caches, held, strict=True))
 
 
 def test_memory_is_read_off_the_machine() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from service.engine import engine as engine_module
+from service.engine import passes
 from service.engine.engine import Engine
 from service.engine.graphs import Graphs
 from service.engine.load import Always, ByLoad
@@ -70,7 +70,7 @@ def test_rounds_wait_for_nothing_and_write_the_reference_s_lists(
     shop, variant: str | None, sampled: bool, monkeypatch
 ) -> None:
     monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))
-    monkeypatch.setattr(engine_module, "capture_on", lambda _: Captured)
+    monkeypatch.setattr(passes, "capture_on", lambda _: Captured)
     draft = None if variant is None else random_draft(shop, variant)
     choice = {None: None, "slots": ByLoad([TREE], patience=3)}.get(variant, Always(TREE))
     engine = Engine(shop.model, shop.catalogue, shop.layout, 5, draft, choice)

@@ -1,0 +1,285 @@
+"""What the device does: prefills and rounds, on memory that stays where it is.
+
+Nothing here asks the device for anything, but on a CPU for how much of a tree or a path is padding; so on a GPU both
+are graphs. The host writes what it wants into `incoming`, `states` and `sampling`, and reads what became of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from service.catalog.items import Catalogue
+from service.catalog.layout import TokenLayout
+from service.engine.branches import Lists
+from service.engine.constraint import TrieIndex
+from service.engine.drafter import Drafter, News, at
+from service.engine.graphs import Graphs, capture_on
+from service.engine.incoming import Incoming
+from service.engine.kv_cache import KvCache
+from service.engine.sampling import Sampling
+from service.engine.shapes import PrefillShape, RoundShape, Shapes
+from service.engine.states import ListStates, Widths
+from service.engine.target_pass import TargetPass
+from service.engine.tree import Trees, TreeShape
+from service.engine.verify import Accepted, accept, choose
+from service.model.draft import Draft
+
+_MOST_INCOMING = 8  # prompts in one pass; more would only make the lists that run wait longer
+
+
+class Passes:
+    """Owns target and draft, their caches, and all that rounds need of the lists.
+
+    Args:
+        model: the target, in evaluation mode on its device.
+        catalogue: of the same bundle.
+        layout: how codes become tokens.
+        max_batch: lists, at most.
+        max_items: items of a list, at most.
+        draft: guesses ahead of the target; None: the target writes alone.
+        trees: how much it may be asked to guess.
+
+    Attributes:
+        device: where everything is.
+        shapes: what sizes are rounded up to.
+        widths: how much room a list has.
+        most_incoming: prompts that one prefill reads.
+        num_rows: of everything: those of the lists, then those in which prompts are read.
+        num_codes: the most codes of any level.
+        states: of the lists, row by row.
+        sampling: likewise.
+        incoming: what the next prefill reads.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        catalogue: Catalogue,
+        layout: TokenLayout,
+        max_batch: int,
+        max_items: int,
+        draft: Draft | None,
+        trees: Sequence[TreeShape],
+    ) -> None:
+        self.device = model.device
+        self.shapes = Shapes.of(model.device)
+        self._max_batch = max_batch
+        self._index = TrieIndex(catalogue, layout, model.device)
+        self.num_codes = self._index.num_codes
+        self._code_heads = model.get_output_embeddings().weight[self._index.token_of]
+        layers = () if draft is None else draft.config.feature_layers(model.config.num_hidden_layers)
+        self._target = TargetPass(model, layers)
+        self._drafter = None
+        if draft is not None:
+            self._drafter = Drafter(draft, model, layout, self._index, self._code_heads, trees)
+        deepest = 0 if self._drafter is None else self._drafter.most_depth
+        steps = 0 if self._drafter is None else self._drafter.most_steps
+        self.widths = Widths(max_items, layout.tokens_per_item, deepest, steps)
+        self.most_incoming = min(max_batch, _MOST_INCOMING)
+        self.num_rows = max_batch + self.most_incoming
+        width = model.config.hidden_size
+        self.incoming = Incoming.buffers(self.most_incoming, width, model.device, model.dtype)
+        self.states = ListStates.buffers(self.num_rows, catalogue, self.widths, model.device)
+        self.sampling = Sampling.buffers(self.num_rows, model.device)
+        # Features of each prompt's last token and of the list's; the last place is nobody's.
+        num_features = 0 if draft is None else self.widths.tokens + 2
+        self._features = torch.zeros(
+            self.num_rows, num_features, width, device=model.device, dtype=model.dtype
+        )
+        capture = capture_on(model.device)
+        self._rounds, self._prefills = Graphs(self._round, capture), Graphs(self._prefill, capture)
+
+    @property
+    def caches(self) -> dict[str, KvCache]:
+        """The target's, and the draft's where there is one."""
+        caches = {"target": self._target.cache}
+        return caches if self._drafter is None else {**caches, "draft": self._drafter.cache}
+
+    def places_for(self, shape: RoundShape) -> dict[str, int]:
+        """Places of each cache that a round of a shape needs."""
+        most = 0 if self._drafter is None else self._drafter.most_places
+        root = self.shapes.root_width(shape.pending, most)
+        places = {"target": self.shapes.places_for(shape.longest + root + most)}
+        if self._drafter is not None:
+            places["draft"] = shape.draft_places + self._drafter.num_scratch_places
+        return places
+
+    def reserve(self, places: dict[str, int], num_prompt_tokens: int = 0) -> None:
+        """Have so many places in each cache, and room for so many tokens of prompts; what is there stays."""
+        has_moved = [cache.reserve(self.num_rows, places[name]) for name, cache in self.caches.items()]
+        has_moved.append(self.incoming.reserve(num_prompt_tokens))
+        if any(has_moved):
+            self._rounds.forget()
+            self._prefills.forget()
+
+    def prefill(self, shape: PrefillShape) -> None:
+        """Read what is incoming and decide each list's first code; `reserve` first."""
+        self._prefills.run(shape)
+
+    def round(self, shape: RoundShape) -> None:
+        """A round for the first lists; `reserve` first. What is computed for rows after theirs is nobody's."""
+        self._rounds.run(shape)
+
+    def move(self, source: list[int], target: list[int]) -> None:
+        """Move lists into other rows."""
+        for one, other in zip(source, target, strict=True):
+            for cache in self.caches.values():
+                cache.move_row(one, other)
+        if source:
+            rows = torch.tensor([source, target], device=self.device)
+            self.states.move(*rows)
+            self.sampling.move(*rows)
+            self._features[rows[1]] = self._features[rows[0]]
+
+    def _prefill(self, shape: PrefillShape) -> None:
+        """Read what is incoming, in the rows after all lists, decide each first code, and move to the lists' rows."""
+        incoming, device = self.incoming.first(shape.batch, shape.num_tokens), self.device
+        rows = slice(self._max_batch, self._max_batch + shape.batch)
+        start, last = incoming.begin.unsqueeze(1), (incoming.count - 1).unsqueeze(1)
+        order = torch.arange(shape.num_tokens, device=device).expand(shape.batch, -1)
+        positions, places = start + torch.minimum(order, last), start + order
+        causal = (order.unsqueeze(1) <= order.unsqueeze(2)).expand(shape.batch, -1, -1)
+        mask = _cached_and(causal, start, shape.num_places)
+        hidden, of_pass = self._target(incoming.tokens, positions, places, mask, rows)
+        features = of_pass[-1]
+        if self._drafter is not None:
+            features = self._drafter.draft.features_of(of_pass)
+            before = torch.cat((incoming.before.unsqueeze(1), features[:, :-1]), dim=1)
+            self._drafter.read_prompts(
+                incoming.tokens, before, incoming.slots, rows, places, shape.num_places
+            )
+            self._features[incoming.row, 0] = at(features, last).squeeze(1)
+        incoming.features.copy_(at(features, incoming.kept.unsqueeze(1)).squeeze(1))
+        states = self.states.select(incoming.row)
+        roots = Trees.bare(states.node, states.slot)
+        sampling = self.sampling.select(incoming.row, with_noise=shape.is_sampled)
+        done = self._accept(at(hidden, last), roots, states.lists(sampling))
+        after = states.after(roots, done, self._index.node_depth, is_round=False, is_drafted=False)
+        self.states.put(incoming.row, after)
+        staged = torch.arange(rows.start, rows.stop, device=device)
+        for cache in self.caches.values():
+            cache.copy_rows(cache, staged, incoming.row, shape.num_places)
+
+    def _round(self, shape: RoundShape) -> None:
+        """Draft, verify, accept, commit."""
+        states = self.states.first(shape.batch)
+        lists = states.lists(self.sampling.first(shape.batch, with_noise=shape.is_sampled))
+        trees = self._draft(shape, states, lists)
+        root = self.shapes.root_width(shape.pending, trees.num_places - 1)
+        hidden, of_pass = self._verify(shape, root, states, trees)
+        done = self._accept(hidden, trees, lists)
+        self._keep(root, states, done)
+        if self._drafter is not None:
+            self._remember(root, states, trees, done, of_pass)
+        after = states.after(
+            trees, done, self._index.node_depth, is_round=True, is_drafted=shape.tree is not None
+        )
+        self.states.put(0, after)
+
+    def _draft(self, shape: RoundShape, states: ListStates, lists: Lists) -> Trees:
+        """A tree for each list; bare roots without a draft."""
+        if self._drafter is None or shape.tree is None:
+            return Trees.bare(states.node, states.slot)
+        num_verified = states.length - states.start - states.num_read
+        column = torch.arange(shape.news, device=self.device).expand(shape.batch, -1)
+        split, read = num_verified.unsqueeze(1), states.num_read.unsqueeze(1)
+        certain = torch.cat((states.tokens, states.pending), dim=1)
+        places = torch.where(column < split, read + column, states.tokens.shape[1] + column - split)
+        news = News(
+            tokens=certain.gather(1, places.clamp(max=certain.shape[1] - 1)),
+            features=at(self._features[: shape.batch], read + torch.minimum(column, split)),
+            num_verified=num_verified,
+            num_tokens=num_verified + states.num_pending,
+            begin=states.start + states.num_read,
+            num_places=shape.draft_places,
+            node=states.node,
+            slot=states.slot,
+            most_wanted=shape.wanted,
+        )
+        trees = self._drafter.grow(shape.tree, news, lists)
+        return trees if self.shapes.pads else trees.first(int(trees.is_real.sum(dim=1).max()))
+
+    def _verify(
+        self, shape: RoundShape, root: int, states: ListStates, trees: Trees
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """One pass over what is pending, in its first `root` columns, and the guesses that hang off it.
+
+        Returns:
+            What the head reads at each place of the trees, [batch, places, hidden], and the hidden states of the
+            whole pass.
+        """
+        batch, device = shape.batch, self.device
+        num_guessed = trees.num_places - 1
+        tokens = torch.cat((_widened(states.pending, root), trees.token[:, 1:]), dim=1)
+        column = torch.arange(root, device=device).expand(batch, -1)
+        last = (states.num_pending - 1).clamp(min=0).unsqueeze(1)
+        length = states.length.unsqueeze(1)
+        ahead = torch.cat((torch.minimum(column, last), last + trees.depth[:, 1:]), dim=1)
+        sees = torch.zeros(batch, root + num_guessed, root + num_guessed, dtype=torch.bool, device=device)
+        sees[:, :root, :root] = column.unsqueeze(1) <= column.unsqueeze(2)
+        sees[:, root:, :root] = (column <= last).unsqueeze(1)
+        sees[:, root:, root:] = trees.sees[:, 1:, 1:]
+        places = length + torch.arange(root + num_guessed, device=device)
+        mask = _cached_and(sees, length, self.shapes.places_for(shape.longest + root + num_guessed))
+        hidden, of_pass = self._target(tokens, length + ahead, places, mask, slice(0, batch))
+        guessed = root + torch.arange(num_guessed, device=device).expand(batch, -1)
+        return at(hidden, torch.cat((last, guessed), dim=1)), of_pass
+
+    def _accept(self, hidden: torch.Tensor, trees: Trees, lists: Lists) -> Accepted:
+        choices = choose(self._index, self._code_heads, hidden, trees, lists)
+        deepest = min(self.widths.guessed, trees.num_places - 1)
+        done = accept(self._index, trees, choices, lists, deepest)
+        return done if self.shapes.pads else replace(done, path=done.path[:, : int(done.num_path.max())])
+
+    def _keep(self, root: int, states: ListStates, done: Accepted) -> None:
+        """Move the cache's entries of accepted guesses to where they belong."""
+        if not done.path.shape[1]:
+            return
+        order = torch.arange(done.path.shape[1], device=self.device)
+        length = states.length.unsqueeze(1)
+        target = length + states.num_pending.unsqueeze(1) + order
+        # Where a path has ended an entry stays where it is, in scratch.
+        source = torch.where(order < done.num_path.unsqueeze(1), length + root - 1 + done.path, target)
+        self._target.cache.keep(source, target)
+
+    def _remember(
+        self,
+        root: int,
+        states: ListStates,
+        trees: Trees,
+        done: Accepted,
+        of_pass: Sequence[torch.Tensor],
+    ) -> None:
+        """Keep the features of the tokens that this pass verified."""
+        assert self._drafter is not None
+        columns = states.verified_from(done)
+        width = states.pending.shape[1]
+        if done.path.shape[1]:
+            of_path = root - 1 + done.path.gather(1, (columns - width).clamp(min=0))
+            columns = torch.where(columns < width, columns, of_path)
+        columns = columns.clamp(max=root + trees.num_places - 2)
+        kept = self._drafter.draft.features_of([at(state, columns) for state in of_pass])
+        places = 1 + states.verified_to(done)
+        self._features[: len(places)].scatter_(1, places.unsqueeze(2).expand_as(kept), kept)
+
+
+def _widened(values: torch.Tensor, width: int) -> torch.Tensor:
+    """[batch, m] as [batch, width], cut or padded with 0."""
+    return F.pad(values[:, :width], (0, max(0, width - values.shape[1])))
+
+
+def _cached_and(sees: torch.Tensor, length: torch.Tensor, num_places: int) -> torch.Tensor:
+    """The mask of a pass, bool [batch, n, num_places]: all that is cached, and of the pass what `sees` allows.
+
+    Args:
+        sees: bool [batch, n, n], which tokens of the pass may look at which.
+        length: int64 [batch, 1], cached tokens of each list.
+        num_places: of the cache.
+    """
+    place = torch.arange(num_places, device=sees.device) - length
+    within = place.clamp(0, sees.shape[2] - 1).unsqueeze(1).expand(-1, sees.shape[1], -1)
+    inside = (place >= 0) & (place < sees.shape[2])
+    return (place < 0).unsqueeze(1) | (sees.gather(2, within) & inside.unsqueeze(1))

@@ -8,7 +8,8 @@ rounds; list i stands in row i of everything that is on the device.
 """
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from service.engine.states import ListStates
 from service.engine.tree import TreeShape
 from service.model.draft import Draft
 from service.types import MAX_NUM_ITEMS, DecodedList, DecodeRequest
+
+_Any = TypeVar("_Any")
 
 
 class Engine:
@@ -85,15 +88,25 @@ class Engine:
     @torch.inference_mode()
     def add(self, requests: Sequence[DecodeRequest]) -> None:
         """Prefill these requests; they run from the next round on."""
-        if not requests:
-            return
-        found = [None if self._prefixes is None else self._prefixes.find(r.history) for r in requests]
         # Apart, as the longest decides what a pass costs; and what is known first, before others take its place.
-        for is_known in (True, False):
-            which = [i for i, prefix in enumerate(found) if (prefix is not None) == is_known]
-            for begin in range(0, len(which), self._passes.most_incoming):
-                part = which[begin : begin + self._passes.most_incoming]
-                self._begin([requests[i] for i in part], [found[i] for i in part])
+        known: list[tuple[DecodeRequest, Prefix]] = []
+        unknown: list[DecodeRequest] = []
+        for request in requests:
+            prefix = None if self._prefixes is None else self._prefixes.find(request.history)
+            if prefix is None:
+                unknown.append(request)
+            else:
+                known.append((request, prefix))
+        for part in _parts(known, self._passes.most_incoming):
+            held = [(request, prefix) for request, prefix in part if self._still_has(prefix)]
+            unknown += [request for request, prefix in part if not self._still_has(prefix)]
+            if held:
+                self._begin([request for request, _ in held], [prefix for _, prefix in held])
+        for rest in _parts(unknown, self._passes.most_incoming):
+            self._begin(rest, [None] * len(rest))
+
+    def _still_has(self, prefix: Prefix) -> bool:
+        return self._prefixes is not None and self._prefixes.still_has(prefix)
 
     def _begin(self, requests: Sequence[DecodeRequest], known: Sequence[Prefix | None]) -> None:
         """Prefill these, of which these beginnings are known already: of all of them, or of none."""
@@ -245,3 +258,8 @@ class Engine:
         order = [moved.get(row, row) for row in range(len(kept))]
         self._flights = [self._flights[i] for i in order]
         self._summary = self._summary.select(order)
+
+
+def _parts(values: list[_Any], size: int) -> Iterator[list[_Any]]:
+    for begin in range(0, len(values), size):
+        yield values[begin : begin + size]

@@ -71,6 +71,10 @@ class Prefixes:
                 return kept
         return None
 
+    def still_has(self, prefix: Prefix) -> bool:
+        """Whether what was found has been kept since."""
+        return self._kept.get(_keys(prefix.history)[-1]) == prefix
+
     def load(self, prefixes: Sequence[Prefix], first: int, num_tokens: int) -> torch.Tensor:
         """Copy kept entries into the rows from `first` on, and beyond them what means nothing, up to `num_tokens`.
 

@@ -108,3 +108,14 @@ def test_the_same_history_again_reads_the_end_of_its_prompt_alone(shop) -> None:
         assert_equal(written, write_list(shop.model, shop.catalogue.codes, shop.layout, request))
     assert engine.prefix_counts == (3, 2)
     assert len({done.speculation for done in lists}) == 1
+
+
+def test_what_others_took_the_place_of_is_read_again(shop) -> None:
+    """Nine requests go on from one history, and a tenth from another, which the first eight push out."""
+    engine = Engine(shop.model, shop.catalogue, shop.layout, 16, random_draft(shop, "slots"), num_prefixes=2)
+    first, second = (4, 9, 17), (8, 30)
+    engine.write([DecodeRequest("a", first, 2), DecodeRequest("b", second, 2)])
+    histories = [*((*first, n) for n in range(50, 58)), (*second, 60), (*first, 61)]
+    requests = [DecodeRequest(str(n), history, 5) for n, history in enumerate(histories)]
+    for request, done in zip(requests, engine.write(requests), strict=True):
+        assert_equal(done, write_list(shop.model, shop.catalogue.codes, shop.layout, request))

@@ -122,6 +122,18 @@ def test_sampled_lists_and_other_shapes(padrec, bundle: Path, dataset: Path, dra
     assert row["draft_tokens_per_round"] <= 5
 
 
+def test_trees_as_the_service_decides(padrec, bundle: Path, dataset: Path, drafts, tmp_path: Path) -> None:
+    file = tmp_path / "decode.json"
+    small = ("--users", 2, "--num-items", 3, "--repeats", 1, "--device", "cpu", "--batch", 2, "--check", 2)
+    done = padrec(
+        "bench", "decode", bundle, dataset, "--draft", drafts[0], "--tree", "auto", *small, "--json", file
+    )
+    assert done.returncode == 0, done.stderr
+    alone, row = json.loads(file.read_text())["rows"]
+    assert (alone["tree"], row["tree"]) == (None, "auto")
+    assert row["equal_to_reference"] == 1.0
+
+
 def test_folders_of_one_name_are_told_apart_by_their_paths(
     padrec, bundle: Path, dataset: Path, drafts, tmp_path: Path
 ) -> None:

@@ -56,6 +56,7 @@ class DecodeRequest:
         temperature: 0 takes the most probable token; `MIN_TEMPERATURE` to `MAX_TEMPERATURE` samples.
         top_p: sampling keeps the fewest tokens whose probability reaches this, `MIN_TOP_P` to 1.
         seed: makes a sampled list reproducible, whatever else is in the batch.
+        priority: of two requests that wait, the one of the higher goes first.
     """
 
     request_id: str
@@ -65,6 +66,7 @@ class DecodeRequest:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from pydantic import (
 from service.types import MAX_NUM_ITEMS, MAX_TEMPERATURE, MIN_TEMPERATURE, MIN_TOP_P
 
 MAX_ID_LENGTH = 256
+MAX_PRIORITY = 10
 
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
 ItemId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
@@ -53,6 +54,13 @@ class RecommendQuery(_Query):
     )
     exclude_item_ids: tuple[ItemId, ...] = Field((), description="Items that must not be listed.")
     exclude_seen: bool = Field(True, strict=True, description="Do not list items of the history either.")
+    priority: int = Field(
+        0,
+        strict=True,
+        ge=-MAX_PRIORITY,
+        le=MAX_PRIORITY,
+        description="Of two requests that wait, the one of the higher priority goes first.",
+    )
     deadline_ms: int | None = Field(
         None,
         strict=True,

@@ -219,6 +219,7 @@ class Recommender:
             temperature=query.temperature,
             top_p=query.top_p,
             seed=random.getrandbits(63) if query.seed is None else query.seed,
+            priority=query.priority,
         )
         return request, tuple(dict.fromkeys(unknown + unknown_exclusions))
 

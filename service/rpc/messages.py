@@ -34,6 +34,7 @@ def request_to_message(request: DecodeRequest, catalog_version: str) -> worker_p
         temperature=request.temperature,
         top_p=request.top_p,
         seed=request.seed,
+        priority=request.priority,
     )
 
 
@@ -47,6 +48,7 @@ def request_from_message(message: worker_pb2.DecodeRequest) -> DecodeRequest:
         temperature=message.temperature,
         top_p=message.top_p or 1.0,
         seed=message.seed,
+        priority=message.priority,
     )
 
 

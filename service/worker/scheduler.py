@@ -24,6 +24,7 @@ from service.types import DecodedList, DecodeRequest
 Reply = Callable[[DecodedList | PadrecError], None]
 
 _RATE_WINDOW = 64
+_RATE_NEEDS = 16  # lists, before a request is refused for their sake
 _RETRY_AFTER_RANGE = (0.1, 60.0)
 
 
@@ -45,9 +46,9 @@ class _Ticket:
     queue_seconds: float = 0.0
 
     @property
-    def order(self) -> tuple[float, int]:
-        """What goes first: the earlier deadline, then the earlier arrival."""
-        return self.deadline, self.number
+    def order(self) -> tuple[int, float, int]:
+        """What goes first: the higher priority, then the earlier deadline, then the earlier arrival."""
+        return -self.request.priority, self.deadline, self.number
 
 
 class Scheduler:
@@ -66,7 +67,7 @@ class Scheduler:
         self._clock = clock
         self._changed = threading.Condition()
         self._numbers = itertools.count()
-        self._waiting: list[_Ticket] = []  # sorted by `order`, so that what is late stands in front
+        self._waiting: list[_Ticket] = []  # sorted by `order`
         self._running: dict[str, _Ticket] = {}
         self._unwanted: set[str] = set()  # has its reply, but is still in the engine
         self._closed = False
@@ -88,7 +89,8 @@ class Scheduler:
         Raises:
             UnavailableError: the scheduler is closed, or a request with this ID is still in flight.
             DeadlineExceededError: the deadline has passed already.
-            QueueFullError: `max_waiting` requests wait.
+            QueueFullError: `max_waiting` requests wait, or so many go first that, at the recent rate, the deadline
+                would pass before this one is taken.
         """
         with self._changed:
             now = self._clock()
@@ -101,13 +103,19 @@ class Scheduler:
                 raise UnavailableError(f"request '{request.request_id}' is still in flight")
             if len(self._waiting) >= self.max_waiting:
                 raise QueueFullError(f"{len(self._waiting)} requests wait already", self._retry_after(now))
+            latest = math.inf if deadline is None else deadline
+            ticket = _Ticket(request, latest, next(self._numbers), now, reply)
+            place = bisect.bisect(self._waiting, ticket.order, key=lambda waiting: waiting.order)
+            if now + place * (self._seconds_per_list(now) or 0.0) > latest:
+                raise QueueFullError(
+                    f"{place} requests go first, which takes longer than its deadline allows",
+                    self._retry_after(now),
+                )
             if not self._waiting and not self._running:
                 # What was served before a pause says nothing of the rate from here on.
                 self._finished_at.clear()
                 self._finished_at.append(now)
-            latest = math.inf if deadline is None else deadline
-            ticket = _Ticket(request, latest, next(self._numbers), now, reply)
-            bisect.insort(self._waiting, ticket, key=lambda waiting: waiting.order)
+            self._waiting.insert(place, ticket)
             self._changed.notify()
 
     def cancel(self, request_id: str) -> None:
@@ -186,16 +194,26 @@ class Scheduler:
         )
 
     def _expire(self, now: float) -> None:
-        while self._waiting and self._waiting[0].deadline <= now:
-            self._waiting.pop(0).reply(_late())
+        late = [ticket for ticket in self._waiting if ticket.deadline <= now]
+        if late:
+            self._waiting = [ticket for ticket in self._waiting if ticket.deadline > now]
+        for ticket in late:
+            ticket.reply(_late())
 
     def _retry_after(self, now: float) -> float:
         """Seconds until the queue, as it stands, is served at the recent rate."""
-        first, count = self._finished_at[0], len(self._finished_at) - 1
-        if count < 1 or now <= first:
+        seconds = self._seconds_per_list(now, at_least=1)
+        if seconds is None:
             return 1.0
         shortest, longest = _RETRY_AFTER_RANGE
-        return min(max(len(self._waiting) * (now - first) / count, shortest), longest)
+        return min(max(len(self._waiting) * seconds, shortest), longest)
+
+    def _seconds_per_list(self, now: float, at_least: int = _RATE_NEEDS) -> float | None:
+        """Between two lists of the latest that were finished; None where they are fewer than `at_least`."""
+        count = len(self._finished_at) - 1
+        if count < at_least or now <= self._finished_at[0]:
+            return None
+        return (now - self._finished_at[0]) / count
 
 
 def _late() -> DeadlineExceededError:

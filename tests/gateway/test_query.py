@@ -51,6 +51,8 @@ def test_the_ends_of_every_range() -> None:
         ("top_p", 1e-46),
         ("top_p", 0.00099),
         ("top_p", 1.1),
+        ("priority", 11),
+        ("priority", 1.5),
         ("seed", -1),
         ("seed", 2**63),
         ("k", 5),

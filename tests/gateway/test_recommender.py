@@ -103,9 +103,9 @@ async def test_unknown_items_are_listed_once_and_ignored(
 
 
 async def test_sampling_options_reach_the_worker(recommender: Recommender, worker: Any) -> None:
-    await recommender.recommend(query(history=["item-1"], temperature=0.5, top_p=0.9, seed=7))
+    await recommender.recommend(query(history=["item-1"], temperature=0.5, top_p=0.9, seed=7, priority=3))
     request = worker.requests[0]
-    assert (request.temperature, request.top_p, request.seed) == (0.5, 0.9, 7)
+    assert (request.temperature, request.top_p, request.seed, request.priority) == (0.5, 0.9, 7, 3)
     for _ in range(2):
         await recommender.recommend(query(history=["item-1"], temperature=0.5))
     assert worker.requests[1].seed != worker.requests[2].seed

@@ -26,6 +26,7 @@ rows = st.lists(st.integers(0, 2**32 - 1), max_size=20).map(tuple)
         temperature=st.floats(0, 10),
         top_p=st.floats(0, 1, exclude_min=True),
         seed=st.integers(0, 2**64 - 1),
+        priority=st.integers(-10, 10),
     )
 )
 def test_a_request_arrives_as_it_was_sent(request: DecodeRequest) -> None:

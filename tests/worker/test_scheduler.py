@@ -1,5 +1,6 @@
 import threading
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -33,8 +34,9 @@ class Bench:
         self.replies: defaultdict[str, list[DecodedList | PadrecError]] = defaultdict(list)
         self.scheduler = Scheduler(max_waiting, clock=lambda: self.now)
 
-    def submit(self, name: str, deadline: float | None = None) -> None:
-        self.scheduler.submit(request(name), deadline, lambda outcome: self.replies[name].append(outcome))
+    def submit(self, name: str, deadline: float | None = None, priority: int = 0) -> None:
+        asked = replace(request(name), priority=priority)
+        self.scheduler.submit(asked, deadline, lambda outcome: self.replies[name].append(outcome))
 
     def admit(self, count: int) -> list[str]:
         return [admitted.request_id for admitted, _ in self.scheduler.admit(count)]
@@ -50,6 +52,34 @@ def test_earlier_deadlines_first_then_earlier_arrivals() -> None:
     assert bench.admit(2) == ["f", "c"]
     assert bench.admit(10) == ["b", "e", "a", "d"]
     assert bench.admit(1) == []
+
+
+def test_a_higher_priority_goes_before_an_earlier_deadline() -> None:
+    bench = Bench(max_waiting=6)
+    for name, deadline, priority in [("a", 110.0, 0), ("b", None, 2), ("c", 120.0, 2), ("d", 105.0, -1)]:
+        bench.submit(name, deadline, priority)
+    bench.now = 106.0
+    assert bench.admit(10) == ["c", "b", "a"]
+    assert bench.kinds("d") == [DeadlineExceededError]
+
+
+def test_what_cannot_be_taken_before_its_deadline_is_refused_at_once() -> None:
+    bench = Bench(max_waiting=9)
+    bench.submit("runs")
+    bench.admit(1)
+    for number in range(20):  # a list every half second
+        bench.submit(f"served-{number}")
+        bench.admit(1)
+        bench.now += 0.5
+        bench.scheduler.finish(decoded(f"served-{number}"))
+    for number in range(4):
+        bench.submit(f"first-{number}", bench.now + 1.5)
+    with pytest.raises(QueueFullError, match="4 requests go first, which takes longer") as caught:
+        bench.submit("a", bench.now + 1.9)
+    assert caught.value.retry_after == pytest.approx(2.0)
+    bench.submit("b", bench.now + 1.9, priority=1)
+    bench.submit("c", bench.now + 3)
+    assert bench.admit(9) == ["b", "first-0", "first-1", "first-2", "first-3", "c"]
 
 
 def test_a_list_is_replied_with_its_time_in_the_queue() -> None:

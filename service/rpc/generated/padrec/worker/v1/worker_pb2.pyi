@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class DecodeRequest(_message.Message):
-    __slots__ = ("request_id", "catalog_version", "history", "excluded", "num_items", "temperature", "top_p", "seed")
+    __slots__ = ("request_id", "catalog_version", "history", "excluded", "num_items", "temperature", "top_p", "seed", "priority")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CATALOG_VERSION_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
@@ -16,6 +16,7 @@ class DecodeRequest(_message.Message):
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     TOP_P_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     catalog_version: str
     history: _containers.RepeatedScalarFieldContainer[int]
@@ -24,7 +25,8 @@ class DecodeRequest(_message.Message):
     temperature: float
     top_p: float
     seed: int
-    def __init__(self, request_id: _Optional[str] = ..., catalog_version: _Optional[str] = ..., history: _Optional[_Iterable[int]] = ..., excluded: _Optional[_Iterable[int]] = ..., num_items: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+    priority: int
+    def __init__(self, request_id: _Optional[str] = ..., catalog_version: _Optional[str] = ..., history: _Optional[_Iterable[int]] = ..., excluded: _Optional[_Iterable[int]] = ..., num_items: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class DecodedItem(_message.Message):
     __slots__ = ("row", "score")

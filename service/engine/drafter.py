@@ -1,4 +1,4 @@
-"""Guessing ahead with the draft: pass by pass on the device, one copy out at the end.
+"""Guessing ahead with the draft, pass by pass.
 
     pass 0     reads the tokens since the last round, then what is pending; its last state makes the first guesses
     pass k     reads the tokens of the best branches of pass k - 1, each under its own ancestors alone

@@ -98,22 +98,23 @@ class Engine:
             else:
                 known.append((request, prefix))
         for part in _parts(known, self._passes.most_incoming):
-            held = [(request, prefix) for request, prefix in part if self._still_has(prefix)]
-            unknown += [request for request, prefix in part if not self._still_has(prefix)]
+            held: list[tuple[DecodeRequest, Prefix]] = []
+            for request, prefix in part:
+                if self._prefixes is not None and self._prefixes.still_has(prefix):
+                    held.append((request, prefix))
+                else:
+                    unknown.append(request)
             if held:
                 self._begin([request for request, _ in held], [prefix for _, prefix in held])
         for rest in _parts(unknown, self._passes.most_incoming):
-            self._begin(rest, [None] * len(rest))
+            self._begin(rest, [])
 
-    def _still_has(self, prefix: Prefix) -> bool:
-        return self._prefixes is not None and self._prefixes.still_has(prefix)
-
-    def _begin(self, requests: Sequence[DecodeRequest], known: Sequence[Prefix | None]) -> None:
-        """Prefill these, of which these beginnings are known already: of all of them, or of none."""
+    def _begin(self, requests: Sequence[DecodeRequest], known: Sequence[Prefix]) -> None:
+        """Prefill these, of which these beginnings are known already; empty: none is."""
         flights = [Flight(request) for request in requests]
         first, count, passes = len(self._flights), len(requests), self._passes
         prompts = [self._layout.prompt(self._catalogue.codes[list(r.history)]) for r in requests]
-        begin = [0 if prefix is None else self._num_kept(prefix.history) for prefix in known]
+        begin = [self._num_kept(prefix.history) for prefix in known] or [0] * count
         lengths = [len(prompt) for prompt in prompts]
         # Rows after those in flight are nobody's: a prefill that fails, for lack of memory say, leaves no trace.
         states = ListStates.of(requests, lengths, self._catalogue, passes.widths, passes.device)
@@ -212,26 +213,25 @@ class Engine:
         """Tokens of a prompt with this history that are worth keeping; the last one is read again, so that one is."""
         return len(self._layout.prefix) + len(history) * self._layout.tokens_per_item - 1
 
-    def _load(self, known: Sequence[Prefix | None], num_tokens: int) -> None:
+    def _load(self, known: Sequence[Prefix], num_tokens: int) -> None:
         """Copy known beginnings to where the prefill goes on from them."""
-        prefixes = [prefix for prefix in known if prefix is not None]
-        before = self._passes.incoming.before[: len(known)]
-        if self._prefixes is None or not prefixes:
+        before = self._passes.incoming.before
+        if self._prefixes is None or not known:
             before.zero_()
         else:
-            before.copy_(self._prefixes.load(prefixes, self.max_batch, num_tokens))
+            before[: len(known)] = self._prefixes.load(known, self.max_batch, num_tokens)
 
     def _keep(
         self,
         histories: Sequence[tuple[int, ...]],
-        known: Sequence[Prefix | None],
+        known: Sequence[Prefix],
         first: int,
         num_tokens: int,
     ) -> None:
         """Keep the prompts of histories that are new, in the rows from `first` on."""
         if self._prefixes is None:
             return
-        new = [i for i, prefix in enumerate(known) if prefix is None or prefix.history != histories[i]]
+        new = [i for i, history in enumerate(histories) if not known or known[i].history != history]
         if new:
             features = self._passes.incoming.features[torch.tensor(new, device=self._passes.device)]
             self._prefixes.keep([histories[i] for i in new], [first + i for i in new], num_tokens, features)

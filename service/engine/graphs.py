@@ -38,7 +38,10 @@ class Graphs(Generic[Shape]):
 
     def run(self, shape: Shape) -> None:
         """The function, for this shape."""
-        if self._capture is None or shape not in self._graphs:
+        if self._capture is None:
+            self._function(shape)
+            return
+        if shape not in self._graphs:
             self._graphs[shape] = None
             self._function(shape)
             return

@@ -3,7 +3,7 @@
 A pass over many places costs a lone list hardly more than a pass over one, and a full batch many times more, while the
 guesses are as good in either. So the cost of a round is measured for each tree and size of batch, in warm-up and from
 then on in service, and so are the tokens that it brings; the tree with the most tokens per second wins, which may be
-none. An estimate that is old is not trusted for ever: now and then the runner-up is tried.
+none. An estimate that is old is not trusted for ever: now and then one of the others is tried.
 """
 
 import time

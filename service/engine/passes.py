@@ -154,10 +154,10 @@ class Passes:
             self._features[incoming.row, 0] = at(features, last).squeeze(1)
         incoming.features.copy_(at(features, incoming.kept.unsqueeze(1)).squeeze(1))
         states = self.states.select(incoming.row)
-        roots = Trees.bare(states.node, states.slot)
+        roots = Trees.bare(states.node)
         sampling = self.sampling.select(incoming.row, with_noise=shape.is_sampled)
         done = self._accept(at(hidden, last), roots, states.lists(sampling))
-        after = states.after(roots, done, self._index.node_depth, is_round=False, is_drafted=False)
+        after = states.after(roots, done, is_round=False, is_drafted=False)
         self.states.put(incoming.row, after)
         staged = torch.arange(rows.start, rows.stop, device=device)
         for cache in self.caches.values():
@@ -174,15 +174,13 @@ class Passes:
         self._keep(root, states, done)
         if self._drafter is not None:
             self._remember(root, states, trees, done, of_pass)
-        after = states.after(
-            trees, done, self._index.node_depth, is_round=True, is_drafted=shape.tree is not None
-        )
+        after = states.after(trees, done, is_round=True, is_drafted=shape.tree is not None)
         self.states.put(0, after)
 
     def _draft(self, shape: RoundShape, states: ListStates, lists: Lists) -> Trees:
         """A tree for each list; bare roots without a draft."""
         if self._drafter is None or shape.tree is None:
-            return Trees.bare(states.node, states.slot)
+            return Trees.bare(states.node)
         num_verified = states.length - states.start - states.num_read
         column = torch.arange(shape.news, device=self.device).expand(shape.batch, -1)
         split, read = num_verified.unsqueeze(1), states.num_read.unsqueeze(1)
@@ -196,7 +194,7 @@ class Passes:
             begin=states.start + states.num_read,
             num_places=shape.draft_places,
             node=states.node,
-            slot=states.slot,
+            slot=self._index.node_depth[states.node],
             most_wanted=shape.wanted,
         )
         trees = self._drafter.grow(shape.tree, news, lists)

@@ -50,7 +50,6 @@ class ListStates:
             Of both the last column is nobody's.
         num_items: int64 [batch].
         node: int64 [batch], of the trie, at the next choice.
-        slot: int64 [batch], that the next choice fills.
         pending: int64 [batch, L + 1], tokens that are certain and not yet in the target's cache.
         num_pending: int64 [batch].
         length: int64 [batch], tokens in it.
@@ -68,7 +67,6 @@ class ListStates:
     log_scores: torch.Tensor
     num_items: torch.Tensor
     node: torch.Tensor
-    slot: torch.Tensor
     pending: torch.Tensor
     num_pending: torch.Tensor
     length: torch.Tensor
@@ -107,7 +105,6 @@ class ListStates:
             log_scores=zeros(widths.items + 1).float(),
             num_items=zeros(),
             node=zeros(),
-            slot=zeros(),
             pending=zeros(widths.pending),
             num_pending=zeros(),
             length=ints[1],
@@ -161,7 +158,6 @@ class ListStates:
         self,
         trees: Trees,
         done: Accepted,
-        node_depth: torch.Tensor,
         *,
         is_round: bool,
         is_drafted: bool,
@@ -171,7 +167,6 @@ class ListStates:
         Args:
             trees: that were verified.
             done: what the pass made certain.
-            node_depth: of the trie's nodes.
             is_round: the prefill is none, and is not counted as one.
             is_drafted: the draft has read the tokens that were certain before the pass.
         """
@@ -192,7 +187,6 @@ class ListStates:
             log_scores=log_scores,
             num_items=self.num_items + done.num_rows,
             node=done.node,
-            slot=node_depth[done.node],
             pending=done.pending,
             num_pending=done.num_pending,
             length=self.length + self.num_pending + done.num_path,

@@ -86,7 +86,7 @@ class Trees:
         token: int64 [batch, n + 1]; the root's is never read.
         parent: int64 [batch, n + 1], the place of each token's parent; the root's is itself.
         node: int64 [batch, n + 1], of the trie after each token; `DEAD` where no item goes that way.
-        slot: int64 [batch, n + 1], that the token fills.
+        slot: int64 [batch, n + 1], that the token fills; the root's is never read.
         depth: int64 [batch, n + 1], tokens on the way to a token, itself included.
         step: int64 [batch, n + 1], guesses on the way to a token, itself included.
         row: int64 [batch, n + 1], the item that the token's code completes, -1 where it completes none.
@@ -109,15 +109,15 @@ class Trees:
     sees: torch.Tensor
 
     @classmethod
-    def bare(cls, node: torch.Tensor, slot: torch.Tensor) -> "Trees":
-        """Roots alone, at these nodes [batch] and their slots."""
+    def bare(cls, node: torch.Tensor) -> "Trees":
+        """Roots alone, at these nodes [batch]."""
         zero = torch.zeros_like(node).unsqueeze(1)
         no = torch.zeros_like(zero, dtype=torch.bool)
         return cls(
             token=zero,
             parent=zero,
             node=node.unsqueeze(1),
-            slot=slot.unsqueeze(1),
+            slot=zero,
             depth=zero,
             step=zero,
             row=zero - 1,
@@ -213,7 +213,7 @@ def grow(
     # Stable, so that a parent goes before the child that is as probable.
     probability, which = every.probability.sort(dim=1, descending=True, stable=True)
     which, is_real = which[:, :num_places], probability[:, :num_places] > 0
-    return _chosen(every, which, is_real, passes, node, slot)
+    return _chosen(every, which, is_real, passes, node)
 
 
 def _merge(
@@ -279,10 +279,9 @@ def _chosen(
     is_real: torch.Tensor,
     passes: Sequence[Branches],
     node: torch.Tensor,
-    slot: torch.Tensor,
 ) -> Trees:
     """The trees of the tokens `which` [batch, n]."""
-    bare = Trees.bare(node, slot)
+    bare = Trees.bare(node)
     count = which.shape[1]
     place = torch.arange(1, count + 1, device=which.device).expand_as(which)
     place_of = torch.zeros_like(every.token[:, :1]).repeat(1, every.token.shape[1] + 1)

@@ -145,7 +145,7 @@ def accept(index: TrieIndex, trees: Trees, choices: Choices, lists: Lists, most:
     first, certain = first.squeeze(1), torch.where(chooses, certain.squeeze(1), slot)
     ends_item = chooses & (certain == index.num_levels)
     column = torch.where(ends_item, num_rows, capacity).unsqueeze(1)
-    rows = F.pad(rows, (0, 1), value=-1).scatter(1, column, torch.where(ends_item, first, -1).unsqueeze(1))
+    rows = taken.scatter(1, column, torch.where(ends_item, first, -1).unsqueeze(1))
     log_p = torch.where(chooses, choices.log_probability.gather(1, here).squeeze(1), 0.0)
     log_scores = log_scores.scatter_add(1, num_rows.unsqueeze(1), log_p.unsqueeze(1))
     lone = chooses & choices.is_lone.gather(1, here).squeeze(1)

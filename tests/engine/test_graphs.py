@@ -64,6 +64,15 @@ def test_the_first_call_runs_the_second_captures_and_all_replay() -> None:
     assert calls[-1] == "a"
 
 
+def test_without_graphs_shapes_are_not_remembered() -> None:
+    calls: list[str] = []
+    graphs = Graphs[str](calls.append, None)
+    for shape in "abca":
+        graphs.run(shape)
+    assert calls == list("abca")
+    assert not graphs._graphs
+
+
 @pytest.mark.parametrize("variant", [None, "none", "both", "slots"])
 @pytest.mark.parametrize("sampled", [False, True])
 def test_rounds_wait_for_nothing_and_write_the_reference_s_lists(

@@ -2,8 +2,8 @@
 # Accepted lengths: a target, every variant of its draft over three seeds, and where the paper's modules should help most.
 #   docs/benchmarks/drafts.sh DATASET WORK [PRESET [DEVICE]]
 # TARGET_STEPS, DRAFT_STEPS and SHORT_STEPS, USERS, CHECK (lists compared with the reference), JOBS (at a time) and GPUS (that
-# they are spread over; else what is visible) change the size of it all. SHARED_CODES=1 gives the target one set of code
-# tokens for all slots, and compares the paper's modules alone.
+# they are spread over; else what is visible) change the size of it all; ONLY is a pattern of the jobs that run.
+# SHARED_CODES=1 gives the target one set of code tokens for all slots, and compares the paper's modules alone.
 set -euo pipefail
 dataset=$1 work=$2 preset=${3:-small} device=${4:-cuda}
 users=${USERS:-500} shared=${SHARED_CODES:-}
@@ -66,6 +66,6 @@ if [ -n "$shared" ]; then rest="both"; else rest="slots both item step"; fi
       for seed in $seeds; do echo "other fused $variant $seed $steps --features fused"; done
     done
   fi
-} | xargs -P "${JOBS:-8}" --process-slot-var=SLOT -I{} bash -c \
+} | { grep -E "${ONLY:-.}" || true; } | xargs -P "${JOBS:-8}" --process-slot-var=SLOT -I{} bash -c \
   '[ -z "${GPUS:-}" ] || export CUDA_VISIBLE_DEVICES=$((SLOT % GPUS)); {}'
 echo measured

@@ -23,8 +23,8 @@ class Graphs(Generic[Shape]):
     """A function of a shape that runs as a graph from the second time on that it meets a shape.
 
     The first time does the work as it is, and makes ready what a capture must not: workspaces, kernels, memory. The
-    second captures, which runs nothing, and replays. The function must read and write memory that stays where it is,
-    and must not wait for the device.
+    second captures, which runs nothing, and replays. The function must read and write memory that stays where it is
+    for as long as this lives, and must not wait for the device.
 
     Args:
         function: to be captured.
@@ -50,13 +50,12 @@ class Graphs(Generic[Shape]):
             graph = self._graphs[shape] = self._capture(lambda: self._function(shape))
         graph.replay()
 
-    def forget(self) -> None:
-        """Drop all graphs: the memory that they know has moved."""
-        self._graphs.clear()
-
 
 def capture_on(device: torch.device) -> Capture | None:
-    """How to capture on a device; None where there are no graphs."""
+    """How to capture on a device; None where there are no graphs.
+
+    Once some were captured and all of them are gone, ask anew: their scratch memory is gone with them.
+    """
     if device.type != "cuda":
         return None
     # No two graphs run at a time, so all may use the same scratch memory.
@@ -64,7 +63,7 @@ def capture_on(device: torch.device) -> Capture | None:
 
     def capture(function: Callable[[], None]) -> Graph:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             function()
         return graph
 

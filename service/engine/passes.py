@@ -89,8 +89,7 @@ class Passes:
         self._features = torch.zeros(
             self.num_rows, num_features, width, device=model.device, dtype=model.dtype
         )
-        capture = capture_on(model.device)
-        self._rounds, self._prefills = Graphs(self._round, capture), Graphs(self._prefill, capture)
+        self._rounds, self._prefills = self._graphs()
 
     @property
     def caches(self) -> dict[str, KvCache]:
@@ -112,8 +111,7 @@ class Passes:
         has_moved = [cache.reserve(self.num_rows, places[name]) for name, cache in self.caches.items()]
         has_moved.append(self.incoming.reserve(num_prompt_tokens))
         if any(has_moved):
-            self._rounds.forget()
-            self._prefills.forget()
+            self._rounds, self._prefills = self._graphs()
 
     def prefill(self, shape: PrefillShape) -> None:
         """Read what is incoming and decide each list's first code; `reserve` first."""
@@ -133,6 +131,11 @@ class Passes:
             self.states.move(*rows)
             self.sampling.move(*rows)
             self._features[rows[1]] = self._features[rows[0]]
+
+    def _graphs(self) -> tuple[Graphs[RoundShape], Graphs[PrefillShape]]:
+        """Of rounds and of prefills, for the memory as it is now."""
+        capture = capture_on(self.device)
+        return Graphs(self._round, capture), Graphs(self._prefill, capture)
 
     def _prefill(self, shape: PrefillShape) -> None:
         """Read what is incoming, in the rows after all lists, decide each first code, and move to the lists' rows."""

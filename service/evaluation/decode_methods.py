@@ -40,6 +40,7 @@ class Method:
         constrained: what is written is kept inside the trie by this method; for a draft, what it guesses.
         weights: bytes of the models that it uses.
         draft_figures: what there is to say of the draft itself, for batches of so many lists.
+        has_graphs: on a GPU it is at its speed only when it has met each of its shapes twice.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Method:
     constrained: bool = True
     weights: int = 0
     draft_figures: Callable[[int], dict[str, Any]] = lambda _: {}
+    has_graphs: bool = True
 
 
 def autoregressive_method(model: PreTrainedModel, catalogue: Catalogue, layout: TokenLayout) -> Method:
@@ -154,7 +156,9 @@ def transformers_method(model: PreTrainedModel, catalogue: Catalogue, layout: To
         )
         return []
 
-    return Method(TRANSFORMERS, start, constrained=False, weights=num_bytes(model.parameters()))
+    return Method(
+        TRANSFORMERS, start, constrained=False, weights=num_bytes(model.parameters()), has_graphs=False
+    )
 
 
 def num_bytes(parameters: Iterable[torch.Tensor]) -> int:

@@ -235,6 +235,7 @@ def train_list_draft(
         validate=validate,
         metric=DRAFT_METRIC,
         on_progress=on_progress,
+        on_read=lambda done: on_stage(f"lists that the target has read: {done}/{len(written)}"),
     )
     out.mkdir(exist_ok=True)
     save_draft(draft, out)

@@ -19,8 +19,8 @@ train() {  # NAME VARIANT SEED STEPS [OPTION ...]
 measure() {  # NAME DRAFT [OPTION ...]
   local name=$1 draft=$2
   shift 2
-  padrec bench decode "$work/bundle" "$dataset" --draft "$work/$draft" --device "$device" --batch 32 --users "$users" \
-    --repeats 1 --check 0 --compare '' --json "$work/$name.json" "$@" > "$work/$name.log" 2>&1
+  padrec bench decode "$work/bundle" "$dataset" --draft "$work/$draft" --device "$device" --batch 128 --users "$users" \
+    --repeats 1 --no-warm-up --check 0 --compare '' --json "$work/$name.json" "$@" > "$work/$name.log" 2>&1
 }
 measure_all() {  # VARIANT SEED
   measure "accepted-$1-$2" "$1-$2"

@@ -99,6 +99,12 @@ def bench_decode(
     dtype: Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
     seed: Seed = 0,
     repeats: Annotated[int, typer.Option(min=1, help="How often each list is timed.")] = 3,
+    warm_up: Annotated[
+        bool,
+        typer.Option(
+            help="Write lists untimed first; without, times mean nothing and the rest comes sooner."
+        ),
+    ] = True,
     json_file: JsonFile = None,
 ) -> None:
     """Time the writing of lists with and without drafts, and compare them with the reference's.
@@ -169,7 +175,12 @@ def bench_decode(
     methods += _draft_methods(question, folders, opened.target_digest, kinds[tree], shapes)
     with bar("decoding") as progress:
         rows = measure_decode(
-            question, methods, batches=batches, repeats=repeats, on_progress=progress.update
+            question,
+            methods,
+            batches=batches,
+            repeats=repeats,
+            warms_up=warm_up,
+            on_progress=progress.update,
         )
     print_rows([{shown: _short(row[name]) for name, shown in _SHOWN.items()} for row in rows])
     if json_file is not None:

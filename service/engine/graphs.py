@@ -1,7 +1,8 @@
 """Rounds and prefills as CUDA graphs: thousands of small kernels, started as one."""
 
+import gc
 from collections.abc import Callable, Hashable
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -19,35 +20,33 @@ class Graph(Protocol):
 Capture = Callable[[Callable[[], None]], Graph]
 
 
-class Graphs(Generic[Shape]):
-    """A function of a shape that runs as a graph from the second time on that it meets a shape.
+class Graphs:
+    """Calls that run as graphs from the second time on that they meet a shape.
 
     The first time does the work as it is, and makes ready what a capture must not: workspaces, kernels, memory. The
-    second captures, which runs nothing, and replays. The function must read and write memory that stays where it is
-    for as long as this lives, and must not wait for the device.
+    second captures, which runs nothing, and replays. A function must read and write memory that stays where it is for
+    as long as this lives, and must not wait for the device.
 
     Args:
-        function: to be captured.
         capture: of a call; None: every call is the function's own.
     """
 
-    def __init__(self, function: Callable[[Shape], None], capture: Capture | None) -> None:
-        self._function = function
+    def __init__(self, capture: Capture | None) -> None:
         self._capture = capture
-        self._graphs: dict[Shape, Graph | None] = {}
+        self._graphs: dict[Hashable, Graph | None] = {}
 
-    def run(self, shape: Shape) -> None:
-        """The function, for this shape."""
+    def run(self, function: Callable[[Shape], None], shape: Shape) -> None:
+        """The function, for this shape; each shape has always the same."""
         if self._capture is None:
-            self._function(shape)
+            function(shape)
             return
         if shape not in self._graphs:
             self._graphs[shape] = None
-            self._function(shape)
+            function(shape)
             return
         graph = self._graphs[shape]
         if graph is None:
-            graph = self._graphs[shape] = self._capture(lambda: self._function(shape))
+            graph = self._graphs[shape] = self._capture(lambda: function(shape))
         graph.replay()
 
 
@@ -63,8 +62,15 @@ def capture_on(device: torch.device) -> Capture | None:
 
     def capture(function: Callable[[], None]) -> Graph:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            function()
+        # What is freed while a capture runs breaks it, another engine's graphs that the collector finds among it.
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                function()
+        finally:
+            if collects:
+                gc.enable()
         return graph
 
     return capture

@@ -89,7 +89,7 @@ class Passes:
         self._features = torch.zeros(
             self.num_rows, num_features, width, device=model.device, dtype=model.dtype
         )
-        self._rounds, self._prefills = self._graphs()
+        self._graphs = Graphs(capture_on(model.device))
 
     @property
     def caches(self) -> dict[str, KvCache]:
@@ -111,15 +111,15 @@ class Passes:
         has_moved = [cache.reserve(self.num_rows, places[name]) for name, cache in self.caches.items()]
         has_moved.append(self.incoming.reserve(num_prompt_tokens))
         if any(has_moved):
-            self._rounds, self._prefills = self._graphs()
+            self._graphs = Graphs(capture_on(self.device))
 
     def prefill(self, shape: PrefillShape) -> None:
         """Read what is incoming and decide each list's first code; `reserve` first."""
-        self._prefills.run(shape)
+        self._graphs.run(self._prefill, shape)
 
     def round(self, shape: RoundShape) -> None:
         """A round for the first lists; `reserve` first. What is computed for rows after theirs is nobody's."""
-        self._rounds.run(shape)
+        self._graphs.run(self._round, shape)
 
     def move(self, source: list[int], target: list[int]) -> None:
         """Move lists into other rows."""
@@ -131,11 +131,6 @@ class Passes:
             self.states.move(*rows)
             self.sampling.move(*rows)
             self._features[rows[1]] = self._features[rows[0]]
-
-    def _graphs(self) -> tuple[Graphs[RoundShape], Graphs[PrefillShape]]:
-        """Of rounds and of prefills, for the memory as it is now."""
-        capture = capture_on(self.device)
-        return Graphs(self._round, capture), Graphs(self._prefill, capture)
 
     def _prefill(self, shape: PrefillShape) -> None:
         """Read what is incoming, in the rows after all lists, decide each first code, and move to the lists' rows."""

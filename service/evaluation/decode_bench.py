@@ -114,6 +114,7 @@ def measure_decode(
     *,
     batches: Sequence[int],
     repeats: int,
+    warms_up: bool = True,
     on_progress: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> list[Row]:
     """Rows of `padrec bench decode`: for each batch size one for each method.
@@ -123,6 +124,7 @@ def measure_decode(
         methods: ways to write them.
         batches: lists in a batch.
         repeats: how often each list is timed.
+        warms_up: lists are written untimed first.
         on_progress: called with timed batches so far, of how many, and what they are.
     """
     checked = question.requests[: question.num_checked]
@@ -135,7 +137,7 @@ def measure_decode(
         # No name for the runs: their memory is given back before the next batch size asks for its own.
         of_batch = [
             _row(question, run, batch, expected)
-            for run in _run(question, methods, batch, repeats, on_progress)
+            for run in _run(question, methods, batch, repeats, warms_up, on_progress)
         ]
         rows += with_speed_ups(of_batch)
     return rows
@@ -178,12 +180,13 @@ def _run(
     methods: Sequence[Method],
     batch: int,
     repeats: int,
+    warms_up: bool,
     on_progress: Callable[[int, int, str], None],
 ) -> list[_Run]:
     """Time all methods; they take turns batch by batch, in an order drawn anew, so that drift hits all alike."""
     device = question.model.device
     work = in_batches(question.requests, batch)
-    runs = [_start(method, batch, work, device) for method in methods]
+    runs = [_start(method, batch, work if warms_up else [], device) for method in methods]
     rng = np.random.default_rng(question.seed)
     done, total = 0, repeats * len(work) * len(runs)
     for repeat in range(repeats):
@@ -198,14 +201,14 @@ def _run(
 
 
 def _start(method: Method, batch: int, work: list[list[DecodeRequest]], device: torch.device) -> _Run:
-    """Make a method ready and warm, untimed: on a GPU all is written twice, by what runs as graphs.
+    """Make a method ready and, with this work, warm: on a GPU all is written twice, by what runs as graphs.
 
     Elsewhere the shortest batch, one in the middle, and the longest are written.
     """
     before = _allocated(device)
     write = method.start(batch)
     by_length = sorted(work, key=lambda requests: max(len(request.history) for request in requests))
-    warm = [by_length[place] for place in sorted({0, len(work) // 2, len(work) - 1})]
+    warm = [by_length[place] for place in sorted({0, len(work) // 2, len(work) - 1})] if work else []
     if device.type == "cuda" and method.has_graphs:
         warm = work * 2
     for requests in warm:

@@ -19,9 +19,10 @@ from service.catalog.layout import TokenLayout
 from service.catalog.trie import Int32Array
 from service.model.draft import Draft, KeysAndValues
 from service.model.presets import DraftRecipe
-from service.training.guesses import Segments, allowed_codes, decisions, pick_anchors, segments
+from service.training.guesses import Segments, decisions, pick_anchors, segments
 from service.training.lists import Epochs
 from service.training.loop import Progress, train
+from service.training.readings import Reader, Reading, Readings
 from service.training.written_lists import WrittenBatch, WrittenBatches, WrittenLists
 
 # What a probability counts as at least, so that its logarithm is finite.
@@ -42,6 +43,7 @@ def train_draft(
     validate: Callable[[Draft], dict[str, float]],
     metric: str,
     on_progress: Callable[[Progress], None],
+    on_read: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Train `draft`, on the device it is on, and leave its best weights in it.
 
@@ -58,12 +60,16 @@ def train_draft(
         validate: metrics of the draft as it is.
         metric: the one of them whose largest value is the best.
         on_progress: called after every step.
+        on_read: called before the first step with the number of lists that the target has read so far, where there is
+            memory to keep what it made of them.
 
     Returns:
         The training record: the recipe, the best step and its metrics.
     """
-    lesson = Lesson(draft, target, codes, layout, recipe)
+    reader = Reader(target, draft.config.feature_layers(target.config.num_hidden_layers), codes, layout)
+    lesson = Lesson(draft, reader, recipe)
     batches = WrittenBatches(lists, codes, layout)
+    readings = Readings(reader, batches, recipe.micro_batch_size, on_read)
     epochs = Epochs(len(lists), seed)
     num_tokens = lists.rows.shape[1] * layout.tokens_per_item
 
@@ -73,7 +79,8 @@ def train_draft(
         total, count = 0.0, 0
         for begin in range(0, len(indices), recipe.micro_batch_size):
             part = slice(begin, begin + recipe.micro_batch_size)
-            losses = lesson.losses(batches.of(indices[part]), draws[part])
+            batch = batches.of(indices[part])
+            losses = lesson.losses(batch, readings.of(indices[part], batch), draws[part])
             losses.sum().backward()  # type: ignore[no-untyped-call]
             total += float(losses.detach().sum())
             count += len(losses)
@@ -92,21 +99,6 @@ def train_draft(
         metric=metric,
         on_progress=on_progress,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Answers:
-    """What there is to guess in a batch of lists.
-
-    Attributes:
-        allowed: bool [batch, K, L, C].
-        probabilities: the target's, of the allowed codes, float32 [batch, K, L, C].
-        is_decision: bool [batch, K * (L + 1)].
-    """
-
-    allowed: torch.Tensor
-    probabilities: torch.Tensor
-    is_decision: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,89 +123,47 @@ class Lesson:
 
     Args:
         draft: learns.
-        target: is foreseen.
-        codes: [num_items, L], in trie order.
-        layout: how items become tokens.
+        reader: owns the target, which is foreseen.
         recipe: anchors per list, guesses ahead.
     """
 
-    def __init__(
-        self,
-        draft: Draft,
-        target: PreTrainedModel,
-        codes: Int32Array,
-        layout: TokenLayout,
-        recipe: DraftRecipe,
-    ) -> None:
-        self._draft, self._target = draft, target
-        self._device = target.device
-        self._per_item = layout.tokens_per_item
+    def __init__(self, draft: Draft, reader: Reader, recipe: DraftRecipe) -> None:
+        self._draft, self._target = draft, reader.target
+        self._device = reader.target.device
+        self._codes, self._one_hot = reader.codes, reader.one_hot
+        self._per_item = len(reader.one_hot) + 1
         self._num_anchors = recipe.anchors
         self._greedy_weight = recipe.greedy_loss
         self._unroll = recipe.unroll_of(draft.config.guesses_items)
-        self._feature_layers = draft.config.feature_layers(target.config.num_hidden_layers)
-        table = torch.as_tensor(layout.table, device=self._device)
-        self._codes = torch.as_tensor(codes, dtype=torch.int64, device=self._device)
-        self._one_hot = torch.stack([F.one_hot(level, table.shape[1]) for level in self._codes.T]).float()
-        # [L, C, hidden], 0 where a level has no such code: as the target reads it, and as the draft does.
-        head = target.get_output_embeddings().weight.detach()
-        self._head = head[table.clamp_min(0)] * (table >= 0).unsqueeze(-1)
-        self._code_embeddings = self._head.float()
+        self._code_embeddings = reader.head.float()
 
-    def losses(self, batch: WrittenBatch, draws: np.ndarray[Any, np.dtype[np.float32]]) -> torch.Tensor:
+    def losses(
+        self, batch: WrittenBatch, reading: Reading, draws: np.ndarray[Any, np.dtype[np.float32]]
+    ) -> torch.Tensor:
         """Cross-entropies of all guesses, float32 [num_guesses], in nats; their number depends on the lists.
 
         Args:
             batch: of lists.
+            reading: of the same.
             draws: uniform in (0, 1), which pick the anchors, [batch, K * (L + 1)].
         """
-        starts, rows, free_until = (
-            torch.as_tensor(array, device=self._device)
-            for array in (batch.starts, batch.rows, batch.free_until)
+        starts, rows, draws_ = (
+            torch.as_tensor(array, device=self._device) for array in (batch.starts, batch.rows, draws)
         )
-        states, normed = self._read(batch)
-        answers = self._answers(normed, starts, rows, free_until)
-        draws_ = torch.as_tensor(draws, device=self._device)
-        anchors = pick_anchors(answers.is_decision, draws_, self._num_anchors)
+        is_decision = decisions(reading.allowed)
         path = segments(
-            answers.is_decision,
-            anchors,
+            is_decision,
+            pick_anchors(is_decision, draws_, self._num_anchors),
             self._unroll,
             self._per_item,
             guesses_items=self._draft.config.guesses_items,
         )
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._device.type == "cuda"):
-            guesses = self._guess(self._context(batch, states), starts, path)
+            guesses = self._guess(self._context(batch, reading.states), starts, path)
             if self._draft.config.guesses_items:
-                return self._item_losses(guesses, answers, rows, free_until, path)
-            return self._code_losses(guesses, answers, rows, path)
-
-    @torch.no_grad()
-    def _read(self, batch: WrittenBatch) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        """The target's hidden states that features are made of, and the last, which its head reads."""
-        output = self._target.base_model(
-            input_ids=torch.as_tensor(batch.tokens, device=self._device),
-            attention_mask=torch.as_tensor(batch.attention, device=self._device),
-            use_cache=False,
-            output_hidden_states=bool(self._feature_layers),
-        )
-        normed: torch.Tensor = output.last_hidden_state
-        states = tuple(output.hidden_states[layer] for layer in self._feature_layers) or (normed,)
-        return states, normed
-
-    @torch.no_grad()
-    def _answers(
-        self, normed: torch.Tensor, starts: torch.Tensor, rows: torch.Tensor, free_until: torch.Tensor
-    ) -> _Answers:
-        allowed = allowed_codes(free_until, rows, self._codes, self._one_hot)
-        num_places, num_levels = allowed.shape[1:3]
-        token = torch.arange(num_places * self._per_item, device=self._device)
-        token = token.view(num_places, self._per_item)[:, :num_levels].flatten()
-        deciding = _take(normed, starts.unsqueeze(1) + token - 1)
-        deciding = deciding.view(len(starts), num_places, num_levels, -1)
-        logits = torch.einsum("bklh,lch->bklc", deciding, self._head).float()
-        probabilities = logits.masked_fill(~allowed, -torch.inf).softmax(dim=-1)
-        return _Answers(allowed, probabilities, decisions(allowed))
+                free_until = torch.as_tensor(batch.free_until, device=self._device)
+                return self._item_losses(guesses, reading, is_decision, rows, free_until, path)
+            return self._code_losses(guesses, reading, rows, path)
 
     def _context(self, batch: WrittenBatch, states: tuple[torch.Tensor, ...]) -> _Context:
         tokens = torch.as_tensor(batch.tokens, device=self._device)
@@ -274,7 +224,7 @@ class Lesson:
         return -self._greedy_weight * log_probabilities.gather(1, written.unsqueeze(1)).squeeze(1)
 
     def _code_losses(
-        self, guesses: list[torch.Tensor], answers: _Answers, rows: torch.Tensor, path: Segments
+        self, guesses: list[torch.Tensor], reading: Reading, rows: torch.Tensor, path: Segments
     ) -> torch.Tensor:
         """The next decision's code, from each guess that has one."""
         head = self._code_embeddings.flatten(0, 1)
@@ -286,8 +236,8 @@ class Lesson:
             place, level = end // self._per_item, end % self._per_item
             logits = F.linear(normed[is_valid.flatten()], head).float()
             logits = _take(logits.view(-1, *self._code_embeddings.shape[:2]), level.unsqueeze(1)).squeeze(1)
-            allowed = answers.allowed[owner, place, level]
-            soft = _cross_entropy(logits, allowed, answers.probabilities[owner, place, level])
+            allowed = reading.allowed[owner, place, level]
+            soft = _cross_entropy(logits, allowed, reading.probabilities[owner, place, level])
             written = self._codes[rows[owner, place], level]
             losses.append(soft + self._greedy_loss(guess, level, logits, allowed, written))
         return torch.cat(losses)
@@ -295,7 +245,8 @@ class Lesson:
     def _item_losses(
         self,
         guesses: list[torch.Tensor],
-        answers: _Answers,
+        reading: Reading,
+        is_decision: torch.Tensor,
         rows: torch.Tensor,
         free_until: torch.Tensor,
         path: Segments,
@@ -310,10 +261,10 @@ class Lesson:
             slot = end % self._per_item
             levels = torch.arange(num_levels, device=self._device)
             of_item = (end - slot).unsqueeze(-1) + levels
-            is_decision = _gather_padded(answers.is_decision, of_item) & (levels >= slot.unsqueeze(-1))
-            is_valid = path.is_valid[..., guess] & is_decision.any(dim=-1)
+            is_asked = _gather_padded(is_decision, of_item) & (levels >= slot.unsqueeze(-1))
+            is_valid = path.is_valid[..., guess] & is_asked.any(dim=-1)
             owner, _ = is_valid.nonzero(as_tuple=True)
-            is_decision = is_decision[is_valid]
+            is_asked = is_asked[is_valid]
             place = end[is_valid] // self._per_item
             scores = self._draft.item_scores(normed[is_valid.flatten()], vectors)
             matches = free_until[owner] >= place.unsqueeze(1)
@@ -322,12 +273,12 @@ class Lesson:
             fits_slot = matches
             for level in range(num_levels):
                 by_level.append(
-                    self._implied_loss(scores, matches, level, answers.probabilities[owner, place, level])
+                    self._implied_loss(scores, matches, level, reading.probabilities[owner, place, level])
                 )
                 fits = self._codes[:, level] == true_codes[:, level].unsqueeze(1)
                 matches = matches & fits
                 fits_slot = fits_slot & (fits | (level >= slot[is_valid]).unsqueeze(1))
-            weights = is_decision / is_decision.sum(dim=-1, keepdim=True)
+            weights = is_asked / is_asked.sum(dim=-1, keepdim=True)
             soft = (torch.stack(by_level, dim=-1) * weights).sum(dim=-1)
             written = rows[owner, place]
             losses.append(soft + self._greedy_loss(guess, slot[is_valid], scores, fits_slot, written))

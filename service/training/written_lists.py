@@ -175,6 +175,17 @@ class WrittenBatches:
         self._item_tokens = layout.item_tokens(codes)
         self._num_items = len(codes)
 
+    @property
+    def num_list_items(self) -> int:
+        """Items of each list, K."""
+        return int(self._lists.rows.shape[1])
+
+    @property
+    def lengths(self) -> IntArray:
+        """Tokens of each list, its prompt included, [num_lists]."""
+        prompts = [self._layout.prompt_length(len(history)) for history in self._lists.histories]
+        return np.array(prompts, dtype=np.int64) + self.num_list_items * self._layout.tokens_per_item
+
     def of(self, indices: IntArray) -> WrittenBatch:
         """The lists with these numbers, [batch]."""
         layout, per_item = self._layout, self._layout.tokens_per_item

@@ -55,18 +55,18 @@ def test_the_first_call_runs_the_second_captures_and_all_replay() -> None:
         def replay(self) -> None:
             calls.append(f"replay {self.shape}")
 
-    graphs = Graphs[str](calls.append, Fake)
+    graphs = Graphs(Fake)
     for shape in "aabab":
-        graphs.run(shape)
+        graphs.run(calls.append, shape)
     assert calls == ["a", "replay a", "b", "replay a", "replay b"]
     assert captured == ["a", "b"]
 
 
 def test_without_graphs_shapes_are_not_remembered() -> None:
     calls: list[str] = []
-    graphs = Graphs[str](calls.append, None)
+    graphs = Graphs(None)
     for shape in "abca":
-        graphs.run(shape)
+        graphs.run(calls.append, shape)
     assert calls == list("abca")
     assert not graphs._graphs
 

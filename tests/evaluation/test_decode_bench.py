@@ -126,6 +126,10 @@ def test_methods_take_turns_batch_by_batch(lists, question: Question) -> None:
     measure_decode(question, methods, batches=[3], repeats=4)
     warm_up, timed = log[:9], log[9:]
     assert [name for name, _ in warm_up] == list("aaabbbccc")
+    cold: list[tuple[str, tuple[str, ...]]] = []
+    methods = [Method(name, FakeEngine(lists, name, cold).start) for name in "abc"]
+    measure_decode(question, methods, batches=[3], repeats=4, warms_up=False)
+    assert cold == timed
     orders = set()
     for begin in range(0, len(timed), 3):
         names, batches = zip(*timed[begin : begin + 3], strict=True)

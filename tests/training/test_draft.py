@@ -14,6 +14,7 @@ from service.model.presets import DraftRecipe, Preset, preset_named
 from service.model.target import build_target
 from service.training.draft import Lesson, train_draft
 from service.training.loop import Progress, decays
+from service.training.readings import Reader
 from service.training.written_lists import WrittenBatches, WrittenLists
 
 RECIPE = DraftRecipe(
@@ -103,10 +104,15 @@ def train(target, lists, tmp_path: Path):
     return run
 
 
+def reader_of(draft: Draft, target, codes=CODES) -> Reader:
+    return Reader(target, draft.config.feature_layers(target.config.num_hidden_layers), codes, LAYOUT)
+
+
 def losses_of(draft: Draft, target, lists: WrittenLists, unroll: int = RECIPE.unroll) -> torch.Tensor:
-    lesson = Lesson(draft, target, CODES, LAYOUT, replace(RECIPE, unroll=unroll))
+    reader = reader_of(draft, target)
     batch = WrittenBatches(lists, CODES, LAYOUT).of(np.arange(12))
-    return lesson.losses(batch, np.random.default_rng(0).random((12, 20), dtype=np.float32))
+    draws = np.random.default_rng(0).random((12, 20), dtype=np.float32)
+    return Lesson(draft, reader, replace(RECIPE, unroll=unroll)).losses(batch, reader.read(batch), draws)
 
 
 @pytest.mark.parametrize("features", ["last", "fused"])
@@ -159,7 +165,8 @@ def test_a_later_guess_costs_what_a_pass_over_the_same_tokens_says(target, lists
     for index in range(6):
         batch = batches.of(np.array([index]))
         draws = np.random.default_rng(index).random((1, 20), dtype=np.float32)
-        got = Lesson(draft, target, CODES, LAYOUT, recipe).losses(batch, draws).tolist()
+        reader = reader_of(draft, target)
+        got = Lesson(draft, reader, recipe).losses(batch, reader.read(batch), draws).tolist()
         expected = slow_losses(draft, target, lists, index, draws[0], unroll)
         assert got == pytest.approx(expected, rel=1e-4)
         num_guesses += len(expected)
@@ -260,9 +267,12 @@ def test_a_catalogue_that_leaves_no_choice_teaches_nothing(target) -> None:
     """Two items, one of them excluded: every token is forced."""
     only = WrittenLists([np.array([0])], [np.array([0])], np.array([[1]]), 1)
     draft = Draft(DraftConfig.like(target.config, "slots", num_levels=3, num_items=2, max_steps=3))
-    lesson = Lesson(draft, target, CODES[:2], LAYOUT, RECIPE)
+    reader = reader_of(draft, target, CODES[:2])
     batch = WrittenBatches(only, CODES[:2], LAYOUT).of(np.array([0]))
-    assert lesson.losses(batch, np.full((1, 4), 0.5, dtype=np.float32)).shape == (0,)
+    losses = Lesson(draft, reader, RECIPE).losses(
+        batch, reader.read(batch), np.full((1, 4), 0.5, dtype=np.float32)
+    )
+    assert losses.shape == (0,)
 
 
 def test_weights_decay_and_nothing_else(target) -> None:

@@ -4,6 +4,7 @@ import torch
 from transformers import PreTrainedModel
 
 from service.engine.kv_cache import KvCache
+from service.model.attention import for_groups, use_grouped_attention
 
 
 class TargetPass:
@@ -16,10 +17,14 @@ class TargetPass:
 
     def __init__(self, model: PreTrainedModel, feature_layers: tuple[int, ...] = ()) -> None:
         config = model.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        self._num_heads: int = config.num_attention_heads
+        self._num_kv_heads: int = getattr(config, "num_key_value_heads", None) or self._num_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.model = model
-        self.cache = KvCache(config.num_hidden_layers, heads, head_dim, model.device, model.dtype)
+        self.cache = KvCache(
+            config.num_hidden_layers, self._num_kv_heads, head_dim, model.device, model.dtype
+        )
+        use_grouped_attention(model)
         self._feature_layers = feature_layers
         self._window: int | None = getattr(config, "sliding_window", None)
         self._layer_types: set[str] = set(getattr(config, "layer_types", None) or ())
@@ -65,12 +70,16 @@ class TargetPass:
         self, mask: torch.Tensor, positions: torch.Tensor, places: torch.Tensor
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """The mask, or one for each kind of layer where some attend to a window alone."""
+
+        def grouped(mask: torch.Tensor) -> torch.Tensor:
+            return for_groups(mask, self._num_heads, self._num_kv_heads)
+
         if self._window is None:
-            return mask
+            return grouped(mask)
         seen = torch.arange(mask.shape[3], device=mask.device).expand(len(mask), -1)
         seen = seen.scatter(1, places, positions)  # guesses of a tree do not stand at their own place
         near = positions.unsqueeze(2) - seen.unsqueeze(1) < self._window
         windowed = mask & near.unsqueeze(1)
         if not self._layer_types:
-            return windowed
-        return {"full_attention": mask, "sliding_attention": windowed}
+            return grouped(windowed)
+        return {"full_attention": grouped(mask), "sliding_attention": grouped(windowed)}

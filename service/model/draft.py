@@ -52,6 +52,7 @@ from transformers import PretrainedConfig
 
 from service.errors import InputError, first_line
 from service.files import write_json
+from service.model.attention import for_groups, grouped_attention
 
 Variant = Literal["none", "item", "step", "both", "slots"]
 Features = Literal["last", "fused"]
@@ -278,14 +279,8 @@ class Draft(nn.Module):
             values: likewise.
             mask: bool [batch, n, m], True where an input may look.
         """
-        # Heads are repeated by hand: with a mask, torch's own grouped attention is many small kernels on a GPU.
-        repeats = self.config.num_heads // self.config.num_kv_heads
-        attended = F.scaled_dot_product_attention(
-            self._queries(u, positions),
-            _repeat_heads(keys, repeats),
-            _repeat_heads(values, repeats),
-            attn_mask=mask.unsqueeze(1),
-        )
+        grouped = for_groups(mask.unsqueeze(1), self.config.num_heads, self.config.num_kv_heads)
+        attended = grouped_attention(self._queries(u, positions), keys, values, grouped)
         return self._after_attention(u, attended)
 
     def forward_shared(
@@ -449,11 +444,6 @@ def _for_inference(draft: Draft, dtype: torch.dtype) -> Draft:
     for parameter in draft.parameters():  # not the buffer: rotations need float32
         parameter.data = parameter.data.to(dtype)
     return draft.eval().requires_grad_(False)
-
-
-def _repeat_heads(heads: torch.Tensor, repeats: int) -> torch.Tensor:
-    """[batch, kv_heads, m, head_dim] to [batch, kv_heads * repeats, m, head_dim]."""
-    return heads if repeats == 1 else heads.repeat_interleave(repeats, dim=1)
 
 
 def check_draft(

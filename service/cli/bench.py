@@ -1,8 +1,9 @@
 """`padrec bench`: what things cost."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ from service.types import MAX_TEMPERATURE, MIN_TEMPERATURE, MIN_TOP_P
 
 if TYPE_CHECKING:
     from service.catalog.bundle import Bundle
+    from service.engine.fusing import Fuse
     from service.evaluation.decode_bench import Question
     from service.evaluation.decode_methods import Method, TreeKind
 
@@ -105,6 +107,12 @@ def bench_decode(
             help="Write lists untimed first; without, times mean nothing and the rest comes sooner."
         ),
     ] = True,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="The engine's parts as torch.compile makes them, which takes minutes."
+        ),
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Time the writing of lists with and without drafts, and compare them with the reference's.
@@ -114,6 +122,7 @@ def bench_decode(
     from service.build import Prepared
     from service.catalog.bundle import Bundle
     from service.data.dataset import Dataset
+    from service.engine.fusing import fuse_with
     from service.evaluation.decode_bench import Question, measure_decode, requests_of
     from service.evaluation.report import write_report
     from service.model.target import load_target, pick_device, pick_dtype
@@ -171,8 +180,9 @@ def bench_decode(
         Tree.AUTO: ("auto",),
     }
     shapes = [{"constrained": not unconstrained, "width": width, **size} for size in sizes]
-    methods = _plain_methods(question, baselines)
-    methods += _draft_methods(question, folders, opened.target_digest, kinds[tree], shapes)
+    fuse = fuse_with("inductor" if compiled else None)
+    methods = _plain_methods(question, baselines, fuse)
+    methods += _draft_methods(question, folders, opened.target_digest, kinds[tree], shapes, fuse)
     with bar("decoding") as progress:
         rows = measure_decode(
             question,
@@ -260,10 +270,14 @@ def _shuffled(cases: Sequence[Any], seed: int) -> list[Any]:
     return [cases[index] for index in np.random.default_rng(seed).permutation(len(cases))]
 
 
-def _plain_methods(question: "Question", names: Sequence[str]) -> "list[Method]":
+def _plain_methods(question: "Question", names: Sequence[str], fuse: "Fuse") -> "list[Method]":
     from service.evaluation.decode_methods import autoregressive_method, transformers_method
 
-    make = dict(zip(BASELINES, (autoregressive_method, transformers_method), strict=True))
+    makers: tuple[Callable[..., Method], ...] = (
+        partial(autoregressive_method, fuse=fuse),
+        transformers_method,
+    )
+    make = dict(zip(BASELINES, makers, strict=True))
     return [make[name](question.model, question.catalogue, question.layout) for name in names]
 
 
@@ -273,6 +287,7 @@ def _draft_methods(
     target_digest: str,
     kinds: "Sequence[TreeKind]",
     shapes: Sequence[dict[str, Any]],
+    fuse: "Fuse",
 ) -> "list[Method]":
     from service.engine.tree import TreeShape
     from service.evaluation.decode_methods import draft_method, shape_of
@@ -305,6 +320,7 @@ def _draft_methods(
                     tree=kind,
                     shape=shape,
                     requests=question.requests,
+                    fuse=fuse,
                 )
             )
     return methods

@@ -8,7 +8,7 @@ values are all that is needed. What a pass of guesses writes into the draft's ca
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from service.catalog.layout import TokenLayout
 from service.engine.branches import AnyToken, Branches, ByCode, ByItem, Extension, Lists
 from service.engine.constraint import NOT_ALLOWED, TrieIndex
+from service.engine.fusing import Fuse
 from service.engine.kv_cache import KvCache
 from service.engine.tree import Trees, TreeShape, grow
 from service.errors import InputError
@@ -77,6 +78,7 @@ class Drafter:
         index: the trie on the device.
         code_heads: rows of the target's head for each level's codes, [L, C, hidden].
         shapes: how much it may be asked to guess; all constrained, or none.
+        fuse: makes its passes faster.
 
     Raises:
         InputError: they do without the constraint, and the draft knows nothing but items.
@@ -90,6 +92,7 @@ class Drafter:
         index: TrieIndex,
         code_heads: torch.Tensor,
         shapes: Sequence[TreeShape],
+        fuse: Fuse,
     ) -> None:
         config = draft.config
         self.draft = draft
@@ -107,6 +110,10 @@ class Drafter:
             self.extension = ByItem(index, code_heads, draft)
         else:
             self.extension = ByCode(index, code_heads, draft)
+        # Functions, not methods of this: who holds them must not keep the cache from being freed.
+        self._extend: Callable[..., Branches] = fuse(type(self.extension).__call__)
+        self._join = fuse(grow)
+        self._read_first, self._read_next = fuse(Drafter._read_news), fuse(Drafter._read_branches)
 
     def read_prompts(
         self,
@@ -140,7 +147,7 @@ class Drafter:
             news: what the lists bring.
             lists: their free rows and sampling.
         """
-        return grow(
+        return self._join(
             self.passes(shape, news, lists),
             root=(news.node, news.slot),
             num_places=shape.num_places,
@@ -158,15 +165,17 @@ class Drafter:
             most_written=shape.num_passes + 1,
             most_tokens=self.extension.most_tokens,
         )
-        states, scratch = self._read_news(news)
+        states, scratch = self._read_first(self, news)
         passes: list[Branches] = []
         # Each pass guesses a code at least; one past the last that a list still needs would be lost.
         per_item = 1 if self.draft.config.guesses_items else self._layout.tokens_per_item
         for step in range(min(shape.num_passes, per_item * news.most_wanted)):
             if step:
                 branches = passes[-1].first(shape.width)
-                states, scratch = self._read_branches(step, branches, states, scratch)
-            passes.append(self.extension(step + 1, branches, states, lists, shape.num_candidates))
+                states, scratch = self._read_next(self, step, branches, states, scratch)
+            passes.append(
+                self._extend(self.extension, step + 1, branches, states, lists, shape.num_candidates)
+            )
         return passes
 
     def _read_news(self, news: News) -> tuple[torch.Tensor, _Scratch]:

@@ -13,7 +13,7 @@ class KvCache:
     A pass names its rows and where its tokens go (`begin_pass`), then each layer of the model calls `update`, as the
     `transformers` models do with their own caches. Entries beyond what a list has committed are scratch: the next
     pass overwrites them. `keep` moves the accepted ones of them to where they belong, and nothing else. Rows that are
-    nobody's may ask for places that there are none of; they get the last one.
+    nobody's may ask for places past those that the pass may look at; they get the last one.
 
     Args:
         num_layers: of the model.
@@ -28,9 +28,9 @@ class KvCache:
     ) -> None:
         # [key or value, layer, row, head, position, head_dim]
         self._data = torch.zeros(2, num_layers, 0, num_heads, 0, head_dim, device=device, dtype=dtype)
-        self._rows = slice(0, 0)  # of the pass under way; filled by `begin_pass`, like the next two
+        # What the pass under way may look at, and where its tokens go; filled by `begin_pass`.
+        self._view = self._data
         self._index = torch.empty(0)
-        self._length = 0
 
     @property
     def device(self) -> torch.device:
@@ -72,6 +72,7 @@ class KvCache:
         old = self._data
         self._data = old.new_zeros(*old.shape[:2], rows, old.shape[3], positions, old.shape[5])
         self._data[:, :, : old.shape[2], :, : old.shape[4]] = old
+        self._view = self._data
         return True
 
     def begin_pass(self, rows: slice, positions: torch.Tensor, length: int) -> None:
@@ -80,28 +81,27 @@ class KvCache:
         Args:
             rows: of the lists that take part.
             positions: int64 [num_rows, n], the place of each token in its row.
-            length: places that the pass may look at, from 0.
+            length: places that the pass may look at, from 0; all it writes is among them.
         """
-        self._rows, self._length = rows, length
+        self._view = self._data[:, :, rows, :, :length]
         heads, head_dim = self._data.shape[3], self._data.shape[5]
-        within = positions.clamp(max=self.num_positions - 1)
+        within = positions.clamp(max=self._view.shape[4] - 1)
         self._index = within[:, None, :, None].expand(-1, heads, -1, head_dim)
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write a layer's keys and values, [rows, heads, n, head_dim]; returns `view` of that layer.
+        """Write a layer's keys and values, [rows, heads, n, head_dim].
 
         The signature is that of `transformers.Cache.update`.
-        """
-        for new, where in ((keys, self._data[0, layer]), (values, self._data[1, layer])):
-            where[self._rows].scatter_(2, self._index, new)
-        return self.view(layer)
 
-    def view(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values that the pass under way may look at, each [rows, heads, length, head_dim]."""
-        both = self._data[:, layer, self._rows, :, : self._length]
-        return both[0], both[1]
+        Returns:
+            Keys and values that the pass may look at, each [rows, heads, length, head_dim].
+        """
+        of_layer = self._view[:, layer]
+        of_layer[0].scatter_(2, self._index, keys)
+        of_layer[1].scatter_(2, self._index, values)
+        return of_layer[0], of_layer[1]
 
     def keep(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Move entries of the first rows from `source` to `target` places, each int64 [num_rows, n].

@@ -16,6 +16,7 @@ from service.catalog.layout import TokenLayout
 from service.engine.branches import Lists
 from service.engine.constraint import TrieIndex
 from service.engine.drafter import Drafter, News, at
+from service.engine.fusing import Fuse
 from service.engine.graphs import Graphs, capture_on
 from service.engine.incoming import Incoming
 from service.engine.kv_cache import KvCache
@@ -41,6 +42,7 @@ class Passes:
         max_items: items of a list, at most.
         draft: guesses ahead of the target; None: the target writes alone.
         trees: how much it may be asked to guess.
+        fuse: makes the parts of a round faster.
 
     Attributes:
         device: where everything is.
@@ -63,6 +65,7 @@ class Passes:
         max_items: int,
         draft: Draft | None,
         trees: Sequence[TreeShape],
+        fuse: Fuse,
     ) -> None:
         self.device = model.device
         self.shapes = Shapes.of(model.device)
@@ -71,10 +74,10 @@ class Passes:
         self.num_codes = self._index.num_codes
         self._code_heads = model.get_output_embeddings().weight[self._index.token_of]
         layers = () if draft is None else draft.config.feature_layers(model.config.num_hidden_layers)
-        self._target = TargetPass(model, layers)
+        self._target = TargetPass(model, layers, fuse)
         self._drafter = None
         if draft is not None:
-            self._drafter = Drafter(draft, model, layout, self._index, self._code_heads, trees)
+            self._drafter = Drafter(draft, model, layout, self._index, self._code_heads, trees, fuse)
         deepest = 0 if self._drafter is None else self._drafter.most_depth
         steps = 0 if self._drafter is None else self._drafter.most_steps
         self.widths = Widths(max_items, layout.tokens_per_item, deepest, steps)
@@ -89,6 +92,8 @@ class Passes:
         self._features = torch.zeros(
             self.num_rows, num_features, width, device=model.device, dtype=model.dtype
         )
+        # Functions, not methods of this: who holds them must not keep the caches from being freed.
+        self._decide, self._commit = fuse(Passes._chosen), fuse(Passes._written)
         self._graphs = Graphs(capture_on(model.device))
 
     @property
@@ -169,11 +174,7 @@ class Passes:
         root = self.shapes.root_width(shape.pending, trees.num_places - 1)
         hidden, of_pass = self._verify(shape, root, states, trees)
         done = self._accept(hidden, trees, lists)
-        self._keep(root, states, done)
-        if self._drafter is not None:
-            self._remember(root, states, trees, done, of_pass)
-        after = states.after(trees, done, is_round=True, is_drafted=shape.tree is not None)
-        self.states.put(0, after)
+        self._commit(self, root, states, trees, done, of_pass, shape.tree is not None)
 
     def _draft(self, shape: RoundShape, states: ListStates, lists: Lists) -> Trees:
         """A tree for each list; bare roots without a draft."""
@@ -225,10 +226,28 @@ class Passes:
         return at(hidden, torch.cat((last, guessed), dim=1)), of_pass
 
     def _accept(self, hidden: torch.Tensor, trees: Trees, lists: Lists) -> Accepted:
+        done = self._decide(self, hidden, trees, lists)
+        return done if self.shapes.pads else replace(done, path=done.path[:, : int(done.num_path.max())])
+
+    def _chosen(self, hidden: torch.Tensor, trees: Trees, lists: Lists) -> Accepted:
         choices = choose(self._index, self._code_heads, hidden, trees, lists)
         deepest = min(self.widths.guessed, trees.num_places - 1)
-        done = accept(self._index, trees, choices, lists, deepest)
-        return done if self.shapes.pads else replace(done, path=done.path[:, : int(done.num_path.max())])
+        return accept(self._index, trees, choices, lists, deepest)
+
+    def _written(
+        self,
+        root: int,
+        states: ListStates,
+        trees: Trees,
+        done: Accepted,
+        of_pass: Sequence[torch.Tensor],
+        is_drafted: bool,
+    ) -> None:
+        """Keep of a round what is certain."""
+        self._keep(root, states, done)
+        if self._drafter is not None:
+            self._remember(root, states, trees, done, of_pass)
+        self.states.put(0, states.after(trees, done, is_round=True, is_drafted=is_drafted))
 
     def _keep(self, root: int, states: ListStates, done: Accepted) -> None:
         """Move the cache's entries of accepted guesses to where they belong."""

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.engine.engine import Engine
+from service.engine.fusing import Fuse
 from service.engine.load import Always, ByLoad, warm_up
 from service.engine.tree import TreeShape
 from service.evaluation.position_cost import position_figures
@@ -54,11 +55,13 @@ class Method:
     has_graphs: bool = True
 
 
-def autoregressive_method(model: PreTrainedModel, catalogue: Catalogue, layout: TokenLayout) -> Method:
+def autoregressive_method(
+    model: PreTrainedModel, catalogue: Catalogue, layout: TokenLayout, fuse: Fuse | None = None
+) -> Method:
     """The engine without a draft."""
 
     def start(batch: int) -> Write:
-        return Engine(model, catalogue, layout, max_batch=batch).write
+        return Engine(model, catalogue, layout, max_batch=batch, fuse=fuse).write
 
     return Method(AUTOREGRESSIVE, start, weights=num_bytes(model.parameters()))
 
@@ -73,6 +76,7 @@ def draft_method(
     tree: TreeKind,
     shape: TreeShape,
     requests: Sequence[DecodeRequest],
+    fuse: Fuse | None = None,
 ) -> Method:
     """The engine with a draft.
 
@@ -85,13 +89,14 @@ def draft_method(
         tree: what its guesses form.
         shape: how much it guesses; the largest of those it may choose from where the tree is `auto`.
         requests: what it learns from then.
+        fuse: makes the parts of a round faster.
     """
 
     def start(batch: int) -> Write:
         if tree != "auto":
-            return Engine(model, catalogue, layout, batch, draft, Always(shape)).write
+            return Engine(model, catalogue, layout, batch, draft, Always(shape), fuse=fuse).write
         choice = ByLoad(TreeShape.menu(draft.config, model.device))
-        engine = Engine(model, catalogue, layout, batch, draft, choice)
+        engine = Engine(model, catalogue, layout, batch, draft, choice, fuse=fuse)
         warm_up(engine, choice, requests, _WARM_UP_SECONDS)
         return engine.write
 

@@ -1,0 +1,38 @@
+"""Many small operators as few kernels: what `torch.compile` makes of the parts of a round."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
+
+# A part is compiled anew where a size is 1, or two sizes happen to be equal; few of them ever are.
+_MOST_VERSIONS = 64
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Fuse(Protocol):
+    """Makes a function of tensors faster, and nothing else of it."""
+
+    def __call__(self, function: Function) -> Function:
+        """The same function."""
+        ...
+
+
+def fuse_with(backend: str | None) -> Fuse:
+    """How parts are fused.
+
+    Args:
+        backend: of `torch.compile`; None: each operator is a kernel of its own.
+    """
+    if backend is None:
+        return lambda function: function
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, _MOST_VERSIONS)
+
+    def fuse(function: Function) -> Function:
+        # A part that cannot be compiled whole is an error: it would wait for the device where it breaks.
+        compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=backend)
+        return cast(Function, compiled)
+
+    return fuse

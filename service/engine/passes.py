@@ -179,7 +179,7 @@ class Passes:
     def _draft(self, shape: RoundShape, states: ListStates, lists: Lists) -> Trees:
         """A tree for each list; bare roots without a draft."""
         if self._drafter is None or shape.tree is None:
-            return Trees.bare(states.node)
+            return Trees.bare(states.node.clone())
         num_verified = states.length - states.start - states.num_read
         column = torch.arange(shape.news, device=self.device).expand(shape.batch, -1)
         split, read = num_verified.unsqueeze(1), states.num_read.unsqueeze(1)
@@ -243,11 +243,11 @@ class Passes:
         of_pass: Sequence[torch.Tensor],
         is_drafted: bool,
     ) -> None:
-        """Keep of a round what is certain."""
+        """Keep of a round what is certain; `states` are views of ours, and nothing else that comes in is."""
         self._keep(root, states, done)
         if self._drafter is not None:
             self._remember(root, states, trees, done, of_pass)
-        self.states.put(0, states.after(trees, done, is_round=True, is_drafted=is_drafted))
+        states.put(0, states.after(trees, done, is_round=True, is_drafted=is_drafted))
 
     def _keep(self, root: int, states: ListStates, done: Accepted) -> None:
         """Move the cache's entries of accepted guesses to where they belong."""

@@ -190,11 +190,11 @@ def test_a_stopped_training_of_a_draft_writes_its_lists_once(
     assert not (tmp_path / "draft").exists()
     _, record, stages = train_a_draft(prepared, target, tmp_path / "draft")
     assert record["lists"] == 12
-    assert stages == []
+    assert stages == ["lists that the target has read: 12/12"]
     another = dataclasses.replace(SHORT, num_lists=6)
     _, record, stages = train_a_draft(prepared, target, tmp_path / "draft", another)
     assert record["lists"] == 6
-    assert stages == ["lists of the target: 6/6"]
+    assert stages == ["lists of the target: 6/6", "lists that the target has read: 6/6"]
 
 
 def test_no_more_lists_are_written_than_training_reads(
@@ -233,7 +233,7 @@ def test_a_stop_among_the_lists_goes_on_from_those_that_are_written(
     monkeypatch.setattr(Engine, "write", write)
     _, record, stages = train_a_draft(prepared, target, tmp_path / "draft", lists=lists)
     assert record["lists"] == 12
-    assert stages == ["lists of the target: 12/12"]
+    assert stages == ["lists of the target: 12/12", "lists that the target has read: 12/12"]
     ours, theirs = (np.load(file)["rows"].tolist() for file in (lists, whole))
     assert ours == theirs
     assert {path.name for path in (tmp_path / "work").glob("*.npz")} == set()

@@ -20,13 +20,13 @@ from service.catalog.layout import TokenLayout
 from service.engine.flight import Flight
 from service.engine.fusing import Fuse, fuse_with
 from service.engine.load import Always, TreeChoice, label_of
-from service.engine.memory import check_memory
 from service.engine.passes import Passes
 from service.engine.prefixes import Prefix, Prefixes
 from service.engine.sampling import Sampling
 from service.engine.states import ListStates
 from service.engine.tree import TreeShape
 from service.model.draft import Draft
+from service.model.memory import check_memory
 from service.types import MAX_NUM_ITEMS, DecodedList, DecodeRequest
 
 _Any = TypeVar("_Any")

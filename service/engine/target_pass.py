@@ -1,6 +1,9 @@
 """One pass of the target over the new tokens of many lists, whatever its family."""
 
+from typing import Any
+
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from service.engine.fusing import Fuse
@@ -27,7 +30,7 @@ class TargetPass:
             config.num_hidden_layers, self._num_kv_heads, head_dim, model.device, model.dtype
         )
         use_grouped_attention(model)
-        self._forward = fuse(model.base_model.forward)
+        self._read = fuse(_read)
         self._feature_layers = feature_layers
         self._window: int | None = getattr(config, "sliding_window", None)
         self._layer_types: set[str] = set(getattr(config, "layer_types", None) or ())
@@ -56,7 +59,8 @@ class TargetPass:
         """
         self.cache.reserve(rows.stop, mask.shape[2])
         self.cache.begin_pass(rows, places, mask.shape[2])
-        output = self._forward(
+        output = self._read(
+            self.model.base_model,
             input_ids=tokens,
             attention_mask=self._masks(mask.unsqueeze(1), positions, places),
             position_ids=positions,
@@ -86,3 +90,7 @@ class TargetPass:
         if not self._layer_types:
             return grouped(windowed)
         return {"full_attention": grouped(mask), "sliding_attention": grouped(windowed)}
+
+
+def _read(model: nn.Module, **inputs: Any) -> Any:
+    return model(**inputs)

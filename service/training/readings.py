@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from service.catalog.layout import TokenLayout
 from service.catalog.trie import Int32Array
-from service.engine.memory import memory_of
+from service.model.memory import memory_of
 from service.training.guesses import allowed_codes
 from service.training.written_lists import IntArray, WrittenBatch, WrittenBatches
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from service.engine.engine import Engine
-from service.engine.memory import memory_of
 from service.engine.reference import write_list
 from service.errors import InputError
+from service.model.memory import memory_of
 from service.types import DecodedList, DecodeRequest
 from tests.engine.conftest import assert_equal, random_draft, random_requests, rows_of
 
@@ -76,7 +76,7 @@ def test_forced_tokens_cost_no_round(make_setting) -> None:
 
 def test_what_does_not_fit_is_refused_with_the_arithmetic(shop, monkeypatch) -> None:
     engine = Engine(shop.model, shop.catalogue, shop.layout, 16, random_draft(shop, "slots"), num_prefixes=4)
-    monkeypatch.setattr("service.engine.memory.memory_of", lambda _: 3 << 20)
+    monkeypatch.setattr("service.model.memory.memory_of", lambda _: 3 << 20)
     with pytest.raises(InputError) as refused:
         engine.reserve(400)
     assert re.fullmatch(
@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_refused_with_the_arithmetic(shop, monkeypatch) -> 
         r"lower worker\.max_batch or worker\.kept_prompts",
         str(refused.value),
     )
-    monkeypatch.setattr("service.engine.memory.memory_of", lambda _: 1 << 30)
+    monkeypatch.setattr("service.model.memory.memory_of", lambda _: 1 << 30)
     engine.reserve(400)
 
 

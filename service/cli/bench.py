@@ -122,7 +122,7 @@ def bench_decode(
     from service.build import Prepared
     from service.catalog.bundle import Bundle
     from service.data.dataset import Dataset
-    from service.engine.fusing import fuse_with
+    from service.engine.fusing import as_it_is, fuse_with
     from service.evaluation.decode_bench import Question, measure_decode, requests_of
     from service.evaluation.report import write_report
     from service.model.target import load_target, pick_device, pick_dtype
@@ -180,7 +180,7 @@ def bench_decode(
         Tree.AUTO: ("auto",),
     }
     shapes = [{"constrained": not unconstrained, "width": width, **size} for size in sizes]
-    fuse = fuse_with("inductor" if compiled else None)
+    fuse = fuse_with("inductor") if compiled else as_it_is
     methods = _plain_methods(question, baselines, fuse)
     methods += _draft_methods(question, folders, opened.target_digest, kinds[tree], shapes, fuse)
     with bar("decoding") as progress:

@@ -110,7 +110,7 @@ class Drafter:
             self.extension = ByItem(index, code_heads, draft)
         else:
             self.extension = ByCode(index, code_heads, draft)
-        # Functions, not methods of this: who holds them must not keep the cache from being freed.
+        # Functions, not methods of this: an object that holds its own method, and its cache, is not freed at once.
         self._extend: Callable[..., Branches] = fuse(type(self.extension).__call__)
         self._join = fuse(grow)
         self._read_first, self._read_next = fuse(Drafter._read_news), fuse(Drafter._read_branches)

@@ -19,14 +19,13 @@ class Fuse(Protocol):
         ...
 
 
-def fuse_with(backend: str | None) -> Fuse:
-    """How parts are fused.
+def as_it_is(function: Function) -> Function:
+    """Each operator stays a kernel of its own."""
+    return function
 
-    Args:
-        backend: of `torch.compile`; None: each operator is a kernel of its own.
-    """
-    if backend is None:
-        return lambda function: function
+
+def fuse_with(backend: str) -> Fuse:
+    """What a backend of `torch.compile` makes of a part."""
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, _MOST_VERSIONS)
 

@@ -72,7 +72,7 @@ class KvCache:
         old = self._data
         self._data = old.new_zeros(*old.shape[:2], rows, old.shape[3], positions, old.shape[5])
         self._data[:, :, : old.shape[2], :, : old.shape[4]] = old
-        self._view = self._data
+        self._view = self._data  # what was there before is free
         return True
 
     def begin_pass(self, rows: slice, positions: torch.Tensor, length: int) -> None:

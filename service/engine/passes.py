@@ -25,7 +25,7 @@ from service.engine.shapes import PrefillShape, RoundShape, Shapes
 from service.engine.states import ListStates, Widths
 from service.engine.target_pass import TargetPass
 from service.engine.tree import Trees, TreeShape
-from service.engine.verify import Accepted, accept, choose
+from service.engine.verify import Accepted, decide
 from service.model.draft import Draft
 
 _MOST_INCOMING = 8  # prompts in one pass; more would only make the lists that run wait longer
@@ -92,8 +92,9 @@ class Passes:
         self._features = torch.zeros(
             self.num_rows, num_features, width, device=model.device, dtype=model.dtype
         )
-        # Functions, not methods of this: who holds them must not keep the caches from being freed.
-        self._decide, self._commit = fuse(Passes._chosen), fuse(Passes._written)
+        self._decide = fuse(decide)
+        # A function, not a method of this: an object that holds its own method, and its caches, is not freed at once.
+        self._commit = fuse(Passes._written)
         self._graphs = Graphs(capture_on(model.device))
 
     @property
@@ -226,13 +227,9 @@ class Passes:
         return at(hidden, torch.cat((last, guessed), dim=1)), of_pass
 
     def _accept(self, hidden: torch.Tensor, trees: Trees, lists: Lists) -> Accepted:
-        done = self._decide(self, hidden, trees, lists)
-        return done if self.shapes.pads else replace(done, path=done.path[:, : int(done.num_path.max())])
-
-    def _chosen(self, hidden: torch.Tensor, trees: Trees, lists: Lists) -> Accepted:
-        choices = choose(self._index, self._code_heads, hidden, trees, lists)
         deepest = min(self.widths.guessed, trees.num_places - 1)
-        return accept(self._index, trees, choices, lists, deepest)
+        done = self._decide(self._index, self._code_heads, hidden, trees, lists, deepest)
+        return done if self.shapes.pads else replace(done, path=done.path[:, : int(done.num_path.max())])
 
     def _written(
         self,
@@ -246,7 +243,7 @@ class Passes:
         """Keep of a round what is certain; `states` are views of ours, and nothing else that comes in is."""
         self._keep(root, states, done)
         if self._drafter is not None:
-            self._remember(root, states, trees, done, of_pass)
+            self._remember(root, states, done, of_pass)
         states.put(0, states.after(trees, done, is_round=True, is_drafted=is_drafted))
 
     def _keep(self, root: int, states: ListStates, done: Accepted) -> None:
@@ -264,7 +261,6 @@ class Passes:
         self,
         root: int,
         states: ListStates,
-        trees: Trees,
         done: Accepted,
         of_pass: Sequence[torch.Tensor],
     ) -> None:
@@ -275,7 +271,7 @@ class Passes:
         if done.path.shape[1]:
             of_path = root - 1 + done.path.gather(1, (columns - width).clamp(min=0))
             columns = torch.where(columns < width, columns, of_path)
-        columns = columns.clamp(max=root + trees.num_places - 2)
+        columns = columns.clamp(max=of_pass[0].shape[1] - 1)
         kept = self._drafter.draft.features_of([at(state, columns) for state in of_pass])
         places = 1 + states.verified_to(done)
         self._features[: len(places)].scatter_(1, places.unsqueeze(2).expand_as(kept), kept)

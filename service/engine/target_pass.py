@@ -93,4 +93,5 @@ class TargetPass:
 
 
 def _read(model: nn.Module, **inputs: Any) -> Any:
+    """A pass of whatever model it is, which a part that is compiled must not hold."""
     return model(**inputs)

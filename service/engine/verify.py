@@ -105,6 +105,13 @@ class Accepted:
     num_forced: torch.Tensor
 
 
+def decide(
+    index: TrieIndex, code_heads: torch.Tensor, hidden: torch.Tensor, trees: Trees, lists: Lists, most: int
+) -> Accepted:
+    """What a pass makes certain: `choose`, then `accept`, whose arguments these are."""
+    return accept(index, trees, choose(index, code_heads, hidden, trees, lists), lists, most)
+
+
 def accept(index: TrieIndex, trees: Trees, choices: Choices, lists: Lists, most: int) -> Accepted:
     """Follow the target through the trees.
 

@@ -186,7 +186,10 @@ def _run(
     """Time all methods; they take turns batch by batch, in an order drawn anew, so that drift hits all alike."""
     device = question.model.device
     work = in_batches(question.requests, batch)
-    runs = [_start(method, batch, work if warms_up else [], device) for method in methods]
+    runs = [
+        _start(method, batch, _untimed(method, work, device) if warms_up else [], device)
+        for method in methods
+    ]
     rng = np.random.default_rng(question.seed)
     done, total = 0, repeats * len(work) * len(runs)
     for repeat in range(repeats):
@@ -200,18 +203,21 @@ def _run(
     return runs
 
 
-def _start(method: Method, batch: int, work: list[list[DecodeRequest]], device: torch.device) -> _Run:
-    """Make a method ready and, with this work, warm: on a GPU all is written twice, by what runs as graphs.
+def _untimed(
+    method: Method, work: list[list[DecodeRequest]], device: torch.device
+) -> list[list[DecodeRequest]]:
+    """What makes a method warm: all batches twice where it has graphs; else the shortest, a middle one, the longest."""
+    if device.type == "cuda" and method.has_graphs:
+        return work * 2
+    by_length = sorted(work, key=lambda requests: max(len(request.history) for request in requests))
+    return [by_length[place] for place in sorted({0, len(work) // 2, len(work) - 1})]
 
-    Elsewhere the shortest batch, one in the middle, and the longest are written.
-    """
+
+def _start(method: Method, batch: int, untimed: list[list[DecodeRequest]], device: torch.device) -> _Run:
+    """Make a method ready, and have it write these."""
     before = _allocated(device)
     write = method.start(batch)
-    by_length = sorted(work, key=lambda requests: max(len(request.history) for request in requests))
-    warm = [by_length[place] for place in sorted({0, len(work) // 2, len(work) - 1})] if work else []
-    if device.type == "cuda" and method.has_graphs:
-        warm = work * 2
-    for requests in warm:
+    for requests in untimed:
         write(requests)
     synchronize(device)
     return _Run(method, write, held=_allocated(device) - before)

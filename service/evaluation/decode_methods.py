@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.engine.engine import Engine
-from service.engine.fusing import Fuse
+from service.engine.fusing import Fuse, as_it_is
 from service.engine.load import Always, ByLoad, warm_up
 from service.engine.tree import TreeShape
 from service.evaluation.position_cost import position_figures
@@ -56,7 +56,7 @@ class Method:
 
 
 def autoregressive_method(
-    model: PreTrainedModel, catalogue: Catalogue, layout: TokenLayout, fuse: Fuse | None = None
+    model: PreTrainedModel, catalogue: Catalogue, layout: TokenLayout, fuse: Fuse = as_it_is
 ) -> Method:
     """The engine without a draft."""
 
@@ -76,7 +76,7 @@ def draft_method(
     tree: TreeKind,
     shape: TreeShape,
     requests: Sequence[DecodeRequest],
-    fuse: Fuse | None = None,
+    fuse: Fuse = as_it_is,
 ) -> Method:
     """The engine with a draft.
 

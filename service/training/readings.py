@@ -97,19 +97,19 @@ class Readings:
     def __init__(
         self, reader: Reader, batches: WrittenBatches, batch_size: int, on_read: Callable[[int], None]
     ) -> None:
-        self._reader, self._batches = reader, batches
+        self._reader = reader
         self._kept: Reading | None = None
         lengths = batches.lengths
         device, dtype = reader.target.device, reader.target.dtype
+        # Tokens of all lists stand one after the other.
+        self._begin = torch.as_tensor(np.cumsum(lengths) - lengths, device=device)
         hidden, num_tokens = reader.target.config.hidden_size, int(lengths.sum())
         of_answers = (len(lengths), batches.num_list_items, *reader.head.shape[:2])
         num_bytes = reader.num_states * num_tokens * hidden * dtype.itemsize
         num_bytes += int(np.prod(of_answers)) * (torch.float32.itemsize + torch.bool.itemsize)
         if num_bytes > _SHARE * memory_of(device):
             return
-        begin = np.cumsum(lengths) - lengths
-        self._begin = torch.as_tensor(begin, device=device)
-        self._kept = Reading(
+        kept = Reading(
             tuple(
                 torch.empty(num_tokens, hidden, dtype=dtype, device=device) for _ in range(reader.num_states)
             ),
@@ -119,33 +119,33 @@ class Readings:
         by_length = np.argsort(lengths, kind="stable")
         for done in range(0, len(by_length), batch_size):
             indices = by_length[done : done + batch_size]
-            self._keep(indices, begin[indices], lengths[indices])
+            self._keep(kept, indices, batches.of(indices))
             if 10 * (done + len(indices)) // len(lengths) > 10 * done // len(lengths):
                 on_read(done + len(indices))
-
-    def _keep(self, indices: IntArray, begin: IntArray, lengths: IntArray) -> None:
-        assert self._kept is not None
-        reading = self._reader.read(self._batches.of(indices))
-        owner = np.repeat(np.arange(len(indices)), lengths)
-        column = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        owner_, column_, place = (
-            torch.as_tensor(array, device=self._begin.device)
-            for array in (owner, column, begin[owner] + column)
-        )
-        for kept, states in zip(self._kept.states, reading.states, strict=True):
-            kept[place] = states[owner_, column_]
-        where = torch.as_tensor(indices, device=self._begin.device)
-        self._kept.allowed[where] = reading.allowed
-        self._kept.probabilities[where] = reading.probabilities
+        self._kept = kept
 
     def of(self, indices: IntArray, batch: WrittenBatch) -> Reading:
         """Of the lists with these numbers, which are this batch."""
         kept = self._kept
         if kept is None:
             return self._reader.read(batch)
+        where, places = self._places(indices, batch)
+        places = places.clamp_max(len(kept.states[0]) - 1)
+        return Reading(
+            tuple(states[places] for states in kept.states), kept.allowed[where], kept.probabilities[where]
+        )
+
+    def _keep(self, kept: Reading, indices: IntArray, batch: WrittenBatch) -> None:
+        reading = self._reader.read(batch)
+        where, places = self._places(indices, batch)
+        is_token = torch.as_tensor(batch.attention, device=where.device)
+        for of_all, states in zip(kept.states, reading.states, strict=True):
+            of_all[places[is_token]] = states[is_token]
+        kept.allowed[where] = reading.allowed
+        kept.probabilities[where] = reading.probabilities
+
+    def _places(self, indices: IntArray, batch: WrittenBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The numbers of lists on the device, [batch], and where their tokens stand, [batch, length]; padding, past."""
         where = torch.as_tensor(indices, device=self._begin.device)
         column = torch.arange(batch.tokens.shape[1], device=where.device)
-        place = (self._begin[where].unsqueeze(1) + column).clamp_max(len(kept.states[0]) - 1)
-        return Reading(
-            tuple(states[place] for states in kept.states), kept.allowed[where], kept.probabilities[where]
-        )
+        return where, self._begin[where].unsqueeze(1) + column

@@ -129,7 +129,7 @@ def test_the_engine_compiled(
     """Without the compiler, which takes minutes: every function of the engine goes by its hands."""
     file, asked, fused = tmp_path / "decode.json", [], []
 
-    def fuse_with(backend: str | None):
+    def fuse_with(backend: str):
         asked.append(backend)
         return lambda function: fused.append(function.__name__) or function
 
@@ -141,7 +141,7 @@ def test_the_engine_compiled(
     assert [row["equal_to_reference"] for row in json.loads(file.read_text())["rows"]] == [1.0, 1.0]
     assert asked == ["inductor"]
     assert sorted(fused) == sorted(
-        ["_read", "_chosen", "_written"] * 2 + ["__call__", "grow", "_read_news", "_read_branches"]
+        ["_read", "decide", "_written"] * 2 + ["__call__", "grow", "_read_news", "_read_branches"]
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from service.engine import passes
+from service.engine import verify
 from service.engine.engine import Engine
 from service.engine.load import Always
 from service.engine.tree import TreeShape
@@ -121,5 +121,5 @@ def test_the_test_sees_broken_acceptance(
         spoilt = torch.as_tensor(draws.random((len(own), 1)) < 0.1)
         return accept(index, trees, replace(choices, node=torch.where(spoilt, guessed, own)), lists, most)
 
-    monkeypatch.setattr(passes, "accept", broken)
+    monkeypatch.setattr(verify, "accept", broken)
     assert p_value(drawn(tiny, "both", TREE, range(40_000)), expected) < 1e-6

@@ -170,8 +170,9 @@ def train_list_draft(
 ) -> dict[str, Any]:
     """Let a target write lists, train a draft on them and save it to `out`.
 
-    A run that was stopped goes on from what it left in `work`, which the caller removes when all is done. Drafts of
-    one target and seed learn from the same lists; with `lists`, a file, the first one writes them for all.
+    A run that was stopped goes on from what it left in `work`, which the caller removes when all is done. With `lists`,
+    a file, drafts of one target learn from the same lists, which the first one writes for all, whatever their seeds;
+    one that needs fewer takes the first ones.
 
     Returns:
         The training record.
@@ -199,21 +200,22 @@ def train_list_draft(
     requests = _training_requests(prepared.split.train, preset, num_items, seed)
     asked = _sample(prepared.split.cases("valid"), recipe.validation_users, seed)
     validation = [_request(str(n), case.history, preset, num_items, True) for n, case in enumerate(asked)]
-    fingerprint = _fingerprint(
-        prepared, digest, asdict(layout), preset.max_history_items, num_items, len(requests), seed
-    )
+    fingerprint = _fingerprint(prepared, digest, asdict(layout), preset.max_history_items, num_items)
 
     def on_written(done: int) -> None:
         on_stage(f"lists of the target: {done}/{len(requests)}")
 
     lists_file = work / WRITTEN_LISTS if lists is None else lists
     written = WrittenLists.load(lists_file, fingerprint)
-    if written is None:
+    if written is None or written.num_asked < len(requests):
         engine = Engine(model, catalogue, layout, max_batch=512 if device.type == "cuda" else 128)
         partial = work / PARTIAL_LISTS
-        written = write_lists(engine, requests, partial, fingerprint, on_written)
+        written = write_lists(
+            engine, requests, partial, _fingerprint(prepared, fingerprint, seed, len(requests)), on_written
+        )
         written.save(lists_file, fingerprint)
         partial.unlink(missing_ok=True)
+    written = written.first(len(requests))
 
     def validate(draft: Draft) -> dict[str, float]:
         copy = copy_for_inference(draft, model.dtype)
@@ -231,7 +233,7 @@ def train_list_draft(
         recipe,
         seed=seed,
         work=work,
-        fingerprint=_fingerprint(prepared, fingerprint, asdict(config), asdict(recipe)),
+        fingerprint=_fingerprint(prepared, fingerprint, seed, asdict(config), asdict(recipe)),
         validate=validate,
         metric=DRAFT_METRIC,
         on_progress=on_progress,

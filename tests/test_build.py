@@ -170,9 +170,8 @@ def train_a_draft(prepared: Prepared, target: Path, out: Path, recipe=SHORT, **o
         "fused",
         out,
         device=CPU,
-        seed=0,
         work=out.with_name("work"),
-        **{"on_stage": stages.append, "on_progress": lambda _: None, **options},
+        **{"seed": 0, "on_stage": stages.append, "on_progress": lambda _: None, **options},
     )
     return load_draft(out, device=CPU, dtype=torch.float32), record, stages
 
@@ -191,10 +190,21 @@ def test_a_stopped_training_of_a_draft_writes_its_lists_once(
     _, record, stages = train_a_draft(prepared, target, tmp_path / "draft")
     assert record["lists"] == 12
     assert stages == ["lists that the target has read: 12/12"]
-    another = dataclasses.replace(SHORT, num_lists=6)
-    _, record, stages = train_a_draft(prepared, target, tmp_path / "draft", another)
+
+
+def test_drafts_of_any_seed_share_a_file_of_lists_that_holds_enough(
+    prepared: Prepared, write_checkpoint, tmp_path: Path
+) -> None:
+    target, lists = write_checkpoint(tmp_path / "target", "llama"), tmp_path / "lists.npz"
+    train_a_draft(prepared, target, tmp_path / "first", lists=lists)
+    fewer = dataclasses.replace(SHORT, num_lists=6)
+    _, record, stages = train_a_draft(prepared, target, tmp_path / "fewer", fewer, lists=lists, seed=1)
     assert record["lists"] == 6
-    assert stages == ["lists of the target: 6/6", "lists that the target has read: 6/6"]
+    assert stages == ["lists that the target has read: 6/6"]
+    more = dataclasses.replace(SHORT, num_lists=14)
+    _, record, stages = train_a_draft(prepared, target, tmp_path / "more", more, lists=lists)
+    assert record["lists"] == 14
+    assert stages[0] == "lists of the target: 14/14"
 
 
 def test_no_more_lists_are_written_than_training_reads(

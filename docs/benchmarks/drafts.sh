@@ -14,7 +14,7 @@ train() {  # NAME VARIANT SEED STEPS [OPTION ...]
   local name=$1 variant=$2 seed=$3 steps=$4
   shift 4
   padrec train draft "$dataset" --target "$work/bundle" --preset "$preset" --device "$device" --variant "$variant" \
-    --seed "$seed" --steps "$steps" --lists "$work/lists-$seed.npz" --out "$work/$name" "$@" 2> "$work/$name.log"
+    --seed "$seed" --steps "$steps" --lists "$work/lists.npz" --out "$work/$name" "$@" 2> "$work/$name.log"
 }
 measure() {  # NAME DRAFT [OPTION ...]
   local name=$1 draft=$2
@@ -26,17 +26,19 @@ measure_all() {  # VARIANT SEED
   measure "accepted-$1-$2" "$1-$2"
   [ -z "$shared" ] || return 0
   measure "sampled-$1-$2" "$1-$2" --temperature 1 --tree tree
-  measure "wide-$1-$2" "$1-$2" --tree tree --places 123
-  [ "$1" != none ] || measure "unconstrained-$1-$2" "$1-$2" --unconstrained
+  measure "budgets-$1-$2" "$1-$2" --tree tree --places 75,251
+  case $1 in none | slots) ;; *) return 0 ;; esac
+  measure "passes-$1-$2" "$1-$2" --tree tree --passes 2,3,4,6
+  if [ "$2" = 0 ]; then equal "$1-$2"; fi
+  if [ "$1" = none ]; then measure "unconstrained-$1-$2" "$1-$2" --unconstrained; fi
 }
 main() { train "$1-$2" "$1" "$2" "$3"; measure_all "$1" "$2"; }  # VARIANT SEED STEPS
 other() {  # KIND VARIANT SEED STEPS [OPTION ...]: of the training
   train "$1-$2-$3" "${@:2}"
   measure "accepted-$1-$2-$3" "$1-$2-$3" $([ "$1" != one-step ] || echo --passes 8)
 }
-equal() {  # lists like the reference's, and how near a tie those are that differ
-  padrec bench decode "$work/bundle" "$dataset" --draft "$work/none-0" --draft "$work/slots-0" --device "$device" \
-    --batch 1,8 --users "$1" --check "$1" --repeats 1 --json "$work/equal.json" > "$work/equal.log" 2>&1
+equal() {  # DRAFT: lists like the reference's, and how near a tie those are that differ
+  measure "equal-$1" "$1" --batch 1,8 --users "${CHECK:-200}" --check "${CHECK:-200}"
 }
 export -f padrec train measure measure_all main other equal
 export dataset work preset device users shared
@@ -44,28 +46,30 @@ export dataset work preset device users shared
 [ -d "$work/bundle" ] || padrec bundle build "$dataset" --preset "$preset" --device "$device" \
   --steps "${TARGET_STEPS:-1500}" ${shared:+--shared-codes} --no-draft --out "$work/bundle"
 
-# A short training still reads as many lists as there are, so that one file of them serves all of one seed.
-steps=${DRAFT_STEPS:-600} short=${SHORT_STEPS:-80} seeds="0 1 2"
+steps=${DRAFT_STEPS:-600} short=${SHORT_STEPS:-80} seeds="0 1 2" first=""
 if [ -n "$shared" ]; then rest="both"; else rest="slots both item step"; fi
+# All learn from the same lists, which the first one writes.
+if [ ! -f "$work/lists.npz" ]; then
+  main none 0 "$steps" & first=$!
+  while [ ! -f "$work/lists.npz" ] && kill -0 "$first" 2> /dev/null; do sleep 1; done
+  [ -f "$work/lists.npz" ]
+fi
 {
-  for seed in $seeds; do echo "main none $seed $steps"; done
-  for variant in $rest; do
+  for variant in none $rest; do
     for seed in $seeds; do
-      echo "until [ -f $work/lists-$seed.npz ]; do sleep 1; done; main $variant $seed $steps"
+      [ "$variant-$seed" = none-0 ] && [ -n "$first" ] || echo "main $variant $seed $steps"
     done
   done
   if [ -z "$shared" ]; then
     for variant in none both; do
-      for seed in $seeds; do
-        echo "other one-step $variant $seed $steps --unroll 1"
-        echo "other short $variant $seed $short"
-      done
+      for seed in $seeds; do echo "other short $variant $seed $short"; done
+      for seed in $seeds; do echo "other one-step $variant $seed $steps --unroll 1"; done
     done
-    echo "equal ${CHECK:-200}"
     for variant in none slots; do
       for seed in $seeds; do echo "other fused $variant $seed $steps --features fused"; done
     done
   fi
 } | { grep -E "${ONLY:-.}" || true; } | xargs -P "${JOBS:-8}" --process-slot-var=SLOT -I{} bash -c \
   '[ -z "${GPUS:-}" ] || export CUDA_VISIBLE_DEVICES=$((SLOT % GPUS)); {}'
+wait $first
 echo measured

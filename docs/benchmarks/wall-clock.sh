@@ -9,17 +9,20 @@ mkdir -p "$work"
 padrec() { python3 -m service.cli "$@"; }
 train() {  # VARIANT SEED
   padrec train draft "$dataset" --target "$work/bundle" --preset "$preset" --device "$device" --variant "$1" \
-    --seed "$2" --steps "${DRAFT_STEPS:-300}" --lists "$work/lists-$2.npz" --out "$work/$1-$2" 2> "$work/$1-$2.log"
+    --seed "$2" --steps "${DRAFT_STEPS:-300}" --lists "$work/lists.npz" --out "$work/$1-$2" 2> "$work/$1-$2.log"
 }
 export -f padrec train
 export dataset work preset device
 
 [ -d "$work/bundle" ] || padrec bundle build "$dataset" --preset "$preset" --device "$device" \
   --steps "${TARGET_STEPS:-600}" --no-draft --out "$work/bundle"
-for seed in 0 1 2; do train none "$seed" & done
-for seed in 0 1 2; do until [ -f "$work/lists-$seed.npz" ]; do sleep 1; done; done
-for seed in 0 1 2; do echo "train slots $seed"; done | xargs -P "${JOBS:-3}" -I{} bash -c '{}'
-wait
+# All learn from the same lists, which the first one writes.
+train none 0 & first=$!
+while [ ! -f "$work/lists.npz" ] && kill -0 "$first" 2> /dev/null; do sleep 1; done
+[ -f "$work/lists.npz" ]
+for draft in "none 1" "none 2" "slots 0" "slots 1" "slots 2"; do echo "train $draft"; done \
+  | xargs -P "${JOBS:-5}" -I{} bash -c '{}'
+wait "$first"
 measure() {  # NAME USERS CHECK COMPARE DRAFTS [OPTION ...]
   local name=$1 users=$2 check=$3 compare=$4 drafts=()
   for draft in $5; do drafts+=(--draft "$work/$draft"); done

@@ -51,7 +51,7 @@ class TreeShape:
     @classmethod
     def tree(cls, draft: DraftConfig) -> "TreeShape":
         """Best-first."""
-        return cls(draft.max_steps, width=8, num_candidates=24, num_places=75, min_probability=0.002)
+        return cls(draft.max_steps, width=8, num_candidates=24, num_places=123, min_probability=0.002)
 
     @classmethod
     def default(cls, draft: DraftConfig, device: torch.device) -> "TreeShape":
@@ -66,6 +66,7 @@ class TreeShape:
         if device.type == "cuda":
             return (
                 largest,
+                replace(largest, num_places=75),
                 replace(largest, num_places=43),
                 replace(largest, num_places=27, width=4),
                 replace(largest, num_passes=fewer, num_places=11, width=2),

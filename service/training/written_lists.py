@@ -54,6 +54,12 @@ class WrittenLists:
             self.num_asked + len(requests),
         )
 
+    def first(self, count: int) -> "WrittenLists":
+        """The first `count` lists, or as many as there are."""
+        return WrittenLists(
+            self.histories[:count], self.excluded[:count], self.rows[:count], min(self.num_asked, count)
+        )
+
     def __len__(self) -> int:
         """Number of lists."""
         return len(self.rows)

@@ -5,7 +5,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
-# A part is compiled anew where a size is 1, or two sizes happen to be equal; few of them ever are.
+# A part is compiled anew where a size is 1; few of them ever are.
 _MOST_VERSIONS = 64
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -28,6 +28,8 @@ def fuse_with(backend: str) -> Fuse:
     """What a backend of `torch.compile` makes of a part."""
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, _MOST_VERSIONS)
+    # Sizes that happen to be equal once are no reason to compile for that case alone.
+    torch.fx.experimental._config.use_duck_shape = False
 
     def fuse(function: Function) -> Function:
         # A part that cannot be compiled whole is an error: it would wait for the device where it breaks.

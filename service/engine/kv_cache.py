@@ -1,5 +1,6 @@
 """The KV cache: one row a list, one owner; everyone else holds row numbers and positions."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -88,20 +89,16 @@ class KvCache:
         within = positions.clamp(max=self._view.shape[4] - 1)
         self._index = within[:, None, :, None].expand(-1, heads, -1, head_dim)
 
+    def of_layer(self, layer: int) -> "LayerCache":
+        """A layer's part of what the pass under way may look at."""
+        keys, values = self._view[:, layer]
+        return LayerCache(keys, values, self._index)
+
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write a layer's keys and values, [rows, heads, n, head_dim].
-
-        The signature is that of `transformers.Cache.update`.
-
-        Returns:
-            Keys and values that the pass may look at, each [rows, heads, length, head_dim].
-        """
-        of_layer = self._view[:, layer]
-        of_layer[0].scatter_(2, self._index, keys)
-        of_layer[1].scatter_(2, self._index, values)
-        return of_layer[0], of_layer[1]
+        """Write a layer's keys and values; as `LayerCache.update`, with the signature of `transformers.Cache`."""
+        return self.of_layer(layer).update(keys, values)
 
     def keep(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Move entries of the first rows from `source` to `target` places, each int64 [num_rows, n].
@@ -122,3 +119,26 @@ class KvCache:
         """Copy the first entries of another cache's rows over those of this one's, rows int64 [n] each."""
         count = min(num_positions, self.num_positions, other.num_positions)
         self._data[:, :, target, :, :count] = other._data[:, :, source, :, :count]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """What a pass may look at in one layer.
+
+    Attributes:
+        keys: [rows, heads, length, head_dim].
+        values: likewise.
+        index: int64 [rows, heads, n, head_dim], the place of each of the pass's tokens.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    index: torch.Tensor
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the keys and values, [rows, heads, n, head_dim], of the pass's tokens; what it may look at then."""
+        self.keys.scatter_(2, self.index, keys)
+        self.values.scatter_(2, self.index, values)
+        return self.keys, self.values

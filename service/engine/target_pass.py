@@ -1,5 +1,11 @@
-"""One pass of the target over the new tokens of many lists, whatever its family."""
+"""One pass of the target over the new tokens of many lists, whatever its family.
 
+Its layers are alike, so that what is made faster is one layer for all: each is handed its own part of the cache, and
+nothing in it depends on its number.
+"""
+
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +23,7 @@ class TargetPass:
     Args:
         model: in evaluation mode on its device.
         feature_layers: indices of the hidden states that a draft fuses; () for the last feature alone.
-        fuse: makes the model's pass faster.
+        fuse: makes the passes of its layers faster.
     """
 
     def __init__(self, model: PreTrainedModel, feature_layers: tuple[int, ...], fuse: Fuse) -> None:
@@ -30,7 +36,9 @@ class TargetPass:
             config.num_hidden_layers, self._num_kv_heads, head_dim, model.device, model.dtype
         )
         use_grouped_attention(model)
-        self._read = fuse(_read)
+        read = fuse(_read_layer)
+        for number, layer in enumerate(model.base_model.layers):
+            layer.forward = _with_own_cache(layer, number, read)
         self._feature_layers = feature_layers
         self._window: int | None = getattr(config, "sliding_window", None)
         self._layer_types: set[str] = set(getattr(config, "layer_types", None) or ())
@@ -59,8 +67,7 @@ class TargetPass:
         """
         self.cache.reserve(rows.stop, mask.shape[2])
         self.cache.begin_pass(rows, places, mask.shape[2])
-        output = self._read(
-            self.model.base_model,
+        output = self.model.base_model(
             input_ids=tokens,
             attention_mask=self._masks(mask.unsqueeze(1), positions, places),
             position_ids=positions,
@@ -92,6 +99,20 @@ class TargetPass:
         return {"full_attention": grouped(mask), "sliding_attention": grouped(windowed)}
 
 
-def _read(model: nn.Module, **inputs: Any) -> Any:
-    """A pass of whatever model it is, which a part that is compiled must not hold."""
-    return model(**inputs)
+def _with_own_cache(layer: nn.Module, number: int, read: Callable[..., Any]) -> Callable[..., Any]:
+    """A layer's `forward`, which in a pass of ours is `read` with the layer's part of the cache."""
+    itself = weakref.ref(layer)  # a layer that held itself would not be freed at once
+
+    def forward(hidden: torch.Tensor, *, past_key_values: Any = None, **others: Any) -> Any:
+        owner = itself()
+        assert owner is not None
+        if not isinstance(past_key_values, KvCache):
+            return type(owner).forward(owner, hidden, past_key_values=past_key_values, **others)
+        return read(owner, hidden, past_key_values=past_key_values.of_layer(number), **others)
+
+    return forward
+
+
+def _read_layer(layer: nn.Module, hidden: torch.Tensor, **others: Any) -> Any:
+    """One layer of whatever model it is."""
+    return type(layer).forward(layer, hidden, **others)

@@ -70,11 +70,13 @@ def train_draft(
     lesson = Lesson(draft, reader, recipe)
     batches = WrittenBatches(lists, codes, layout)
     readings = Readings(reader, batches, recipe.micro_batch_size, on_read)
-    epochs = Epochs(len(lists), seed)
+    epochs, lengths = Epochs(len(lists), seed), batches.lengths
     num_tokens = lists.rows.shape[1] * layout.tokens_per_item
 
     def gather_gradient(step: int) -> float:
         indices = epochs.batch(step, recipe.batch_size)
+        # Lists of like length go together: a pass is as long as its longest.
+        indices = indices[np.argsort(lengths[indices], kind="stable")]
         draws = np.random.default_rng([seed, 1, step]).random((len(indices), num_tokens), dtype=np.float32)
         total, count = 0.0, 0
         for begin in range(0, len(indices), recipe.micro_batch_size):

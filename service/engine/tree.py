@@ -66,6 +66,7 @@ class TreeShape:
         if device.type == "cuda":
             return (
                 largest,
+                replace(largest, num_passes=fewer),
                 replace(largest, num_places=75),
                 replace(largest, num_places=43),
                 replace(largest, num_places=27, width=4),

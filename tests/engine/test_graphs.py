@@ -73,7 +73,7 @@ def test_without_graphs_shapes_are_not_remembered() -> None:
     assert not graphs._graphs
 
 
-@pytest.mark.parametrize("variant", [None, "none", "both", "slots"])
+@pytest.mark.parametrize("variant", [None, "none", "both", "slots", "rest"])
 @pytest.mark.parametrize("sampled", [False, True])
 def test_rounds_wait_for_nothing_and_write_the_reference_s_lists(
     shop, variant: str | None, sampled: bool, monkeypatch

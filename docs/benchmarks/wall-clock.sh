@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Wall clock: a target and, over three seeds, the plain draft and the one with slot heads, against the engine alone.
+# Wall clock: a target and, over three seeds, the plain draft and those that know of items, against the engine alone.
 #   docs/benchmarks/wall-clock.sh DATASET WORK [PRESET [DEVICE]]
-# TARGET_STEPS and DRAFT_STEPS, USERS, CHECK (lists compared with the reference), COMPARE, JOBS change the size of it all.
+# VARIANTS of the draft beside none; TARGET_STEPS and DRAFT_STEPS, USERS, CHECK (lists compared with the reference), COMPARE and
+# JOBS change the size of it all.
 set -euo pipefail
 dataset=$1 work=$2 preset=${3:-base} device=${4:-cuda}
 mkdir -p "$work"
@@ -20,9 +21,13 @@ export dataset work preset device
 train none 0 & first=$!
 while [ ! -f "$work/lists.npz" ] && kill -0 "$first" 2> /dev/null; do sleep 1; done
 [ -f "$work/lists.npz" ]
-for draft in "none 1" "none 2" "slots 0" "slots 1" "slots 2"; do echo "train $draft"; done \
-  | xargs -P "${JOBS:-5}" -I{} bash -c '{}'
+variants=${VARIANTS:-rest slots} drafts="none-0 none-1 none-2"
+{
+  for seed in 1 2; do echo "train none $seed"; done
+  for variant in $variants; do for seed in 0 1 2; do echo "train $variant $seed"; done; done
+} | xargs -P "${JOBS:-4}" -I{} bash -c '{}'
 wait "$first"
+for variant in $variants; do drafts+=" $variant-0 $variant-1 $variant-2"; done
 measure() {  # NAME USERS CHECK COMPARE DRAFTS [OPTION ...]
   local name=$1 users=$2 check=$3 compare=$4 drafts=()
   for draft in $5; do drafts+=(--draft "$work/$draft"); done
@@ -31,8 +36,7 @@ measure() {  # NAME USERS CHECK COMPARE DRAFTS [OPTION ...]
     --repeats 1 --check "$check" --compare "$compare" --json "$work/$name.json" "$@"
 }
 users=${USERS:-80} check=${CHECK:-40}
-plain="none-0 none-1 none-2" slots="slots-0 slots-1 slots-2"
-measure wall-clock "$users" "$check" "${COMPARE:-autoregressive,transformers}" "$plain $slots" --tree tree
+measure wall-clock "$users" "$check" "${COMPARE:-autoregressive,transformers}" "$drafts" --tree tree
 # Fewer passes guess less and cost less: each kind of draft at its own best.
-measure passes $((users / 2)) 0 autoregressive "$plain $slots" --tree tree --passes 3,4,6
-measure chain $((users / 2)) 0 autoregressive "$plain $slots" --tree chain
+measure passes $((users / 2)) 0 autoregressive "$drafts" --tree tree --passes 3,4,5,6
+measure chain $((users / 2)) 0 autoregressive "$drafts" --tree chain

@@ -127,7 +127,7 @@ def test_lists_are_the_reference_s_on_every_device(
             assert_equal(done, reference)
 
 
-@pytest.mark.parametrize("variant", [None, "none", "slots"])
+@pytest.mark.parametrize("variant", [None, "none", "slots", "rest"])
 def test_parts_can_be_compiled_whole(make_setting, variant: str | None, monkeypatch) -> None:
     """Traced in GPU shapes, without the compiler's own kernels; a part that breaks in two is an error."""
     monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))

@@ -15,8 +15,9 @@ import torch
 from transformers import PreTrainedModel
 
 from service.catalog.layout import TokenLayout
-from service.engine.branches import AnyToken, Branches, ByCode, ByCodeThenItem, ByItem, Extension, Lists
+from service.engine.branches import Branches, Lists
 from service.engine.constraint import NOT_ALLOWED, TrieIndex
+from service.engine.extensions import AnyToken, ByCode, ByCodeThenItem, ByItem, Extension
 from service.engine.fusing import Fuse
 from service.engine.kv_cache import KvCache
 from service.engine.tree import Trees, TreeShape, grow

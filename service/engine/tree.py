@@ -63,16 +63,15 @@ class TreeShape:
         """What is worth trying, the largest first; on a GPU, trees that with five pending tokens fill a pass."""
         largest = cls.default(draft, device)
         fewer = max(1, largest.num_passes // 2)
+        shapes = [largest, replace(largest, num_passes=fewer)]
         if device.type == "cuda":
-            return (
-                largest,
-                replace(largest, num_passes=fewer),
+            shapes += [
                 replace(largest, num_places=75),
                 replace(largest, num_places=43),
                 replace(largest, num_places=27, width=4),
                 replace(largest, num_passes=fewer, num_places=11, width=2),
-            )
-        return tuple(dict.fromkeys((largest, replace(largest, num_passes=fewer))))
+            ]
+        return tuple(dict.fromkeys(shapes))  # one pass has no half
 
     @property
     def label(self) -> str:

@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from service.engine.branches import Branches
 from service.engine.constraint import NOT_ALLOWED
-from service.engine.tree import ROOT, Trees, grow
+from service.engine.tree import ROOT, Trees, TreeShape, grow
+from tests.engine.conftest import random_draft
 
 SEPARATOR = 9
 
@@ -101,3 +103,12 @@ def test_tokens_see_their_ancestors_alone() -> None:
         assert set(torch.nonzero(trees.sees[0, place]).flatten().tolist()) == (
             seen if trees.is_real[0, place] else {ROOT, place}
         )
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("num_passes", [1, 6])
+def test_no_shape_stands_twice_on_the_menu(shop, device: str, num_passes: int) -> None:
+    draft = replace(random_draft(shop, "both").config, max_steps=num_passes)
+    menu = TreeShape.menu(draft, torch.device(device))
+    assert menu[0] == TreeShape.default(draft, torch.device(device))
+    assert len(set(menu)) == len(menu)

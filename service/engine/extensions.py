@@ -1,0 +1,331 @@
+"""The ways to extend branches of a draft tree: by a code, by an item, by either, or without the constraint."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch.nn import functional as F
+
+from service.engine.branches import Branches, Lists, level_logits, next_choice
+from service.engine.constraint import DEAD, NOT_ALLOWED, ROOT_NODE, FreeRows, TrieIndex, allowed_children
+from service.engine.sampling import perturbed_log_softmax
+from service.model.draft import Draft
+
+
+class Extension(Protocol):
+    """Makes the candidates of a pass."""
+
+    most_tokens: int
+
+    def __call__(
+        self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
+    ) -> Branches:
+        """The `count` best extensions of all branches of each list, best first.
+
+        Args:
+            step: of the guess, from 1.
+            branches: [batch, n].
+            states: the draft's norm(g) at their ends, [batch, n, hidden].
+            lists: that they belong to.
+            count: fewer are given where there are fewer.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What the branches of each list may go on with.
+
+    Attributes:
+        scores: the draft's, float32 [batch, n, m].
+        allowed: bool [batch, n, m].
+        noise: for a list that is drawn, [batch, n, m]; None without one.
+    """
+
+    scores: torch.Tensor
+    allowed: torch.Tensor
+    noise: torch.Tensor | None
+
+
+class ByCode:
+    """One code, softmax over those that the trie allows; then all that is forced after it."""
+
+    def __init__(self, index: TrieIndex, code_heads: torch.Tensor, draft: Draft) -> None:
+        self.most_tokens = index.num_levels + 1
+        self._index = index
+        self._draft = draft
+        self._code_heads = code_heads
+
+    def __call__(
+        self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
+    ) -> Branches:
+        """See `Extension`."""
+        options, children = self.options(branches, states, lists)
+        best, parent, which = _best(self._draft, step, branches, lists, options, count)
+        child = _of_parent(children, parent).gather(-1, which.unsqueeze(-1)).squeeze(-1)
+        lone = _of_parent(options.allowed.sum(dim=-1), parent) == 1
+        written = _of_parent(branches.written, parent)
+        depth = _of_parent(branches.slot, parent) + 1
+        first, end = next_choice(self._index, lists.rows, child, depth, written)
+        return _extended(self._index, branches, best, parent, first, end, lone.unsqueeze(-1))
+
+    def options(
+        self, branches: Branches, states: torch.Tensor, lists: Lists
+    ) -> tuple[_Options, torch.Tensor]:
+        """The children of each branch's node, and these nodes, int64 [batch, n, m]."""
+        index = self._index
+        children, allowed = allowed_children(index, lists.rows, branches.node, branches.written)
+        codes = index.node_code[children]
+        scores = level_logits(states, self._code_heads, branches.slot).gather(-1, codes)
+        ordinal = (lists.num_items.unsqueeze(1) + branches.num_written()) * index.num_levels + branches.slot
+        noise = lists.sampling.at(ordinal)
+        return _Options(scores, allowed, None if noise is None else noise.gather(-1, codes)), children
+
+
+class ByItem:
+    """The rest of an item at once: slot heads, joined along the paths of the trie; see `service.model.draft`."""
+
+    def __init__(self, index: TrieIndex, code_heads: torch.Tensor, draft: Draft) -> None:
+        self.most_tokens = index.num_levels + 1
+        self._index = index
+        self._draft = draft
+        self._vectors = draft.item_vectors(code_heads, index.codes)
+        self._all_rows = torch.arange(len(index.codes), device=code_heads.device)
+        self._leaf_begin = index.node_begin[index.path[:, -1]].unsqueeze(0)
+
+    def __call__(
+        self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
+    ) -> Branches:
+        """See `Extension`."""
+        options = self.options(branches, states, lists)
+        best, parent, row = _best(self._draft, step, branches, lists, options, count)
+        whole = torch.full_like(row, self._index.num_levels)
+        return _extended_to(self._index, branches, lists.rows, best, parent, row, whole)
+
+    def options(self, branches: Branches, states: torch.Tensor, lists: Lists) -> _Options:
+        """All rows; allowed are those below each branch's node."""
+        index = self._index
+        node = branches.node.unsqueeze(-1)
+        allowed = (self._all_rows >= index.node_begin[node]) & (self._all_rows < index.node_end[node])
+        # Of items that share an ID the first free one stands for all: they are the same tokens.
+        leading = lists.rows.free & (
+            lists.rows.before[:, :-1] == lists.rows.up_to(self._leaf_begin.expand(len(node), -1))
+        )
+        allowed &= leading.unsqueeze(1)
+        # -1 is no row: it goes to a column of its own, past the last one.
+        column = torch.where(branches.written < 0, len(self._all_rows), branches.written)
+        allowed = F.pad(allowed, (0, 1)).scatter(2, column, False)[..., :-1]
+        scores = self._draft.item_scores(states, self._vectors)
+        return _Options(scores, allowed, self._noise(branches, lists))
+
+    def _noise(self, branches: Branches, lists: Lists) -> torch.Tensor | None:
+        """The noise of an item is that of its codes that are still to be written, [batch, n, num_items].
+
+        The target draws code by code; the sum stands for that in the ranking of guesses, which need not be exact.
+        """
+        index = self._index
+        item = lists.num_items.unsqueeze(1) + branches.num_written()
+        total = None
+        for level in range(index.num_levels):
+            noise = lists.sampling.at(item * index.num_levels + level)
+            if noise is None:
+                return None
+            ahead = (branches.slot <= level).unsqueeze(-1)
+            part = torch.where(ahead, noise[..., index.codes[:, level]], 0.0)
+            total = part if total is None else total + part
+        return total
+
+
+class ByCodeThenItem:
+    """One code at the slots that the draft guesses so, and all that is forced after it; then the rest of the item."""
+
+    def __init__(self, index: TrieIndex, code_heads: torch.Tensor, draft: Draft) -> None:
+        self.most_tokens = index.num_levels + 1
+        self._index = index
+        self._draft = draft
+        self._num_code_slots = draft.config.num_code_slots
+        self._by_code, self._by_item = ByCode(index, code_heads, draft), ByItem(index, code_heads, draft)
+
+    def __call__(
+        self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
+    ) -> Branches:
+        """See `Extension`."""
+        index = self._index
+        codes, children = self._by_code.options(branches, states, lists)
+        items = self._by_item.options(branches, states, lists)
+        takes_code = (branches.slot < self._num_code_slots).unsqueeze(-1)
+        noise = None
+        if codes.noise is not None and items.noise is not None:
+            noise = torch.cat((codes.noise, items.noise), dim=-1)
+        options = _Options(
+            scores=torch.cat((codes.scores, items.scores), dim=-1),
+            allowed=torch.cat((codes.allowed & takes_code, items.allowed & ~takes_code), dim=-1),
+            noise=noise,
+        )
+        best, parent, which = _best(self._draft, step, branches, lists, options, count)
+        num_codes = children.shape[-1]
+        code = which.clamp(max=num_codes - 1).unsqueeze(-1)
+        child = _of_parent(children, parent).gather(-1, code).squeeze(-1)
+        leaf = index.path[(which - num_codes).clamp(min=0), -1]
+        node = torch.where(which < num_codes, child, leaf)
+        written = _of_parent(branches.written, parent)
+        first, end = next_choice(index, lists.rows, node, index.node_depth[node], written)
+        return _extended_to(index, branches, lists.rows, best, parent, first, end)
+
+
+class AnyToken:
+    """Any token of the vocabulary, one at a time: the plain baseline without the constraint."""
+
+    most_tokens = 1
+
+    def __init__(self, index: TrieIndex, head: torch.Tensor, draft: Draft) -> None:
+        self._index = index
+        self._draft = draft
+        self._head = head
+
+    def __call__(
+        self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
+    ) -> Branches:
+        """See `Extension`; a branch that leaves the trie goes on, and is never accepted."""
+        temperature = lists.sampling.temperature.unsqueeze(1).unsqueeze(-1)
+        sharpness = self._draft.sharpness(step, torch.zeros_like(branches.slot)).unsqueeze(-1)
+        scale = torch.where(temperature > 0, 1 / temperature, sharpness)
+        scores = F.linear(states, self._head).float() * scale
+        log_q = torch.log_softmax(scores, dim=-1)
+        everything = torch.ones(1, 1, 1, dtype=torch.bool, device=states.device)
+        best, parent, token = _best_of(branches, lists, log_q, everything, count)
+        written = _of_parent(branches.written, parent)
+        node, row = self._follow(branches, parent, token, written, lists.rows)
+        column = (written >= 0).sum(dim=-1, keepdim=True)
+        return Branches(
+            parent=parent,
+            log_probability=best,
+            node=node,
+            written=written.scatter(-1, column, row.unsqueeze(-1)),
+            slot=(_of_parent(branches.slot, parent) + 1) % (self._index.num_levels + 1),
+            row=row,
+            tokens=token.unsqueeze(-1),
+            nodes=node.unsqueeze(-1),
+            length=torch.ones_like(token),
+            forced=torch.zeros_like(token, dtype=torch.bool).unsqueeze(-1),
+            end=_of_parent(branches.end, parent) + 1,
+        )
+
+    def _follow(
+        self,
+        branches: Branches,
+        parent: torch.Tensor,
+        token: torch.Tensor,
+        written: torch.Tensor,
+        rows: FreeRows,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The node after each token, and the row that it completes, -1 for none; all [batch, count]."""
+        index = self._index
+        node, slot = _of_parent(branches.node, parent), _of_parent(branches.slot, parent)
+        children, exist = index.children(node.clamp(min=0))
+        level = slot.clamp(max=index.num_levels - 1).unsqueeze(-1)
+        fits = exist & (index.token_of[level, index.node_code[children]] == token.unsqueeze(-1))
+        child = children.gather(-1, fits.long().argmax(dim=-1, keepdim=True)).squeeze(-1)
+        begin, end = index.node_begin[child], index.node_end[child]
+        is_code = (node >= 0) & (slot < index.num_levels) & fits.any(dim=-1)
+        is_code &= rows.count(begin, end, written) > 0
+        is_separator = (node >= 0) & (slot == index.num_levels) & (token == index.item_tokens[0, -1])
+        first = rows.ends(begin, end, written)[..., 0]
+        row = torch.where(is_code & (slot == index.num_levels - 1), first, -1)
+        return torch.where(is_code, child, torch.where(is_separator, ROOT_NODE, DEAD)), row
+
+
+def _best(
+    draft: Draft, step: int, branches: Branches, lists: Lists, options: _Options, count: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As `_best_of`, of options whose scores are made log-probabilities."""
+    log_q = perturbed_log_softmax(
+        options.scores,
+        options.allowed,
+        draft.sharpness(step, branches.slot),
+        lists.sampling.temperature.unsqueeze(1),
+        options.noise,
+    )
+    return _best_of(branches, lists, log_q, options.allowed, count)
+
+
+def _best_of(
+    branches: Branches, lists: Lists, log_q: torch.Tensor, allowed: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The best of all extensions [batch, n, m]: joint log-probabilities, parents and which, each [batch, count]."""
+    is_open = branches.num_written() < lists.num_wanted.unsqueeze(1)
+    allowed = allowed & is_open.unsqueeze(-1)
+    joint = torch.where(allowed, branches.log_probability.unsqueeze(-1) + log_q, 2 * NOT_ALLOWED).flatten(1)
+    best, index = joint.topk(min(count, joint.shape[1]), dim=1)
+    return best, index // log_q.shape[2], index % log_q.shape[2]
+
+
+def _of_parent(values: torch.Tensor, parent: torch.Tensor) -> torch.Tensor:
+    """Each new branch's parent's value, [batch, count, ...]."""
+    index = parent.view(*parent.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
+    return values.gather(1, index)
+
+
+def _extended_to(
+    index: TrieIndex,
+    branches: Branches,
+    rows: FreeRows,
+    log_probability: torch.Tensor,
+    parent: torch.Tensor,
+    row: torch.Tensor,
+    end_depth: torch.Tensor,
+) -> Branches:
+    """As `_extended`, where any of the codes may have been the only one allowed."""
+    path = index.path[row]
+    written = _of_parent(branches.written, parent)
+    num_left = rows.count(index.node_begin[path], index.node_end[path], written.unsqueeze(2))
+    lone = num_left[..., 1:] == num_left[..., :-1]
+    place = _of_parent(branches.slot, parent).unsqueeze(-1) + torch.arange(
+        index.num_levels, device=row.device
+    )
+    lone = lone.gather(-1, place.clamp(max=index.num_levels - 1))
+    return _extended(index, branches, log_probability, parent, row, end_depth, lone)
+
+
+def _extended(
+    index: TrieIndex,
+    branches: Branches,
+    log_probability: torch.Tensor,
+    parent: torch.Tensor,
+    row: torch.Tensor,
+    end_depth: torch.Tensor,
+    lone: torch.Tensor,
+) -> Branches:
+    """Branches that went on along the codes of `row` to `end_depth`; at L the item and its separator are written.
+
+    `lone` says of the first tokens whether they were the only ones allowed; later ones are forced.
+    """
+    num_levels = index.num_levels
+    slot = _of_parent(branches.slot, parent)
+    written = _of_parent(branches.written, parent)
+    complete = end_depth == num_levels
+    length = end_depth - slot + complete.long()
+    place = slot.unsqueeze(-1) + torch.arange(num_levels + 1, device=row.device)
+    within = place.clamp(max=num_levels)
+    tokens = index.item_tokens[row].gather(-1, within)
+    # After the separator comes the root again, which is a path's first node.
+    path = index.path[row]
+    nodes = path.gather(-1, torch.where(place < num_levels, within + 1, 0).clamp(max=num_levels))
+    forced = torch.ones_like(tokens, dtype=torch.bool)
+    forced[..., : lone.shape[-1]] = lone
+    column = (written >= 0).sum(dim=-1, keepdim=True)
+    row = torch.where(complete, row, -1)
+    next_slot = torch.where(complete, 0, end_depth)
+    return Branches(
+        parent=parent,
+        log_probability=log_probability,
+        node=path.gather(-1, next_slot.unsqueeze(-1)).squeeze(-1),
+        written=written.scatter(-1, column, row.unsqueeze(-1)),
+        slot=next_slot,
+        row=row,
+        tokens=tokens,
+        nodes=nodes,
+        length=length,
+        forced=forced | (place >= num_levels),
+        end=_of_parent(branches.end, parent) + length,
+    )

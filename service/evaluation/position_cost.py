@@ -1,22 +1,26 @@
 """What a draft's position module costs: parameters, and time in a pass of the draft."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from service.engine.graphs import capture_on
 from service.engine.tree import TreeShape
 from service.evaluation.timing import median_seconds
 from service.model.draft import Draft
 
 CONTEXT = 256  # places that a list's branches look back at
+_CALLS = 5  # so that starting a graph, and waiting for it, does not count
 
 
 @torch.inference_mode()
 def position_figures(draft: Draft, shape: TreeShape, batch: int) -> dict[str, Any]:
     """The part of a row of `padrec bench decode` on the position module.
 
-    A pass is timed by itself, on random inputs: what the tokens of all branches become, and the layer for the last
-    token of each. The scores of codes or items and the trie are left out, so the share is rather too large.
+    A pass is timed by itself, on random inputs, as a graph where there are any: what the tokens of all branches become,
+    and the layer for the last token of each. The scores of codes or items and the trie are left out, so the share is
+    rather too large.
 
     Args:
         draft: on its device.
@@ -42,10 +46,22 @@ def position_figures(draft: Draft, shape: TreeShape, batch: int) -> dict[str, An
         draft.keys_and_values(inputs, slot)
         draft(inputs[:, :width], slot[:, :width], keys, values, mask)
 
-    seconds = median_seconds(lambda: draft.position(u, slot, 1), weight.device)
+    seconds = _median_seconds(lambda: draft.position(u, slot, 1), weight.device)
     return {
         "parameters": draft.num_parameters(),
         "position_parameters": draft.num_position_parameters(),
         "position_ms_per_pass": seconds * 1e3,
-        "position_share_of_pass": seconds / median_seconds(whole_pass, weight.device),
+        "position_share_of_pass": seconds / _median_seconds(whole_pass, weight.device),
     }
+
+
+def _median_seconds(function: Callable[[], object], device: torch.device) -> float:
+    """Of a call; of one in a graph of many where it can be captured."""
+
+    def many() -> None:
+        for _ in range(_CALLS):
+            function()
+
+    many()
+    capture = capture_on(device)
+    return median_seconds(many if capture is None else capture(many).replay, device) / _CALLS

@@ -163,7 +163,7 @@ class PositionModule(nn.Module):
     def forward(
         self, u: torch.Tensor, slot: torch.Tensor, step: int, is_guess: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What to add to `u` [..., hidden], for the slots [...] filled next.
+        """`u` [..., hidden] with its position added, for the slots [...] filled next.
 
         Args:
             u: the draft's input.
@@ -171,15 +171,15 @@ class PositionModule(nn.Module):
             step: of the guess, from 1; 0 for context, which is no guess. Beyond the trained steps the last one counts.
             is_guess: bool [...], False where an input is context after all; None: `step` holds for all.
         """
-        added = torch.zeros_like(u)
+        placed = u
         if self.knows_slot:
-            added = added + self.alpha * F.embedding(slot, self.item_slot)
+            placed = placed + F.embedding(slot, self.alpha * self.item_slot)
         if self.knows_step and step:
             gate = torch.sigmoid(self.gate(u))
             if is_guess is not None:
                 gate = gate * is_guess.unsqueeze(-1)
-            added = added + gate * self.step[min(step, len(self.step)) - 1]
-        return added
+            placed = torch.addcmul(placed, gate, self.step[min(step, len(self.step)) - 1])
+        return placed
 
 
 class _Norm(nn.RMSNorm):
@@ -255,7 +255,7 @@ class Draft(nn.Module):
         """
         joined = torch.cat((self.feature_norm(features), self.embedding_norm(embeddings)), dim=-1)
         u = self.project(joined)
-        placed: torch.Tensor = u + self.position(u, slot, step, is_guess)
+        placed: torch.Tensor = self.position(u, slot, step, is_guess)
         return placed
 
     def keys_and_values(self, u: torch.Tensor, positions: torch.Tensor) -> KeysAndValues:

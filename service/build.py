@@ -193,7 +193,7 @@ def train_list_draft(
         variant,
         num_levels=layout.num_levels,
         num_items=len(catalogue),
-        max_steps=recipe.unroll_of(variant),
+        max_steps=recipe.unroll_of(variant == "slots"),
         features=features,
         target_digest=digest,
     )

@@ -27,7 +27,7 @@ measure_all() {  # VARIANT SEED
   [ -z "$shared" ] || return 0
   measure "sampled-$1-$2" "$1-$2" --temperature 1 --tree tree
   measure "budgets-$1-$2" "$1-$2" --tree tree --places 75,251
-  case $1 in none | slots | rest) ;; *) return 0 ;; esac
+  case $1 in none | slots) ;; *) return 0 ;; esac
   measure "passes-$1-$2" "$1-$2" --tree tree --passes 2,3,4,5,6
   if [ "$2" = 0 ]; then equal "$1-$2"; fi
   if [ "$1" = none ]; then measure "unconstrained-$1-$2" "$1-$2" --unconstrained; fi
@@ -47,7 +47,7 @@ export dataset work preset device users shared
   --steps "${TARGET_STEPS:-1500}" ${shared:+--shared-codes} --no-draft --out "$work/bundle"
 
 steps=${DRAFT_STEPS:-600} short=${SHORT_STEPS:-80} seeds="0 1 2" first=""
-if [ -n "$shared" ]; then others="both"; else others="rest slots both item step"; fi
+if [ -n "$shared" ]; then others="both"; else others="slots both item step"; fi
 # All learn from the same lists, which the first one writes.
 if [ ! -f "$work/lists.npz" ]; then
   main none 0 "$steps" & first=$!
@@ -65,7 +65,7 @@ fi
       for seed in $seeds; do echo "other short $variant $seed $short"; done
       for seed in $seeds; do echo "other one-step $variant $seed $steps --unroll 1"; done
     done
-    for variant in none rest; do
+    for variant in none slots; do
       for seed in $seeds; do echo "other fused $variant $seed $steps --features fused"; done
     done
   fi

@@ -74,7 +74,7 @@ def bundle_build(
         typer.Option("--target", help="An existing transformers checkpoint that holds the code tokens."),
     ] = None,
     draft: Annotated[bool, typer.Option(help="Train a draft for the target.")] = True,
-    draft_variant: Annotated[str, typer.Option(help="none, item, step, both, slots or rest.")] = "slots",
+    draft_variant: Annotated[str, typer.Option(help="none, item, step, both or slots.")] = "slots",
     overwrite: Overwrite = False,
 ) -> None:
     """Semantic IDs, target, draft and catalogue in one folder; trains what is not given."""
@@ -204,7 +204,7 @@ def train_draft(
         typer.Option("--target", help="A transformers checkpoint that holds the code tokens, or a bundle."),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the draft; must not exist.")],
-    variant: Annotated[str, typer.Option(help="none, item, step, both, slots or rest.")] = "slots",
+    variant: Annotated[str, typer.Option(help="none, item, step, both or slots.")] = "slots",
     features: Annotated[str, typer.Option(help="Of the target: last or fused.")] = "last",
     preset: PresetName = "tiny",
     unroll: Annotated[

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from service.catalog.layout import TokenLayout
 from service.engine.branches import Branches, Lists
 from service.engine.constraint import NOT_ALLOWED, TrieIndex
-from service.engine.extensions import AnyToken, ByCode, ByCodeThenItem, ByItem, Extension
+from service.engine.extensions import AnyToken, ByCode, ByItem, Extension
 from service.engine.fusing import Fuse
 from service.engine.kv_cache import KvCache
 from service.engine.tree import Trees, TreeShape, grow
@@ -107,12 +107,10 @@ class Drafter:
             raise InputError("a draft that guesses items needs the constraint")
         if not is_constrained:
             self.extension = AnyToken(index, target.get_output_embeddings().weight, draft)
-        elif not config.guesses_items:
-            self.extension = ByCode(index, code_heads, draft)
-        elif config.num_code_slots:
-            self.extension = ByCodeThenItem(index, code_heads, draft)
-        else:
+        elif config.guesses_items:
             self.extension = ByItem(index, code_heads, draft)
+        else:
+            self.extension = ByCode(index, code_heads, draft)
         # Functions, not methods of this: an object that holds its own method, and its cache, is not freed at once.
         self._extend: Callable[..., Branches] = fuse(type(self.extension).__call__)
         self._join = fuse(grow)
@@ -171,7 +169,7 @@ class Drafter:
         states, scratch = self._read_first(self, news)
         passes: list[Branches] = []
         # Each pass guesses a code at least; one past the last that a list still needs would be lost.
-        per_item = self.draft.config.num_code_slots + 1
+        per_item = 1 if self.draft.config.guesses_items else self._layout.tokens_per_item
         for step in range(min(shape.num_passes, per_item * news.most_wanted)):
             if step:
                 branches = passes[-1].first(shape.width)

@@ -1,6 +1,5 @@
-"""The ways to extend branches of a draft tree: by a code, by an item, by either, or without the constraint."""
+"""The ways to extend branches of a draft tree: by a code, by an item, or without the constraint."""
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -32,21 +31,6 @@ class Extension(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """What the branches of each list may go on with.
-
-    Attributes:
-        scores: the draft's, float32 [batch, n, m].
-        allowed: bool [batch, n, m].
-        noise: for a list that is drawn, [batch, n, m]; None without one.
-    """
-
-    scores: torch.Tensor
-    allowed: torch.Tensor
-    noise: torch.Tensor | None
-
-
 class ByCode:
     """One code, softmax over those that the trie allows; then all that is forced after it."""
 
@@ -60,26 +44,26 @@ class ByCode:
         self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
     ) -> Branches:
         """See `Extension`."""
-        options, children = self.options(branches, states, lists)
-        best, parent, which = _best(self._draft, step, branches, lists, options, count)
-        child = _of_parent(children, parent).gather(-1, which.unsqueeze(-1)).squeeze(-1)
-        lone = _of_parent(options.allowed.sum(dim=-1), parent) == 1
-        written = _of_parent(branches.written, parent)
-        depth = _of_parent(branches.slot, parent) + 1
-        first, end = next_choice(self._index, lists.rows, child, depth, written)
-        return _extended(self._index, branches, best, parent, first, end, lone.unsqueeze(-1))
-
-    def options(
-        self, branches: Branches, states: torch.Tensor, lists: Lists
-    ) -> tuple[_Options, torch.Tensor]:
-        """The children of each branch's node, and these nodes, int64 [batch, n, m]."""
         index = self._index
         children, allowed = allowed_children(index, lists.rows, branches.node, branches.written)
         codes = index.node_code[children]
         scores = level_logits(states, self._code_heads, branches.slot).gather(-1, codes)
         ordinal = (lists.num_items.unsqueeze(1) + branches.num_written()) * index.num_levels + branches.slot
         noise = lists.sampling.at(ordinal)
-        return _Options(scores, allowed, None if noise is None else noise.gather(-1, codes)), children
+        log_q = perturbed_log_softmax(
+            scores,
+            allowed,
+            self._draft.sharpness(step, branches.slot),
+            lists.sampling.temperature.unsqueeze(1),
+            None if noise is None else noise.gather(-1, codes),
+        )
+        best, parent, which = _best(branches, lists, log_q, allowed, count)
+        child = _of_parent(children, parent).gather(-1, which.unsqueeze(-1)).squeeze(-1)
+        lone = _of_parent(allowed.sum(dim=-1), parent) == 1
+        written = _of_parent(branches.written, parent)
+        depth = _of_parent(branches.slot, parent) + 1
+        first, end = next_choice(index, lists.rows, child, depth, written)
+        return _extended(index, branches, best, parent, first, end, lone.unsqueeze(-1))
 
 
 class ByItem:
@@ -97,13 +81,6 @@ class ByItem:
         self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
     ) -> Branches:
         """See `Extension`."""
-        options = self.options(branches, states, lists)
-        best, parent, row = _best(self._draft, step, branches, lists, options, count)
-        whole = torch.full_like(row, self._index.num_levels)
-        return _extended_to(self._index, branches, lists.rows, best, parent, row, whole)
-
-    def options(self, branches: Branches, states: torch.Tensor, lists: Lists) -> _Options:
-        """All rows; allowed are those below each branch's node."""
         index = self._index
         node = branches.node.unsqueeze(-1)
         allowed = (self._all_rows >= index.node_begin[node]) & (self._all_rows < index.node_end[node])
@@ -116,7 +93,23 @@ class ByItem:
         column = torch.where(branches.written < 0, len(self._all_rows), branches.written)
         allowed = F.pad(allowed, (0, 1)).scatter(2, column, False)[..., :-1]
         scores = self._draft.item_scores(states, self._vectors)
-        return _Options(scores, allowed, self._noise(branches, lists))
+        log_q = perturbed_log_softmax(
+            scores,
+            allowed,
+            self._draft.sharpness(step, branches.slot),
+            lists.sampling.temperature.unsqueeze(1),
+            self._noise(branches, lists),
+        )
+        best, parent, row = _best(branches, lists, log_q, allowed, count)
+        path = index.path[row]
+        written = _of_parent(branches.written, parent)
+        num_left = lists.rows.count(index.node_begin[path], index.node_end[path], written.unsqueeze(2))
+        lone = num_left[..., 1:] == num_left[..., :-1]
+        slot = _of_parent(branches.slot, parent)
+        place = slot.unsqueeze(-1) + torch.arange(index.num_levels, device=row.device)
+        lone = lone.gather(-1, place.clamp(max=index.num_levels - 1))
+        whole = torch.full_like(row, index.num_levels)
+        return _extended(index, branches, best, parent, row, whole, lone)
 
     def _noise(self, branches: Branches, lists: Lists) -> torch.Tensor | None:
         """The noise of an item is that of its codes that are still to be written, [batch, n, num_items].
@@ -134,43 +127,6 @@ class ByItem:
             part = torch.where(ahead, noise[..., index.codes[:, level]], 0.0)
             total = part if total is None else total + part
         return total
-
-
-class ByCodeThenItem:
-    """One code at the slots that the draft guesses so, and all that is forced after it; then the rest of the item."""
-
-    def __init__(self, index: TrieIndex, code_heads: torch.Tensor, draft: Draft) -> None:
-        self.most_tokens = index.num_levels + 1
-        self._index = index
-        self._draft = draft
-        self._num_code_slots = draft.config.num_code_slots
-        self._by_code, self._by_item = ByCode(index, code_heads, draft), ByItem(index, code_heads, draft)
-
-    def __call__(
-        self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
-    ) -> Branches:
-        """See `Extension`."""
-        index = self._index
-        codes, children = self._by_code.options(branches, states, lists)
-        items = self._by_item.options(branches, states, lists)
-        takes_code = (branches.slot < self._num_code_slots).unsqueeze(-1)
-        noise = None
-        if codes.noise is not None and items.noise is not None:
-            noise = torch.cat((codes.noise, items.noise), dim=-1)
-        options = _Options(
-            scores=torch.cat((codes.scores, items.scores), dim=-1),
-            allowed=torch.cat((codes.allowed & takes_code, items.allowed & ~takes_code), dim=-1),
-            noise=noise,
-        )
-        best, parent, which = _best(self._draft, step, branches, lists, options, count)
-        num_codes = children.shape[-1]
-        code = which.clamp(max=num_codes - 1).unsqueeze(-1)
-        child = _of_parent(children, parent).gather(-1, code).squeeze(-1)
-        leaf = index.path[(which - num_codes).clamp(min=0), -1]
-        node = torch.where(which < num_codes, child, leaf)
-        written = _of_parent(branches.written, parent)
-        first, end = next_choice(index, lists.rows, node, index.node_depth[node], written)
-        return _extended_to(index, branches, lists.rows, best, parent, first, end)
 
 
 class AnyToken:
@@ -193,7 +149,7 @@ class AnyToken:
         scores = F.linear(states, self._head).float() * scale
         log_q = torch.log_softmax(scores, dim=-1)
         everything = torch.ones(1, 1, 1, dtype=torch.bool, device=states.device)
-        best, parent, token = _best_of(branches, lists, log_q, everything, count)
+        best, parent, token = _best(branches, lists, log_q, everything, count)
         written = _of_parent(branches.written, parent)
         node, row = self._follow(branches, parent, token, written, lists.rows)
         column = (written >= 0).sum(dim=-1, keepdim=True)
@@ -236,20 +192,6 @@ class AnyToken:
 
 
 def _best(
-    draft: Draft, step: int, branches: Branches, lists: Lists, options: _Options, count: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """As `_best_of`, of options whose scores are made log-probabilities."""
-    log_q = perturbed_log_softmax(
-        options.scores,
-        options.allowed,
-        draft.sharpness(step, branches.slot),
-        lists.sampling.temperature.unsqueeze(1),
-        options.noise,
-    )
-    return _best_of(branches, lists, log_q, options.allowed, count)
-
-
-def _best_of(
     branches: Branches, lists: Lists, log_q: torch.Tensor, allowed: torch.Tensor, count: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The best of all extensions [batch, n, m]: joint log-probabilities, parents and which, each [batch, count]."""
@@ -264,27 +206,6 @@ def _of_parent(values: torch.Tensor, parent: torch.Tensor) -> torch.Tensor:
     """Each new branch's parent's value, [batch, count, ...]."""
     index = parent.view(*parent.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
     return values.gather(1, index)
-
-
-def _extended_to(
-    index: TrieIndex,
-    branches: Branches,
-    rows: FreeRows,
-    log_probability: torch.Tensor,
-    parent: torch.Tensor,
-    row: torch.Tensor,
-    end_depth: torch.Tensor,
-) -> Branches:
-    """As `_extended`, where any of the codes may have been the only one allowed."""
-    path = index.path[row]
-    written = _of_parent(branches.written, parent)
-    num_left = rows.count(index.node_begin[path], index.node_end[path], written.unsqueeze(2))
-    lone = num_left[..., 1:] == num_left[..., :-1]
-    place = _of_parent(branches.slot, parent).unsqueeze(-1) + torch.arange(
-        index.num_levels, device=row.device
-    )
-    lone = lone.gather(-1, place.clamp(max=index.num_levels - 1))
-    return _extended(index, branches, log_probability, parent, row, end_depth, lone)
 
 
 def _extended(

@@ -66,6 +66,7 @@ class TreeShape:
         shapes = [largest, replace(largest, num_passes=fewer)]
         if device.type == "cuda":
             shapes += [
+                replace(largest, num_passes=max(1, largest.num_passes * 3 // 4)),
                 replace(largest, num_places=75),
                 replace(largest, num_places=43),
                 replace(largest, num_places=27, width=4),

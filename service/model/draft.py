@@ -22,19 +22,18 @@ u without it, s_i the slot that is filled next, alpha a learned scalar, k the pa
 and has its feature adds no step. Where a pass guesses one code, k is the paper's step. Either term can be switched off.
 
 The token head guesses the next code: softmax over the codes that the trie allows, of E . norm(g), E the target's own
-head. Two variants spend fewer passes on an item: `slots` guesses all codes that are left of it at once; `rest` guesses
-its first code by itself, and then all the others. A slot head B_l scores the codes of each level l; only real items are
-candidates, so the scores are summed along each item's path in the trie,
+head. The `slots` variant guesses all codes that are left of an item at once. A slot head B_l scores the codes of each
+level l; only real items are candidates, so the scores are summed along each item's path in the trie,
 
     score(item) = (P norm(g)) . v_item,     v_item = sum_l B_l E[code_l(item)] + r_item
 
-over the levels that are guessed at once, with r_item a learned rest, which starts at 0. The sum is linear in the codes,
-so v_item is computed once, and a pass scores the whole catalogue in one matrix product.
+with r_item a learned rest, which starts at 0. The sum is linear in the codes, so v_item is computed once, and a pass
+scores the whole catalogue in one matrix product.
 
 Two cross-entropies are summed. One is soft: the scores shall be the target's log-probabilities of what is allowed. But
 what a greedy target writes is surer than its probabilities, so the other is that of what it wrote, for scores times a
-learned *sharpness*, about 2 at first; a tree for a greedy list grows by these. A plain draft has one sharpness; one
-that guesses items has one for each pass and each slot that it starts from.
+learned *sharpness*, about 2 at first; a tree for a greedy list grows by these. A plain draft has one sharpness; `slots`
+has one for each pass and each slot that it starts from.
 """
 
 import json
@@ -55,7 +54,7 @@ from service.errors import InputError, first_line
 from service.files import write_json
 from service.model.attention import for_groups, grouped_attention
 
-Variant = Literal["none", "item", "step", "both", "slots", "rest"]
+Variant = Literal["none", "item", "step", "both", "slots"]
 Features = Literal["last", "fused"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 FEATURES: tuple[Features, ...] = get_args(Features)
@@ -73,8 +72,8 @@ class DraftConfig:
         features: `last`: the target's last feature; `fused`: a projection of its low, middle and last ones.
         num_levels: codes per item, L.
         max_steps: guesses ahead of the target that it was trained for.
-        num_items: size of the catalogue; counts only where items are guessed.
-        item_rank: dimension in which a state is compared with an item.
+        num_items: size of the catalogue; used by `slots` alone.
+        item_rank: dimension in which `slots` compares a state with an item.
         target: `target_digest` of the target that it was trained for; empty where nobody said.
     """
 
@@ -131,14 +130,9 @@ class DraftConfig:
         )
 
     @property
-    def num_code_slots(self) -> int:
-        """Slots that are guessed one code a pass; from the next one on, a pass guesses all that is left of an item."""
-        return {"slots": 0, "rest": 1}.get(self.variant, self.num_levels)
-
-    @property
     def guesses_items(self) -> bool:
-        """Whether a pass may guess the rest of an item rather than one code."""
-        return self.num_code_slots < self.num_levels
+        """Whether one pass guesses the rest of an item rather than one code."""
+        return self.variant == "slots"
 
     def feature_layers(self, num_layers: int) -> tuple[int, ...]:
         """Which of the target's hidden states are fused, as indices into `num_layers + 1` of them; () for `last`."""
@@ -151,8 +145,8 @@ class PositionModule(nn.Module):
     def __init__(self, config: DraftConfig) -> None:
         super().__init__()
         width = config.hidden_size
-        self.knows_slot = config.variant not in ("none", "step")
-        self.knows_step = config.variant not in ("none", "item")
+        self.knows_slot = config.variant in ("item", "both", "slots")
+        self.knows_step = config.variant in ("step", "both", "slots")
         if self.knows_slot:
             self.alpha = nn.Parameter(torch.tensor(0.1))
             self.item_slot = nn.Parameter(torch.randn(config.num_levels + 1, width) * width**-0.5)
@@ -223,7 +217,7 @@ class Draft(nn.Module):
             # At first every slot head is the target's own, seen through the same projection as the state.
             nn.init.orthogonal_(self.item_query.weight)
             own = self.item_query.weight.detach().T
-            self.slot_heads = nn.Parameter(own.repeat(config.num_levels - config.num_code_slots, 1, 1))
+            self.slot_heads = nn.Parameter(own.repeat(config.num_levels, 1, 1))
             self.item_rest = nn.Parameter(torch.zeros(config.num_items, config.item_rank))
         frequencies = config.rope_theta ** (-torch.arange(0, config.head_dim, 2) / config.head_dim)
         self.frequencies: torch.Tensor
@@ -367,12 +361,11 @@ class Draft(nn.Module):
             code_embeddings: rows of the target's head for each level's codes, [L, num_codes, hidden].
             codes: int64 [num_items, L].
         """
-        first = self.config.num_code_slots
-        by_code = torch.einsum("lch,lhr->lcr", code_embeddings[first:], self.slot_heads)
+        by_code = torch.einsum("lch,lhr->lcr", code_embeddings, self.slot_heads)
         vectors: torch.Tensor = self.item_rest
-        for level, of_level in enumerate(by_code, start=first):
+        for level in range(self.config.num_levels):
             # Unlike an index's, an embedding's gradient is the same every time, on a CPU.
-            vectors = vectors + F.embedding(codes[:, level], of_level)
+            vectors = vectors + F.embedding(codes[:, level], by_code[level])
         return vectors
 
     def item_scores(self, normed: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:

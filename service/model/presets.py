@@ -64,9 +64,9 @@ class DraftRecipe(Recipe):
     anchors: int = 8
     greedy_loss: float = 1.0
 
-    def unroll_of(self, variant: str) -> int:
-        """Passes of a variant of the draft that guess so far ahead: fewer where one guesses more than a code."""
-        return {"slots": (self.unroll + 1) // 2, "rest": (3 * self.unroll + 3) // 4}.get(variant, self.unroll)
+    def unroll_of(self, guesses_items: bool) -> int:
+        """Guesses ahead in a draft's own unit: two tokens that are no forced ones make about one item."""
+        return (self.unroll + 1) // 2 if guesses_items else self.unroll
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,8 +136,7 @@ class Lesson:
         self._per_item = len(reader.one_hot) + 1
         self._num_anchors = recipe.anchors
         self._greedy_weight = recipe.greedy_loss
-        self._unroll = recipe.unroll_of(draft.config.variant)
-        self._num_code_slots = draft.config.num_code_slots
+        self._unroll = recipe.unroll_of(draft.config.guesses_items)
         self._code_embeddings = reader.head.float()
 
     def losses(
@@ -159,20 +158,14 @@ class Lesson:
             pick_anchors(is_decision, draws_, self._num_anchors),
             self._unroll,
             self._per_item,
-            self._num_code_slots,
+            guesses_items=self._draft.config.guesses_items,
         )
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._device.type == "cuda"):
             guesses = self._guess(self._context(batch, reading.states), starts, path)
-            by_code = path.end % self._per_item < self._num_code_slots
-            losses = []
-            if self._num_code_slots:
-                is_code = path.is_valid & by_code & _gather_padded(is_decision, path.end)
-                losses += self._code_losses(guesses, reading, rows, path, is_code)
             if self._draft.config.guesses_items:
                 free_until = torch.as_tensor(batch.free_until, device=self._device)
-                by_item = path.is_valid & ~by_code
-                losses += self._item_losses(guesses, reading, is_decision, rows, free_until, path, by_item)
-            return torch.cat(losses)
+                return self._item_losses(guesses, reading, is_decision, rows, free_until, path)
+            return self._code_losses(guesses, reading, rows, path)
 
     def _context(self, batch: WrittenBatch, states: tuple[torch.Tensor, ...]) -> _Context:
         tokens = torch.as_tensor(batch.tokens, device=self._device)
@@ -233,18 +226,13 @@ class Lesson:
         return -self._greedy_weight * log_probabilities.gather(1, written.unsqueeze(1)).squeeze(1)
 
     def _code_losses(
-        self,
-        guesses: list[torch.Tensor],
-        reading: Reading,
-        rows: torch.Tensor,
-        path: Segments,
-        which: torch.Tensor,
-    ) -> list[torch.Tensor]:
-        """The next decision's code, from `which` guesses, bool [batch, anchors, unroll]."""
+        self, guesses: list[torch.Tensor], reading: Reading, rows: torch.Tensor, path: Segments
+    ) -> torch.Tensor:
+        """The next decision's code, from each guess that has one."""
         head = self._code_embeddings.flatten(0, 1)
         losses = []
         for guess, normed in enumerate(guesses):
-            is_valid = which[..., guess]
+            is_valid = path.is_valid[..., guess]
             owner, _ = is_valid.nonzero(as_tuple=True)
             end = path.end[..., guess][is_valid]
             place, level = end // self._per_item, end % self._per_item
@@ -254,7 +242,7 @@ class Lesson:
             soft = _cross_entropy(logits, allowed, reading.probabilities[owner, place, level])
             written = self._codes[rows[owner, place], level]
             losses.append(soft + self._greedy_loss(guess, level, logits, allowed, written))
-        return losses
+        return torch.cat(losses)
 
     def _item_losses(
         self,
@@ -264,9 +252,8 @@ class Lesson:
         rows: torch.Tensor,
         free_until: torch.Tensor,
         path: Segments,
-        which: torch.Tensor,
-    ) -> list[torch.Tensor]:
-        """The rest of the item, from `which` guesses: the mean over its levels that were a decision."""
+    ) -> torch.Tensor:
+        """The rest of the item, from each guess: the mean over its levels that were a decision."""
         vectors = self._draft.item_vectors(self._code_embeddings, self._codes)
         num_levels = len(self._one_hot)
         losses = []
@@ -277,7 +264,7 @@ class Lesson:
             levels = torch.arange(num_levels, device=self._device)
             of_item = (end - slot).unsqueeze(-1) + levels
             is_asked = _gather_padded(is_decision, of_item) & (levels >= slot.unsqueeze(-1))
-            is_valid = which[..., guess] & is_asked.any(dim=-1)
+            is_valid = path.is_valid[..., guess] & is_asked.any(dim=-1)
             owner, _ = is_valid.nonzero(as_tuple=True)
             is_asked = is_asked[is_valid]
             place = end[is_valid] // self._per_item
@@ -297,7 +284,7 @@ class Lesson:
             soft = (torch.stack(by_level, dim=-1) * weights).sum(dim=-1)
             written = rows[owner, place]
             losses.append(soft + self._greedy_loss(guess, slot[is_valid], scores, fits_slot, written))
-        return losses
+        return torch.cat(losses)
 
     def _implied_loss(
         self, scores: torch.Tensor, matches: torch.Tensor, level: int, probabilities: torch.Tensor

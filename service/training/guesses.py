@@ -75,19 +75,19 @@ class Segments:
 
 
 def segments(
-    is_decision: torch.Tensor, anchors: torch.Tensor, unroll: int, per_item: int, num_code_slots: int
+    is_decision: torch.Tensor, anchors: torch.Tensor, unroll: int, per_item: int, *, guesses_items: bool
 ) -> Segments:
     """The segments of `unroll` guesses that begin with the decisions `anchors`.
 
-    The first holds the anchor and the tokens forced after it. The others do likewise from the next decision on or, from
-    slot `num_code_slots` on, hold all that is left of an item.
+    The first holds the anchor and the tokens forced after it. The others do likewise from the next decision on or, for
+    `guesses_items`, hold all that is left of an item.
 
     Args:
         is_decision: bool [batch, tokens].
         anchors: int64 [batch, anchors].
         unroll: number of guesses.
         per_item: tokens per item, L + 1.
-        num_code_slots: of the draft; all slots where it guesses codes alone.
+        guesses_items: whether a guess is the rest of an item rather than a code.
     """
     num_tokens = is_decision.shape[1]
     places = torch.arange(num_tokens, device=is_decision.device)
@@ -97,10 +97,10 @@ def segments(
     begin, is_valid = anchors, is_decision.gather(1, anchors)
     begins, ends, valids = [], [], []
     for guess in range(unroll):
-        end = at_or_after.gather(1, begin + 1)
-        if guess:
-            item_end = ((begin // per_item + 1) * per_item).clamp_max(num_tokens)
-            end = torch.where(begin % per_item < num_code_slots, end, item_end)
+        if guesses_items and guess:
+            end = ((begin // per_item + 1) * per_item).clamp_max(num_tokens)
+        else:
+            end = at_or_after.gather(1, begin + 1)
         is_valid = is_valid & (end < num_tokens) & (end - begin <= per_item)
         begins.append(begin)
         ends.append(end)

@@ -73,7 +73,7 @@ def test_without_graphs_shapes_are_not_remembered() -> None:
     assert not graphs._graphs
 
 
-@pytest.mark.parametrize("variant", [None, "none", "both", "slots", "rest"])
+@pytest.mark.parametrize("variant", [None, "none", "both", "slots"])
 @pytest.mark.parametrize("sampled", [False, True])
 def test_rounds_wait_for_nothing_and_write_the_reference_s_lists(
     shop, variant: str | None, sampled: bool, monkeypatch
@@ -127,7 +127,7 @@ def test_lists_are_the_reference_s_on_every_device(
             assert_equal(done, reference)
 
 
-@pytest.mark.parametrize("variant", [None, "none", "slots", "rest"])
+@pytest.mark.parametrize("variant", [None, "none", "slots"])
 def test_parts_can_be_compiled_whole(make_setting, variant: str | None, monkeypatch) -> None:
     """Traced in GPU shapes, without the compiler's own kernels; a part that breaks in two is an error."""
     monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))

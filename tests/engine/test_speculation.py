@@ -26,10 +26,7 @@ TREE = TreeShape(num_passes=3, width=4, num_candidates=7, num_places=11)
 @pytest.mark.parametrize("shape", [CHAIN, TREE], ids=["chain", "tree"])
 @pytest.mark.parametrize(
     ("variant", "constrained"),
-    [
-        *((variant, True) for variant in VARIANTS),
-        *((v, False) for v in VARIANTS if v not in ("slots", "rest")),
-    ],
+    [*((variant, True) for variant in VARIANTS), *((v, False) for v in VARIANTS if v != "slots")],
 )
 def test_equals_the_reference(shop, variant: str, shape: TreeShape, constrained: bool, sampled: bool) -> None:
     requests = random_requests(10, 200, seed=5, sampled=sampled)
@@ -87,10 +84,7 @@ def random_case(seed: int) -> tuple[Setting, Draft, TreeShape, list[DecodeReques
     )
     draft = Draft(shape).eval().requires_grad_(False)
     passes, width, candidates, guesses = (int(n) for n in rng.integers(1, (8, 6, 9, 30)))
-    least, constrained = (
-        float(rng.choice([0, 0, 0.01, 0.3])),
-        variant in ("slots", "rest") or bool(rng.random() < 0.7),
-    )
+    least, constrained = float(rng.choice([0, 0, 0.01, 0.3])), variant == "slots" or bool(rng.random() < 0.7)
     tree = TreeShape(passes, width, candidates, guesses, least, constrained)
     requests = []
     history: tuple[int, ...] = ()
@@ -161,7 +155,7 @@ class Anything(TreeChoice):
 
 
 @pytest.mark.parametrize("pads", [False, True])
-@pytest.mark.parametrize("variant", ["both", "slots", "rest"])
+@pytest.mark.parametrize("variant", ["both", "slots"])
 def test_trees_may_change_from_round_to_round(shop, variant: str, pads: bool, monkeypatch) -> None:
     if pads:
         monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))
@@ -176,7 +170,7 @@ def test_trees_may_change_from_round_to_round(shop, variant: str, pads: bool, mo
     assert sum(count for _, count in choice.noted) == sum(done.num_round_tokens for done in lists)
 
 
-@pytest.mark.parametrize("variant", ["both", "slots", "rest"])
+@pytest.mark.parametrize("variant", ["both", "slots"])
 def test_guesses_do_not_depend_on_the_batch(shop, variant: str) -> None:
     """A draft that read another list's cache would still give the right lists, of fewer accepted guesses."""
     requests = random_requests(12, 200, seed=11, sampled=False)

@@ -37,12 +37,12 @@ def slow_allowed(codes: np.ndarray, rows: list[int], excluded: set[int]) -> list
     return answer
 
 
-def slow_segments(choices: list[int], anchor: int, num_code_slots: int) -> list[tuple[int, int, bool]]:
+def slow_segments(choices: list[int], anchor: int, *, items: bool) -> list[tuple[int, int, bool]]:
     """Begin, end and validity of each segment, for the places of decisions in a list."""
     total = NUM_PLACES * PER_ITEM
     found, begin, valid = [], anchor, True
     for guess in range(UNROLL):
-        if guess and begin % PER_ITEM >= num_code_slots:
+        if guess and items:
             end = begin + 1
             while end % PER_ITEM and end < total:
                 end += 1
@@ -75,8 +75,8 @@ def test_allowed_codes_are_those_of_free_items_with_the_same_prefix(case) -> Non
                 assert set(allowed[i, place, level].nonzero().flatten().tolist()) == expected
 
 
-@pytest.mark.parametrize("num_code_slots", [0, 1, NUM_LEVELS])
-def test_segments_are_what_a_loop_finds(case, num_code_slots: int) -> None:
+@pytest.mark.parametrize("items", [False, True])
+def test_segments_are_what_a_loop_finds(case, items: bool) -> None:
     codes, rows, excluded, allowed = case
     is_decision = decisions(allowed)
     for i in range(len(rows)):
@@ -89,9 +89,9 @@ def test_segments_are_what_a_loop_finds(case, num_code_slots: int) -> None:
         ]
         assert is_decision[i].nonzero().flatten().tolist() == choices
         anchors = torch.tensor([choices])
-        got = segments(is_decision[i : i + 1], anchors, UNROLL, PER_ITEM, num_code_slots)
+        got = segments(is_decision[i : i + 1], anchors, UNROLL, PER_ITEM, guesses_items=items)
         for number, anchor in enumerate(choices):
-            expected = slow_segments(choices, anchor, num_code_slots)
+            expected = slow_segments(choices, anchor, items=items)
             for guess, (begin, end, valid) in enumerate(expected):
                 assert bool(got.is_valid[0, number, guess]) == valid
                 if valid:
@@ -101,7 +101,7 @@ def test_segments_are_what_a_loop_finds(case, num_code_slots: int) -> None:
 def test_segments_longer_than_an_item_are_dropped() -> None:
     is_decision = torch.zeros(1, 24, dtype=torch.bool)
     is_decision[0, [0, 2, 9, 12]] = True
-    got = segments(is_decision, torch.tensor([[0]]), 3, PER_ITEM, NUM_LEVELS)
+    got = segments(is_decision, torch.tensor([[0]]), 3, PER_ITEM, guesses_items=False)
     assert got.is_valid[0, 0].tolist() == [True, False, False]
 
 
@@ -114,5 +114,5 @@ def test_anchors_are_decisions_with_another_after_them() -> None:
     anchors = pick_anchors(is_decision, draws, 4)
     assert sorted(anchors[0].tolist()) == [0, 1, 4, 5]
     assert anchors[1].tolist() == [3, 3, 3, 3]  # repeated, as there are fewer
-    reached = segments(is_decision, anchors, 2, PER_ITEM, NUM_LEVELS).is_valid
+    reached = segments(is_decision, anchors, 2, PER_ITEM, guesses_items=False).is_valid
     assert not reached[2:].any()

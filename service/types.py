@@ -89,7 +89,7 @@ class SpeculationCounts:
     Attributes:
         num_drafts: rounds that had guesses to check.
         num_draft_tokens: guessed tokens that were checked; forced tokens are no guesses.
-        accepted_per_position: accepted guesses by step; index 0 is step 1.
+        accepted_per_position: accepted guesses, by the how manyth of its path each was; index 0 is the first.
         accepted_per_slot: accepted guesses by slot.
     """
 

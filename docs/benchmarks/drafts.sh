@@ -35,7 +35,7 @@ measure_all() {  # VARIANT SEED
 main() { train "$1-$2" "$1" "$2" "$3"; measure_all "$1" "$2"; }  # VARIANT SEED STEPS
 other() {  # KIND VARIANT SEED STEPS [OPTION ...]: of the training
   train "$1-$2-$3" "${@:2}"
-  measure "accepted-$1-$2-$3" "$1-$2-$3" $([ "$1" != one-step ] || echo --passes 8)
+  measure "$1-$2-$3" "$1-$2-$3" $([ "$1" != one-step ] || echo --passes 8)
 }
 equal() {  # DRAFT: lists like the reference's, and how near a tie those are that differ
   measure "equal-$1" "$1" --batch 1,8 --users "${CHECK:-200}" --check "${CHECK:-200}"
@@ -70,6 +70,6 @@ fi
     done
   fi
 } | { grep -E "${ONLY:-.}" || true; } | xargs -P "${JOBS:-8}" --process-slot-var=SLOT -I{} bash -c \
-  '[ -z "${GPUS:-}" ] || export CUDA_VISIBLE_DEVICES=$((SLOT % GPUS)); {}'
+  '[ -z "${GPUS:-}" ] || export CUDA_VISIBLE_DEVICES=$((SLOT % GPUS)); set -e; {}'
 wait $first
 echo measured

@@ -251,12 +251,17 @@ class Drafter:
     @property
     def most_depth(self) -> int:
         """Tokens of a path, at most."""
-        return self.most_steps * self.extension.most_tokens
+        return self.most_passes * self.extension.most_tokens
 
     @property
-    def most_steps(self) -> int:
-        """Guesses ahead, at most."""
+    def most_passes(self) -> int:
+        """Passes of a round, at most."""
         return max(shape.num_passes for shape in self._shapes)
+
+    @property
+    def most_guesses(self) -> int:
+        """Guesses on a path, at most: tokens of it that are not forced."""
+        return self.most_passes * (self._layout.num_levels if self.draft.config.guesses_items else 1)
 
     @property
     def num_scratch_places(self) -> int:

@@ -79,8 +79,8 @@ class Passes:
         if draft is not None:
             self._drafter = Drafter(draft, model, layout, self._index, self._code_heads, trees, fuse)
         deepest = 0 if self._drafter is None else self._drafter.most_depth
-        steps = 0 if self._drafter is None else self._drafter.most_steps
-        self.widths = Widths(max_items, layout.tokens_per_item, deepest, steps)
+        guesses = 0 if self._drafter is None else self._drafter.most_guesses
+        self.widths = Widths(max_items, layout.tokens_per_item, deepest, guesses)
         self.most_incoming = min(max_batch, _MOST_INCOMING)
         self.num_rows = max_batch + self.most_incoming
         width = model.config.hidden_size

@@ -24,7 +24,7 @@ class Widths:
         items: of the longest list.
         pending: tokens that a pass can leave pending: the rest of an item, and a separator.
         guessed: tokens of a path through a tree.
-        steps: guesses ahead.
+        steps: guesses on such a path.
     """
 
     items: int
@@ -57,7 +57,7 @@ class ListStates:
         tokens: int64 [batch, widths.tokens + 1], the others; the last column is nobody's.
         num_read: int64 [batch], of these the first that the draft has read.
         counts: int64 [batch, 6], see `Tally`.
-        by_step: int64 [batch, widths.steps], accepted guesses by step, from 1.
+        by_step: int64 [batch, widths.steps], accepted guesses, by the how manyth of its path each was, from 1.
         by_slot: int64 [batch, L].
     """
 

@@ -264,6 +264,7 @@ def _row(question: Question, run: _Run, batch: int, expected: Sequence[DecodedLi
         )
     if method.shape is not None:
         row |= guess_figures(lists)
+    if method.shape is not None and method.tree != "auto":  # which chooses anew at every round
         row |= {
             "passes": method.shape.num_passes,
             "width": method.shape.width,

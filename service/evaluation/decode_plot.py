@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ class Length:
 
 
 def read_lengths(files: Sequence[Path]) -> list[Length]:
-    """The lengths in reports of `bench decode`, one for each draft and kind of tree of each file.
+    """The lengths in reports of `bench decode`, one for each draft, kind of tree and size of it of each file.
 
     The batch hardly changes a length, so the smallest of each file counts alone.
 
@@ -54,22 +55,34 @@ def read_lengths(files: Sequence[Path]) -> list[Length]:
 
 def _lengths_of(file: Path) -> list[Length]:
     try:
-        rows = json.loads(file.read_bytes())["rows"]
+        rows = [row for row in json.loads(file.read_bytes())["rows"] if row["accepted_length"] is not None]
         smallest: dict[tuple[Any, ...], dict[str, Any]] = {}
         for row in sorted(rows, key=lambda row: int(row["batch"])):
-            if row["accepted_length"] is not None:
-                smallest.setdefault((_label(row), row["draft"], row["tree"]), row)
+            smallest.setdefault((*_kind(row), *_size(row)), row)
+        num_sizes = Counter(_kind(row) for row in smallest.values())
         return [
             Length(
-                label,
-                tree,
+                _label(row) + (_size_label(row) if num_sizes[_kind(row)] > 1 else ""),
+                row["tree"],
                 *(float(row[f"accepted_length{end}"]) for end in ("", "_low", "_high")),
             )
-            for (label, _, tree), row in smallest.items()
-            if tree in _STYLES
+            for row in smallest.values()
+            if row["tree"] in _STYLES
         ]
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{file} was not written by 'padrec bench decode --json'") from error
+
+
+def _kind(row: dict[str, Any]) -> tuple[Any, ...]:
+    return _label(row), row["draft"], row["tree"]
+
+
+def _size(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["passes"], row["width"], row["places"]
+
+
+def _size_label(row: dict[str, Any]) -> str:
+    return f", {row['passes']} passes, {row['places']} tokens"
 
 
 def _label(row: dict[str, Any]) -> str:

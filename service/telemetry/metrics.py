@@ -50,7 +50,7 @@ class WorkerMetrics:
         drafts: rounds of a list that had guesses to check.
         draft_tokens: guessed tokens that were checked.
         accepted_tokens: guesses that were accepted.
-        accepted_tokens_per_position: the same; label position, the guess's step from `1` to the engine's depth.
+        accepted_tokens_per_position: the same; label position, from `1`: the how manyth guess of its path it was.
         accepted_tokens_per_slot: the same; label slot.
         num_waiting: requests in the queue now.
         kv_cache_usage: lists in flight over those there is room for.
@@ -97,7 +97,7 @@ class WorkerMetrics:
         )
         self.accepted_tokens_per_position = Counter(
             "padrec_spec_decode_num_accepted_tokens_per_pos",
-            "Guesses that were accepted, by step.",
+            "Guesses that were accepted, by how many guesses ahead.",
             ("position",),
             registry=registry,
         )

@@ -183,6 +183,7 @@ def test_guesses_do_not_depend_on_the_batch(shop, variant: str) -> None:
             engine.add([waiting.pop(0) for _ in range(min(room, len(waiting), 2))])
             for done in engine.round():
                 spent = done.speculation
+                assert sum(spent.accepted_per_position) == sum(spent.accepted_per_slot)
                 found[done.request_id] = (done.num_rounds, spent.num_draft_tokens, *spent.accepted_per_slot)
         return found
 

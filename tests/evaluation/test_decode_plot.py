@@ -10,10 +10,13 @@ import pytest
 from service.errors import InputError
 from service.evaluation.decode_plot import Length, draw, read_lengths
 
+SIZES = {"passes": 8, "width": 8, "places": 48}
+
 
 def row(method: str, draft: str | None, tree: str | None, length: float | None, **more) -> dict[str, object]:
     ends = (None, None) if length is None else (length - 0.2, length + 0.3)
     keys = {"constrained": True, "temperature": 0.0, "batch": 1} | more
+    sizes = {"passes": None, "width": None, "places": None} if tree is None else SIZES
     return {
         "method": method,
         "draft": draft,
@@ -21,6 +24,7 @@ def row(method: str, draft: str | None, tree: str | None, length: float | None, 
         "accepted_length": length,
         "accepted_length_low": ends[0],
         "accepted_length_high": ends[1],
+        **sizes,
         **keys,
     }
 
@@ -53,6 +57,21 @@ def test_one_length_for_each_draft_from_the_smallest_batch(tmp_path: Path) -> No
         ("draft-both, no trie, T 0.7", "tree", 3.5),
     ]
     assert read_lengths([first])[0].low == pytest.approx(1.55)
+
+
+def test_sizes_of_one_draft_are_told_apart(tmp_path: Path) -> None:
+    file = report(
+        tmp_path / "a.json",
+        row("draft-both", "seed-0", "chain", 3.0),
+        row("draft-both", "seed-0", "tree", 5.0, passes=4),
+        row("draft-both", "seed-0", "tree", 6.0),
+        row("draft-both", "seed-0", "tree", 6.5, batch=8),
+    )
+    assert [(length.label, length.mean) for length in read_lengths([file])] == [
+        ("draft-both", 3.0),
+        ("draft-both, 4 passes, 48 tokens", 5.0),
+        ("draft-both, 8 passes, 48 tokens", 6.0),
+    ]
 
 
 LENGTHS = [

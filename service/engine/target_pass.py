@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 from service.engine.fusing import Fuse
 from service.engine.kv_cache import KvCache
-from service.model.attention import for_groups, use_grouped_attention
+from service.model.attention import additive, for_groups, use_grouped_attention
+from service.model.norms import use_fast_norms
 
 
 class TargetPass:
@@ -36,6 +37,7 @@ class TargetPass:
             config.num_hidden_layers, self._num_kv_heads, head_dim, model.device, model.dtype
         )
         use_grouped_attention(model)
+        use_fast_norms(model)
         read = fuse(_read_layer)
         for number, layer in enumerate(model.base_model.layers):
             layer.forward = _with_own_cache(layer, number, read)
@@ -86,7 +88,7 @@ class TargetPass:
         """The mask, or one for each kind of layer where some attend to a window alone."""
 
         def grouped(mask: torch.Tensor) -> torch.Tensor:
-            return for_groups(mask, self._num_heads, self._num_kv_heads)
+            return additive(for_groups(mask, self._num_heads, self._num_kv_heads), self.model.dtype)
 
         if self._window is None:
             return grouped(mask)

@@ -30,7 +30,7 @@ def grouped_attention(
         queries: [batch, heads, n, head_dim]; heads that share keys stand together.
         keys: [batch, kv_heads, m, head_dim].
         values: likewise.
-        mask: bool [batch, 1, heads / kv_heads * n, m], `for_groups` of one for n tokens.
+        mask: [batch, 1, heads / kv_heads * n, m], `for_groups` of one for n tokens, bool or `additive`.
         scale: of the scores; None: 1 / sqrt(head_dim).
     """
     batch, num_heads, n, width = queries.shape
@@ -42,6 +42,11 @@ def grouped_attention(
 def for_groups(mask: torch.Tensor, num_heads: int, num_kv_heads: int) -> torch.Tensor:
     """A mask [batch, 1, n, m] for all heads of a group, [batch, 1, num_heads / num_kv_heads * n, m]."""
     return mask.repeat(1, 1, num_heads // num_kv_heads, 1)
+
+
+def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to scores: 0 where a token may look, else -inf. Made once, where each layer would make its own."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
 def use_grouped_attention(model: PreTrainedModel) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from service.model.attention import for_groups, grouped_attention, use_grouped_attention
+from service.model.attention import additive, for_groups, grouped_attention, use_grouped_attention
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (4, 1)])
@@ -18,7 +18,11 @@ def test_it_is_attention_with_repeated_keys_and_values(
     keys, values = torch.randn(2, 3, kv_heads, 7, 8)
     mask = torch.rand(3, 1, 5, 7) < 0.6
     mask[..., 0] = True
-    found = grouped_attention(queries, keys, values, for_groups(mask, heads, kv_heads), scale)
+    grouped = for_groups(mask, heads, kv_heads)
+    found = grouped_attention(queries, keys, values, grouped, scale)
+    torch.testing.assert_close(
+        grouped_attention(queries, keys, values, additive(grouped, queries.dtype), scale), found
+    )
     repeated = [part.repeat_interleave(heads // kv_heads, dim=1) for part in (keys, values)]
     expected = F.scaled_dot_product_attention(queries, *repeated, attn_mask=mask, scale=scale)
     torch.testing.assert_close(found, expected)

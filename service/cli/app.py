@@ -2,7 +2,7 @@
 
 import typer
 
-from service.cli import bench, data, demo, models, serving
+from service.cli import bench, data, demo, models, serving, soaking
 
 app = typer.Typer(
     name="padrec",
@@ -14,6 +14,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(models.bundle_app, name="bundle")
 app.add_typer(models.train_app, name="train")
+bench.app.command("soak")(soaking.bench_soak)
 app.add_typer(bench.app, name="bench")
 app.command()(models.evaluate)
 app.command()(demo.demo)

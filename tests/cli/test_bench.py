@@ -260,3 +260,17 @@ def test_the_trie_benchmark_reports_its_row(padrec, tmp_path: Path) -> None:
     assert row["items"] == 20_000
     assert row["megabytes"] < 4
     assert min(row["free_ms_per_list"], row["allowed_us_per_place"]) > 0
+
+
+def test_a_soak(padrec, bundle: Path, dataset: Path, tmp_path: Path) -> None:
+    file = tmp_path / "soak.json"
+    done = padrec(
+        *("bench", "soak", bundle, dataset, "--requests", 60, "--concurrency", 12, "--max-batch", 4),
+        *("--check", 5, "--device", "cpu", "--json", file),
+    )
+    assert done.returncode == 0, done.stderr
+    [row] = json.loads(file.read_text())["rows"]
+    outcomes = [row[name] for name in ("written", "late", "cancelled", "refused")]
+    assert sum(outcomes) == row["requests"] == 60
+    assert row["failed"] == row["answered_twice"] == row["not_allowed"] == row["left_in_engine"] == 0
+    assert row["equal_to_reference"] == 1.0

@@ -1,5 +1,6 @@
 """The ways to extend branches of a draft tree: by a code, by an item, or without the constraint."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -9,6 +10,8 @@ from service.engine.branches import Branches, Lists, level_logits, next_choice
 from service.engine.constraint import DEAD, NOT_ALLOWED, ROOT_NODE, FreeRows, TrieIndex, allowed_children
 from service.engine.sampling import perturbed_log_softmax
 from service.model.draft import Draft
+
+_LEAST_SHARE = 1e-9  # what a code may have is a difference of sums, which are no more exact than that
 
 
 class Extension(Protocol):
@@ -75,7 +78,10 @@ class ByItem:
         self._draft = draft
         self._vectors = draft.item_vectors(code_heads, index.codes)
         self._all_rows = torch.arange(len(index.codes), device=code_heads.device)
-        self._leaf_begin = index.node_begin[index.path[:, -1]].unsqueeze(0)
+        self._levels = [_Level.of(index, level) for level in range(index.num_levels)]
+        leaves = index.path[:, -1]
+        self._leaf = leaves - leaves.min()
+        self._leaf_begin = index.node_begin[leaves].unsqueeze(0)
 
     def __call__(
         self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
@@ -93,13 +99,13 @@ class ByItem:
         column = torch.where(branches.written < 0, len(self._all_rows), branches.written)
         allowed = F.pad(allowed, (0, 1)).scatter(2, column, False)[..., :-1]
         scores = self._draft.item_scores(states, self._vectors)
-        log_q = perturbed_log_softmax(
-            scores,
-            allowed,
-            self._draft.sharpness(step, branches.slot),
-            lists.sampling.temperature.unsqueeze(1),
-            self._noise(branches, lists),
-        )
+        sharpness = self._draft.sharpness(step, branches.slot)
+        if lists.sampling.noise is None:
+            log_q = torch.log_softmax(
+                torch.where(allowed, scores * sharpness.unsqueeze(-1), NOT_ALLOWED), dim=-1
+            )
+        else:
+            log_q = self._perturbed(scores, allowed, sharpness, branches, lists)
         best, parent, row = _best(branches, lists, log_q, allowed, count)
         path = index.path[row]
         written = _of_parent(branches.written, parent)
@@ -111,22 +117,75 @@ class ByItem:
         whole = torch.full_like(row, index.num_levels)
         return _extended(index, branches, best, parent, row, whole, lone)
 
-    def _noise(self, branches: Branches, lists: Lists) -> torch.Tensor | None:
-        """The noise of an item is that of its codes that are still to be written, [batch, n, num_items].
+    def _perturbed(
+        self,
+        scores: torch.Tensor,
+        allowed: torch.Tensor,
+        sharpness: torch.Tensor,
+        branches: Branches,
+        lists: Lists,
+    ) -> torch.Tensor:
+        """As `perturbed_log_softmax`, [batch, n, num_items]: code by code, as the target draws, and summed along paths.
 
-        The target draws code by code; the sum stands for that in the ranking of guesses, which need not be exact.
+        What the scores say of a code given those before it is a sum over the items below either. Where a code is the
+        only one allowed it says nothing, and its noise does not count.
         """
-        index = self._index
+        index, sampling = self._index, lists.sampling
+        temperature = sampling.temperature[:, None, None]
+        is_drawn = temperature > 0
+        scale = torch.where(is_drawn, 1.0, sharpness.unsqueeze(-1))
+        shares = torch.softmax(torch.where(allowed, scores * scale, NOT_ALLOWED), dim=-1)
+        before = F.pad(torch.where(allowed, shares, 0.0).cumsum(dim=-1), (1, 0))
+        num_allowed = F.pad(allowed.cumsum(dim=-1, dtype=torch.int32), (1, 0))
         item = lists.num_items.unsqueeze(1) + branches.num_written()
-        total = None
-        for level in range(index.num_levels):
-            noise = lists.sampling.at(item * index.num_levels + level)
-            if noise is None:
-                return None
-            ahead = (branches.slot <= level).unsqueeze(-1)
-            part = torch.where(ahead, noise[..., index.codes[:, level]], 0.0)
-            total = part if total is None else total + part
-        return total
+        log_mass = torch.zeros_like(before[..., :1])
+        total = torch.zeros_like(log_mass)
+        for level, nodes in enumerate(self._levels):
+            is_open = num_allowed[..., nodes.end] > num_allowed[..., nodes.begin]
+            mass = (before[..., nodes.end] - before[..., nodes.begin]).clamp_min(_LEAST_SHARE).log()
+            noise = sampling.at(item * index.num_levels + level)
+            assert noise is not None
+            conditional = (mass - log_mass[..., nodes.parent]) / torch.where(is_drawn, temperature, 1.0)
+            perturbed = torch.where(is_open, conditional + noise[..., nodes.code], NOT_ALLOWED)
+            total = total[..., nodes.parent] + _log_softmax_of_children(
+                perturbed, nodes.parent, log_mass.shape[-1]
+            )
+            log_mass = mass
+        return torch.where(allowed, total[..., self._leaf], NOT_ALLOWED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """The nodes of the trie at one depth, in their order, [n].
+
+    Attributes:
+        begin, end: rows below each.
+        parent: each one's, counted among the nodes of the level above.
+        code: on the edge into each.
+    """
+
+    begin: torch.Tensor
+    end: torch.Tensor
+    parent: torch.Tensor
+    code: torch.Tensor
+
+    @classmethod
+    def of(cls, index: TrieIndex, level: int) -> "_Level":
+        """Those whose edge is a code of `level`."""
+        (nodes,) = (index.node_depth == level + 1).nonzero(as_tuple=True)
+        parent = index.path[index.node_begin[nodes], level]
+        first = parent.min()  # nodes are numbered level by level
+        return cls(index.node_begin[nodes], index.node_end[nodes], parent - first, index.node_code[nodes])
+
+
+def _log_softmax_of_children(values: torch.Tensor, parent: torch.Tensor, num_parents: int) -> torch.Tensor:
+    """Log-softmax of values [..., n] among those of the same parent, int64 [n]."""
+    shape = (*values.shape[:-1], num_parents)
+    parent = parent.expand_as(values)
+    largest = values.new_full(shape, NOT_ALLOWED).scatter_reduce(-1, parent, values, "amax")
+    centred = values - largest.gather(-1, parent)
+    total = values.new_zeros(shape).scatter_add(-1, parent, centred.exp())
+    return centred - total.gather(-1, parent).log()
 
 
 class AnyToken:

@@ -16,9 +16,10 @@ from service.catalog.window import window
 from service.data.split import Case
 from service.engine.reference import write_list
 from service.evaluation.acceptance import acceptance_figures, guess_figures, latency_figures
-from service.evaluation.decode_methods import AUTOREGRESSIVE, Method, Write
+from service.evaluation.decode_methods import AUTOREGRESSIVE, Method, Write, num_bytes
 from service.evaluation.near_ties import agreement_figures
 from service.evaluation.timing import synchronize
+from service.evaluation.weight_read import weight_read_seconds
 from service.types import DecodedList, DecodeRequest
 
 Row = dict[str, Any]
@@ -41,6 +42,8 @@ COLUMNS = (
     "accepted_length_without_forced",
     "rounds_per_list",
     "passes_per_list",
+    "ms_per_pass",
+    "weight_reads_per_pass",
     "speed_up",
     "accepted_by_slot",
     "accepted_by_step",
@@ -132,11 +135,12 @@ def measure_decode(
     for request in checked:
         expected.append(write_list(question.model, question.catalogue.codes, question.layout, request))
         on_progress(len(expected), len(checked), "lists of the reference")
+    weight_read = weight_read_seconds(num_bytes(question.model.parameters()), question.model.device)
     rows = []
     for batch in batches:
         # No name for the runs: their memory is given back before the next batch size asks for its own.
         of_batch = [
-            _row(question, run, batch, expected)
+            _row(question, run, batch, expected, weight_read)
             for run in _run(question, methods, batch, repeats, warms_up, on_progress)
         ]
         rows += with_speed_ups(of_batch)
@@ -238,9 +242,12 @@ def _time(run: _Run, requests: list[DecodeRequest], device: torch.device) -> Seq
     return lists
 
 
-def _row(question: Question, run: _Run, batch: int, expected: Sequence[DecodedList]) -> Row:
+def _row(
+    question: Question, run: _Run, batch: int, expected: Sequence[DecodedList], weight_read: float
+) -> Row:
     method, requests = run.method, question.requests
     lists = run.lists[: len(requests)]  # without those that filled up the last batch
+    latency = latency_figures(run.seconds, batch)
     row = dict.fromkeys(COLUMNS)
     row |= {
         "method": method.name,
@@ -250,10 +257,13 @@ def _row(question: Question, run: _Run, batch: int, expected: Sequence[DecodedLi
         "temperature": requests[0].temperature if lists else 0.0,  # without lists it is the greedy baseline
         "batch": batch,
         "users": len(requests),
-        **latency_figures(run.seconds, batch),
+        **latency,
     }
     if lists:
-        row |= acceptance_figures(lists, question.seed)
+        of_lists = acceptance_figures(lists, question.seed)
+        ms_per_pass = latency["ms_per_list_p50"] / of_lists["passes_per_list"]
+        row |= of_lists
+        row |= {"ms_per_pass": ms_per_pass, "weight_reads_per_pass": ms_per_pass / 1e3 / weight_read}
         row |= agreement_figures(
             question.model,
             question.catalogue.codes,

@@ -93,6 +93,8 @@ def test_a_row_for_each_batch_and_method(shop, lists, question: Question) -> Non
         # Users' rounds are 3 to 9; the two that fill up the last batch of three do not count.
         assert drafted["users"] == 7
         assert drafted["rounds_per_list"] == 6
+        assert drafted["ms_per_pass"] == drafted["ms_per_list_p50"] / 7
+        assert drafted["weight_reads_per_pass"] > 0
         assert drafted["accepted_length"] == 2.0
         assert drafted["accepted_length_without_forced"] == 1.0
         assert drafted["accepted_by_step"] == [1.0, 0.5, 0.5]
@@ -106,6 +108,7 @@ def test_a_row_for_each_batch_and_method(shop, lists, question: Question) -> Non
             0,
         ]
         assert (theirs["accepted_length"], theirs["equal_to_reference"]) == (None, None)
+        assert theirs["ms_per_pass"] is None
         assert (theirs["constrained"], theirs["temperature"]) == (False, 0.0)
         for row in (alone, drafted, theirs):
             assert 0 < row["ms_per_list_p50"] <= row["ms_per_list_p99"]

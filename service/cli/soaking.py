@@ -1,6 +1,7 @@
-"""`padrec bench soak`: what a worker does, for very long."""
+"""`padrec bench soak` and `bench prefix`: what a worker does for very many requests, and for users who come back."""
 
 import threading
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,12 +11,20 @@ from service.cli.bench import Dtype
 from service.cli.display import bar, say
 from service.cli.options import DatasetPath, Device, JsonFile, Seed
 from service.cli.reporting import check_json, command_line, print_rows
-from service.errors import PadrecError
+from service.errors import InputError, PadrecError
 
 if TYPE_CHECKING:
     from service.engine.engine import Engine
 
 _DRAIN_SECONDS = 60.0
+
+
+class Speculation(StrEnum):
+    """The worker's setting of this name."""
+
+    OFF = "off"
+    AUTO = "auto"
+    ON = "on"
 
 
 def bench_soak(
@@ -25,7 +34,7 @@ def bench_soak(
     concurrency: Annotated[int, typer.Option(min=1, help="Requests on their way at a time.")] = 64,
     max_batch: Annotated[int, typer.Option(min=1, help="Lists written at the same time.")] = 32,
     kept_prompts: Annotated[int, typer.Option(min=0, help="Histories whose prompts are kept.")] = 64,
-    speculation: Annotated[str, typer.Option(help="off, auto or on, as the worker's setting.")] = "auto",
+    speculation: Annotated[Speculation, typer.Option(help="How much is guessed.")] = Speculation.AUTO,
     check: Annotated[int, typer.Option(min=0, help="So many lists are compared with the reference's.")] = 20,
     device: Device = "auto",
     dtype: Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
@@ -60,11 +69,13 @@ def bench_soak(
     catalogue, limits = opened.read_catalogue(), opened.manifest.decoding
     prepared = Prepared.of(Dataset.open(dataset), catalogue)
     histories = [case.history.tolist() for case in prepared.split.cases("test")]
+    if not histories:
+        raise InputError(f"dataset {dataset}: no user has three interactions, so there is nothing to ask")
     settings = WorkerSettings.model_validate(
         {
             "device": device,
             "dtype": dtype.value,
-            "speculation": speculation,
+            "speculation": speculation.value,
             "max_batch": max_batch,
             "kept_prompts": kept_prompts,
         }
@@ -129,3 +140,45 @@ def bench_soak(
     amiss = [name for name in ("failed", "answered_twice", "not_allowed", "left_in_engine") if row[name]]
     if amiss:
         raise PadrecError(", ".join(f"{name} {row[name]}" for name in amiss))
+
+
+def bench_prefix(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")],
+    history_items: Annotated[int, typer.Option(min=2, help="Items of a history.")] = 100,
+    users: Annotated[int, typer.Option(min=1, help="Users of either kind.")] = 30,
+    device: Device = "auto",
+    dtype: Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
+    seed: Seed = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """Time the prefill of users who are new, and of those who come back with one more item.
+
+    Histories may be longer than the bundle's target would be given; what they hold is random.
+    """
+    from service.catalog.bundle import Bundle
+    from service.engine.engine import Engine
+    from service.evaluation.prefix_bench import measure_prefixes
+    from service.evaluation.report import write_report
+    from service.model.draft import load_draft
+    from service.model.target import load_target, pick_device, pick_dtype
+
+    check_json(json_file)
+    chosen = pick_device(device)
+    opened = Bundle.open(bundle)
+    picked = pick_dtype(dtype, chosen)
+    model = load_target(opened.target_path, device=chosen, dtype=picked)
+    draft = None if opened.draft_path is None else load_draft(opened.draft_path, device=chosen, dtype=picked)
+    catalogue = opened.read_catalogue()
+    with bar("prefilling") as progress:
+        row = measure_prefixes(
+            lambda kept: Engine(model, catalogue, opened.layout, 1, draft, num_prefixes=kept),
+            device=chosen,
+            num_rows=len(catalogue),
+            history_items=history_items,
+            num_users=users,
+            seed=seed,
+            on_progress=progress.update,
+        )
+    print_rows([row])
+    if json_file is not None:
+        write_report(json_file, command_line(), chosen, [row])

@@ -100,10 +100,9 @@ class ByItem:
         allowed = F.pad(allowed, (0, 1)).scatter(2, column, False)[..., :-1]
         scores = self._draft.item_scores(states, self._vectors)
         sharpness = self._draft.sharpness(step, branches.slot)
-        if lists.sampling.noise is None:
-            log_q = torch.log_softmax(
-                torch.where(allowed, scores * sharpness.unsqueeze(-1), NOT_ALLOWED), dim=-1
-            )
+        sampling = lists.sampling
+        if sampling.noise is None:
+            log_q = perturbed_log_softmax(scores, allowed, sharpness, sampling.temperature.unsqueeze(1), None)
         else:
             log_q = self._perturbed(scores, allowed, sharpness, branches, lists)
         best, parent, row = _best(branches, lists, log_q, allowed, count)

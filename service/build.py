@@ -18,13 +18,21 @@ from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.catalog.trie import Int32Array
 from service.data.dataset import Dataset, Interactions
-from service.data.split import Case, LeaveOneOut
+from service.data.split import Case, LeaveOneOut, Split
 from service.engine.engine import Engine
 from service.errors import InputError
 from service.evaluation.acceptance import accepted_length
 from service.evaluation.quality import evaluate_lists
 from service.files import check_new_folder, new_folder, write_json
-from service.model.draft import Draft, DraftConfig, Features, Variant, copy_for_inference, save_draft
+from service.model.draft import (
+    Draft,
+    DraftConfig,
+    Features,
+    Variant,
+    copy_for_inference,
+    guesses_items,
+    save_draft,
+)
 from service.model.presets import Preset
 from service.model.target import build_target, load_target, pick_dtype, read_config, target_digest
 from service.model.vocabulary import build_tokenizer, check_layout, layout_of, read_layout
@@ -78,6 +86,21 @@ class Prepared:
         raw = dataset.interactions()
         interactions = dataclasses.replace(raw, items=rows[raw.items])
         return cls(catalogue, interactions, LeaveOneOut(interactions))
+
+
+def prepared_cases(dataset: Dataset, catalogue: Catalogue, split: Split) -> tuple[Prepared, list[Case]]:
+    """A dataset in catalogue rows, and whose targets are asked for.
+
+    Raises:
+        InputError: as `Prepared.of`, or there is nobody to ask for.
+    """
+    prepared = Prepared.of(dataset, catalogue)
+    cases = prepared.split.cases(split)
+    if not cases:
+        raise InputError(
+            f"dataset {dataset.path}: no user has three interactions, so there is nothing to ask"
+        )
+    return prepared, cases
 
 
 def build_catalogue(dataset: Dataset, ids: SemanticIds) -> Catalogue:
@@ -193,7 +216,7 @@ def train_list_draft(
         variant,
         num_levels=layout.num_levels,
         num_items=len(catalogue),
-        max_steps=recipe.unroll_of(variant == "slots"),
+        max_steps=recipe.unroll_of(guesses_items(variant)),
         features=features,
         target_digest=digest,
     )

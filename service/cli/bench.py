@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.cli.display import bar
-from service.cli.options import DatasetPath, Device, JsonFile, Seed
+from service.cli.options import BundlePath, DatasetPath, Device, Dtype, DtypeName, JsonFile, Seed
 from service.cli.reporting import check_json, command_line, print_rows
 from service.errors import InputError
 from service.types import MAX_TEMPERATURE, MIN_TEMPERATURE, MIN_TOP_P
@@ -34,15 +34,6 @@ class Tree(StrEnum):
     AUTO = "auto"
 
 
-class Dtype(StrEnum):
-    """In which numbers target and draft count."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-
-
 BASELINES = ("autoregressive", "transformers")
 
 # What a terminal has room for, under shorter names; --json has it all.
@@ -63,7 +54,7 @@ _SHOWN = {
 
 @app.command("decode")
 def bench_decode(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")],
+    bundle: BundlePath,
     dataset: DatasetPath,
     draft: Annotated[
         list[Path] | None,
@@ -98,7 +89,7 @@ def bench_decode(
     ] = True,
     check: Annotated[int, typer.Option(min=0, help="So many lists are compared with the reference's.")] = 50,
     device: Device = "auto",
-    dtype: Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
+    dtype: DtypeName = Dtype.AUTO,
     seed: Seed = 0,
     repeats: Annotated[int, typer.Option(min=1, help="How often each list is timed.")] = 3,
     warm_up: Annotated[
@@ -119,7 +110,7 @@ def bench_decode(
 
     A list's latency is that of its batch, from the prompt to the last item.
     """
-    from service.build import Prepared
+    from service.build import prepared_cases
     from service.catalog.bundle import Bundle
     from service.data.dataset import Dataset
     from service.engine.fusing import as_it_is, fuse_with
@@ -151,10 +142,7 @@ def bench_decode(
     folders = _drafts(opened, draft or [])
     if not folders and not baselines:
         raise InputError(f"bundle {bundle} has no draft; pass --draft or --compare")
-    prepared = Prepared.of(Dataset.open(dataset), opened.read_catalogue())
-    cases = prepared.split.cases("test")
-    if not cases:
-        raise InputError(f"dataset {dataset}: no user has three interactions, so there is nothing to ask")
+    prepared, cases = prepared_cases(Dataset.open(dataset), opened.read_catalogue(), "test")
     model = load_target(opened.target_path, device=chosen, dtype=pick_dtype(dtype, chosen))
     check_layout(opened.layout, model.config.vocab_size)
     question = Question(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.display import Bar, bar, say
-from service.cli.options import DatasetPath, Device, JsonFile, Seed
+from service.cli.options import BundlePath, DatasetPath, Device, JsonFile, Seed
 from service.cli.reporting import check_json, command_line, print_rows
 from service.errors import InputError
 
@@ -103,7 +103,7 @@ def bundle_build(
 
 
 @bundle_app.command("check")
-def bundle_check(path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")]) -> None:
+def bundle_check(path: BundlePath) -> None:
     """Check every file of a bundle against its manifest, and that target and draft load and fit each other."""
     import torch
 
@@ -311,7 +311,7 @@ class Decoding(StrEnum):
 
 
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")],
+    bundle: BundlePath,
     dataset: DatasetPath,
     split: Annotated[Split, typer.Option(help="Whose targets are asked for.")] = Split.TEST,
     decoding: Annotated[Decoding, typer.Option(help="How lists are written.")] = Decoding.LIST,
@@ -321,7 +321,7 @@ def evaluate(
     json_file: JsonFile = None,
 ) -> None:
     """Recall and NDCG at 5 and 10: leave-one-out, full catalogue, with simple baselines beside the bundle."""
-    from service.build import Prepared
+    from service.build import prepared_cases
     from service.catalog.bundle import Bundle
     from service.data.dataset import Dataset
     from service.engine.engine import Engine
@@ -333,10 +333,8 @@ def evaluate(
     chosen = pick_device(device)
     opened = Bundle.open(bundle)
     catalogue = opened.read_catalogue()
-    prepared = Prepared.of(Dataset.open(dataset), catalogue)
-    cases = prepared.split.cases(split.value)[:users]
-    if not cases:
-        raise InputError(f"dataset {dataset}: no user has three interactions, so there is nothing to ask")
+    prepared, cases = prepared_cases(Dataset.open(dataset), catalogue, split.value)
+    cases = cases[:users]
     model = load_target(opened.target_path, device=chosen, dtype=pick_dtype("auto", chosen))
     engine = Engine(model, catalogue, opened.layout, max_batch=128)
     with bar(decoding) as progress:

@@ -1,11 +1,24 @@
 """Options that several commands share."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+
+class Dtype(StrEnum):
+    """In which numbers target and draft count."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")]
 DatasetPath = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of a dataset.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+DtypeName = Annotated[Dtype, typer.Option("--dtype", help="auto: bfloat16 on a GPU, else float32.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**31, help="Of everything that is random.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the rows to this file as well.")]

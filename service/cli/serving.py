@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from service.cli.options import BundlePath
 from service.errors import InputError, PadrecError
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 # What a start may take longer to learn what guessing costs; a CPU that is slower than that learns it in service.
 _WARM_UP_SECONDS = {"cpu": 3.0, "cuda": 60.0}
 
-BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Settings in TOML; PADREC_* variables win.")
 ]

@@ -2,18 +2,17 @@
 
 import threading
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.bench import Dtype
 from service.cli.display import bar, say
-from service.cli.options import DatasetPath, Device, JsonFile, Seed
+from service.cli.options import BundlePath, DatasetPath, Device, Dtype, DtypeName, JsonFile, Seed
 from service.cli.reporting import check_json, command_line, print_rows
-from service.errors import InputError, PadrecError
+from service.errors import PadrecError
 
 if TYPE_CHECKING:
+    from service.config import WorkerSettings
     from service.engine.engine import Engine
 
 _DRAIN_SECONDS = 60.0
@@ -28,7 +27,7 @@ class Speculation(StrEnum):
 
 
 def bench_soak(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")],
+    bundle: BundlePath,
     dataset: DatasetPath,
     requests: Annotated[int, typer.Option(min=10, help="How many.")] = 1000,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests on their way at a time.")] = 64,
@@ -37,7 +36,7 @@ def bench_soak(
     speculation: Annotated[Speculation, typer.Option(help="How much is guessed.")] = Speculation.AUTO,
     check: Annotated[int, typer.Option(min=0, help="So many lists are compared with the reference's.")] = 20,
     device: Device = "auto",
-    dtype: Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
+    dtype: DtypeName = Dtype.AUTO,
     seed: Seed = 0,
     json_file: JsonFile = None,
 ) -> None:
@@ -49,10 +48,9 @@ def bench_soak(
     import torch
     from prometheus_client import CollectorRegistry
 
-    from service.build import Prepared
+    from service.build import prepared_cases
     from service.catalog.bundle import Bundle
     from service.cli.serving import build_engine
-    from service.config import WorkerSettings
     from service.data.dataset import Dataset
     from service.engine.reference import write_list
     from service.evaluation.near_ties import agreement_figures
@@ -67,19 +65,8 @@ def bench_soak(
     chosen = pick_device(device)
     opened = Bundle.open(bundle)
     catalogue, limits = opened.read_catalogue(), opened.manifest.decoding
-    prepared = Prepared.of(Dataset.open(dataset), catalogue)
-    histories = [case.history.tolist() for case in prepared.split.cases("test")]
-    if not histories:
-        raise InputError(f"dataset {dataset}: no user has three interactions, so there is nothing to ask")
-    settings = WorkerSettings.model_validate(
-        {
-            "device": device,
-            "dtype": dtype.value,
-            "speculation": speculation.value,
-            "max_batch": max_batch,
-            "kept_prompts": kept_prompts,
-        }
-    )
+    _, cases = prepared_cases(Dataset.open(dataset), catalogue, "test")
+    settings = _settings(device, dtype, speculation, max_batch, kept_prompts)
     engines: list[Engine] = []
     is_ready = threading.Event()
 
@@ -101,7 +88,7 @@ def bench_soak(
     if loop.failure is not None:
         raise loop.failure
     asked = mixed_requests(
-        histories,
+        [case.history.tolist() for case in cases],
         num_rows=len(catalogue),
         max_history_items=limits.max_history_items,
         max_num_items=limits.max_num_items,
@@ -132,6 +119,7 @@ def bench_soak(
         [written for _, written in done.sample],
     )
     row = {"requests": requests, "concurrency": concurrency, "max_batch": max_batch, **soak_figures(done)}
+    row["checked"] = len(sample)
     row |= agreement | {"not_allowed": row["not_allowed"] + agreement["not_allowed"]}
     row["left_in_engine"] = engines[0].num_running
     print_rows([{"figure": name, "value": value} for name, value in row.items()])
@@ -143,11 +131,11 @@ def bench_soak(
 
 
 def bench_prefix(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")],
+    bundle: BundlePath,
     history_items: Annotated[int, typer.Option(min=2, help="Items of a history.")] = 100,
     users: Annotated[int, typer.Option(min=1, help="Users of either kind.")] = 30,
     device: Device = "auto",
-    dtype: Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
+    dtype: DtypeName = Dtype.AUTO,
     seed: Seed = 0,
     json_file: JsonFile = None,
 ) -> None:
@@ -156,24 +144,19 @@ def bench_prefix(
     Histories may be longer than the bundle's target would be given; what they hold is random.
     """
     from service.catalog.bundle import Bundle
-    from service.engine.engine import Engine
+    from service.cli.serving import build_engine
     from service.evaluation.prefix_bench import measure_prefixes
     from service.evaluation.report import write_report
-    from service.model.draft import load_draft
-    from service.model.target import load_target, pick_device, pick_dtype
+    from service.model.target import pick_device
 
     check_json(json_file)
     chosen = pick_device(device)
     opened = Bundle.open(bundle)
-    picked = pick_dtype(dtype, chosen)
-    model = load_target(opened.target_path, device=chosen, dtype=picked)
-    draft = None if opened.draft_path is None else load_draft(opened.draft_path, device=chosen, dtype=picked)
-    catalogue = opened.read_catalogue()
     with bar("prefilling") as progress:
         row = measure_prefixes(
-            lambda kept: Engine(model, catalogue, opened.layout, 1, draft, num_prefixes=kept),
+            lambda kept: build_engine(opened, _settings(device, dtype, Speculation.ON, 1, kept)),
             device=chosen,
-            num_rows=len(catalogue),
+            num_rows=opened.manifest.num_items,
             history_items=history_items,
             num_users=users,
             seed=seed,
@@ -182,3 +165,19 @@ def bench_prefix(
     print_rows([row])
     if json_file is not None:
         write_report(json_file, command_line(), chosen, [row])
+
+
+def _settings(
+    device: str, dtype: Dtype, speculation: Speculation, max_batch: int, kept_prompts: int
+) -> "WorkerSettings":
+    from service.config import WorkerSettings
+
+    return WorkerSettings.model_validate(
+        {
+            "device": device,
+            "dtype": dtype.value,
+            "speculation": speculation.value,
+            "max_batch": max_batch,
+            "kept_prompts": kept_prompts,
+        }
+    )

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from service.engine.engine import Engine
+from service.errors import InputError
 from service.evaluation.timing import synchronize
 from service.types import DecodeRequest
 
@@ -34,6 +35,9 @@ def measure_prefixes(
         history_items: of a user who is new, and of one who comes back, the new item included.
         num_users: of either kind that are timed.
         seed: of the histories, which are random.
+
+    Raises:
+        InputError: they are so short, or the catalogue so small, that one begins like another.
     """
     rng = np.random.default_rng(seed)
     total = num_users + 3
@@ -49,8 +53,10 @@ def measure_prefixes(
             if number >= total - num_users:
                 seconds[kind].append(taken)
         on_progress(number + 1, total, "users")
-    queries, hits = engine.prefix_counts
-    assert (queries, hits) == (3 * total, total)
+    if engine.prefix_counts != (3 * total, total):
+        raise InputError(
+            f"random histories of {history_items} items begin like each other; ask for longer ones"
+        )
     milliseconds = {kind: median(of_kind) * 1e3 for kind, of_kind in seconds.items()}
     return {
         "history_items": history_items,

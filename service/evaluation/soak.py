@@ -190,8 +190,9 @@ def _settle(
     done.outcomes[kind] += 1
     if isinstance(outcome, DecodedList):
         done.num_wrong += not _is_right(asked.request, outcome, num_rows)
-        every = max(1, num_requests // max(1, num_sampled))
-        if len(done.sample) < num_sampled and done.outcomes["written"] % every == 0:
+        # The next one is due once its share of all replies has come before it, whatever they were.
+        is_due = len(done.sample) * num_requests <= num_sampled * (done.outcomes.total() - 1)
+        if is_due and len(done.sample) < num_sampled:
             done.sample.append((asked.request, outcome))
     return True
 

@@ -63,6 +63,11 @@ CONFIG, WEIGHTS = "config.json", "draft.safetensors"
 KeysAndValues = tuple[torch.Tensor, torch.Tensor]
 
 
+def guesses_items(variant: Variant) -> bool:
+    """Whether one pass of such a draft guesses the rest of an item rather than one code."""
+    return variant == "slots"
+
+
 @dataclass(frozen=True, slots=True)
 class DraftConfig:
     """A draft's shape.
@@ -132,7 +137,7 @@ class DraftConfig:
     @property
     def guesses_items(self) -> bool:
         """Whether one pass guesses the rest of an item rather than one code."""
-        return self.variant == "slots"
+        return guesses_items(self.variant)
 
     def feature_layers(self, num_layers: int) -> tuple[int, ...]:
         """Which of the target's hidden states are fused, as indices into `num_layers + 1` of them; () for `last`."""

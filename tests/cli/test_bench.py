@@ -272,6 +272,7 @@ def test_a_soak(padrec, bundle: Path, dataset: Path, tmp_path: Path) -> None:
     [row] = json.loads(file.read_text())["rows"]
     outcomes = [row[name] for name in ("written", "late", "cancelled", "refused")]
     assert sum(outcomes) == row["requests"] == 60
+    assert row["checked"] == 5
     assert row["failed"] == row["answered_twice"] == row["not_allowed"] == row["left_in_engine"] == 0
     assert row["equal_to_reference"] == 1.0
 
@@ -285,3 +286,9 @@ def test_prefills_of_users_who_come_back(padrec, bundle: Path, tmp_path: Path) -
     [row] = json.loads(file.read_text())["rows"]
     assert (row["history_items"], row["users"]) == (30, 3)
     assert row["times_cheaper"] == row["cold_ms"] / row["returning_ms"]
+
+
+def test_histories_that_begin_alike_tell_nothing(padrec, bundle: Path) -> None:
+    done = padrec("bench", "prefix", bundle, "--history-items", 2, "--users", 90, "--device", "cpu")
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("padrec: random histories of 2 items begin like")

@@ -68,7 +68,7 @@ def test_all_is_well() -> None:
     row = soak_figures(done)
     assert (row["written"], row["answered_twice"], row["not_allowed"], row["failed"]) == (40, 0, 0, 0)
     assert (row["host_bytes_early"], row["host_bytes_late"]) == (101, 109)
-    assert [request.request_id for request, _ in done.sample] == ["9", "19", "29", "39"]
+    assert [request.request_id for request, _ in done.sample] == ["0", "10", "20", "30"]
 
 
 @pytest.mark.parametrize(

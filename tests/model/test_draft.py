@@ -16,6 +16,7 @@ from service.model.draft import (
     check_draft,
     copy_for_inference,
     features_named,
+    guesses_items,
     load_draft,
     save_draft,
     variant_named,
@@ -137,7 +138,7 @@ def test_the_position_module_is_small(preset: Preset, variant) -> None:
         variant,
         num_levels=4,
         num_items=12_000,
-        max_steps=preset.draft.unroll_of(variant == "slots"),
+        max_steps=preset.draft.unroll_of(guesses_items(variant)),
     )
     with torch.device("meta"):
         draft = Draft(config)

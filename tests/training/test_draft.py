@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from service.catalog.layout import TokenLayout
-from service.model.draft import VARIANTS, Draft, DraftConfig
+from service.model.draft import VARIANTS, Draft, DraftConfig, guesses_items
 from service.model.presets import DraftRecipe, Preset, preset_named
 from service.model.target import build_target
 from service.training.draft import Lesson, train_draft
@@ -67,7 +67,7 @@ def make_draft(target, variant="slots", features="last", unroll: int = RECIPE.un
         variant,
         num_levels=3,
         num_items=len(CODES),
-        max_steps=recipe.unroll_of(variant == "slots"),
+        max_steps=recipe.unroll_of(guesses_items(variant)),
         features=features,
     )
     torch.manual_seed(0)

@@ -5,6 +5,9 @@
 
 Only the last token of a branch is asked for a guess, so only it runs through the whole layer; of the others, keys and
 values are all that is needed. What a pass of guesses writes into the draft's cache is scratch.
+
+All tokens of a round are codes or separators, so what the draft's projection makes of their embeddings is computed
+once.
 """
 
 import math
@@ -12,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from service.catalog.layout import TokenLayout
@@ -23,6 +27,8 @@ from service.engine.kv_cache import KvCache
 from service.engine.tree import Trees, TreeShape, grow
 from service.errors import InputError
 from service.model.draft import Draft
+from service.model.kernels import mask_for, rms_norm
+from service.model.layers import at, layer_of_draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,59 @@ class _Scratch:
     real: torch.Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """What a pass reads.
+
+    Attributes:
+        u: the draft's inputs, [batch, n, hidden].
+        positions: int64 [batch, n].
+        last: int64 [batch, m], which of them are asked for a guess.
+        mask: bool [batch, m, places], what these may look at.
+    """
+
+    u: torch.Tensor
+    positions: torch.Tensor
+    last: torch.Tensor
+    mask: torch.Tensor
+
+
+class TokenInputs:
+    """The draft's inputs for tokens of lists, which are few: the embedding's part of each is computed once.
+
+    Args:
+        draft: in evaluation mode.
+        embedding: the target's, [vocabulary, hidden].
+        index: of the catalogue whose items are written.
+    """
+
+    def __init__(self, draft: Draft, embedding: torch.Tensor, index: TrieIndex) -> None:
+        config, width = draft.config, draft.config.hidden_size
+        self._of_feature = draft.project.weight[:, :width].contiguous()
+        self._norm = draft.feature_norm.weight.detach(), config.rms_norm_eps
+        tokens = torch.unique(torch.cat((index.token_of.flatten(), index.item_tokens[0, -1:])))
+        self._row = torch.zeros(len(embedding), dtype=torch.int64, device=embedding.device)
+        self._row[tokens] = torch.arange(len(tokens), device=embedding.device)
+        self._of_token = F.linear(draft.embedding_norm(embedding[tokens]), draft.project.weight[:, width:])
+        self._position = draft.position
+
+    def of_features(self, features: torch.Tensor) -> torch.Tensor:
+        """The part of features [..., hidden] in what the draft reads."""
+        return F.linear(rms_norm(features.contiguous(), *self._norm), self._of_feature)
+
+    def inputs(
+        self,
+        told: torch.Tensor,
+        tokens: torch.Tensor,
+        slot: torch.Tensor,
+        step: int,
+        is_guess: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """As `Draft.inputs`, given what `of_features` made of the features, [..., hidden]."""
+        placed: torch.Tensor = self._position(told + self._of_token[self._row[tokens]], slot, step, is_guess)
+        return placed
+
+
 class Drafter:
     """Owns the draft and its cache.
 
@@ -101,6 +160,7 @@ class Drafter:
         self.cache = KvCache(1, config.num_kv_heads, config.head_dim, target.device, target.dtype)
         self._layout = layout
         self._embedding = target.get_input_embeddings()
+        self._layer, self._tokens = layer_of_draft(draft), TokenInputs(draft, self._embedding.weight, index)
         self.extension: Extension
         is_constrained = shapes[0].constrained
         if not is_constrained and config.guesses_items:
@@ -114,7 +174,8 @@ class Drafter:
         # Functions, not methods of this: an object that holds its own method, and its cache, is not freed at once.
         self._extend: Callable[..., Branches] = fuse(type(self.extension).__call__)
         self._join = fuse(grow)
-        self._read_first, self._read_next = fuse(Drafter._read_news), fuse(Drafter._read_branches)
+        self._place_prompts = fuse(Draft.inputs)
+        self._place_news, self._place_branches = fuse(Drafter._news_placed), fuse(Drafter._branches_placed)
 
     def read_prompts(
         self,
@@ -136,9 +197,9 @@ class Drafter:
             num_places: of the cache that they reach to.
         """
         self.cache.reserve(rows.stop, num_places)
-        u = self.draft.inputs(features, self._embedding(tokens), slots, 0)
+        u = self._place_prompts(self.draft, features, self._embedding(tokens), slots, 0)
         self.cache.begin_pass(rows, positions, num_places)
-        self.cache.update(*self.draft.keys_and_values(u, positions), 0)
+        self._layer.enter(u, positions, self.cache.part(0))
 
     def grow(self, shape: TreeShape, news: News, lists: Lists) -> Trees:
         """The tree of each list.
@@ -166,14 +227,14 @@ class Drafter:
             most_written=shape.num_passes + 1,
             most_tokens=self.extension.most_tokens,
         )
-        states, scratch = self._read_first(self, news)
+        states, scratch = self._read_news(news)
         passes: list[Branches] = []
         # Each pass guesses a code at least; one past the last that a list still needs would be lost.
         per_item = 1 if self.draft.config.guesses_items else self._layout.tokens_per_item
         for step in range(min(shape.num_passes, per_item * news.most_wanted)):
             if step:
                 branches = passes[-1].first(shape.width)
-                states, scratch = self._read_next(self, step, branches, states, scratch)
+                states, scratch = self._read_branches(step, branches, states, scratch)
             passes.append(
                 self._extend(self.extension, step + 1, branches, states, lists, shape.num_candidates)
             )
@@ -181,66 +242,71 @@ class Drafter:
 
     def _read_news(self, news: News) -> tuple[torch.Tensor, _Scratch]:
         """Pass 0: the state after each list's last token, [batch, 1, hidden]."""
-        batch, longest = news.tokens.shape
-        device, num_slots = news.tokens.device, self._layout.tokens_per_item
-        place = torch.arange(longest, device=device).expand(batch, -1)
-        verified, last = news.num_verified.unsqueeze(1), (news.num_tokens - 1).clamp(min=0).unsqueeze(1)
-        begin = news.begin.unsqueeze(1)
-        slots = (news.slot.unsqueeze(1) - (last - place)) % num_slots
-        u = self.draft.inputs(news.features, self._embedding(news.tokens), slots, 1, place >= verified)
-        positions = begin + place
-        base = news.num_places
-        self.cache.reserve(batch, base + self.num_scratch_places)
-        self.cache.begin_pass(slice(0, batch), positions, base)
-        keys, values = self.cache.update(*self.draft.keys_and_values(u, positions), 0)
-        context = (torch.arange(base, device=device) < begin + last + 1).unsqueeze(1)
-        states = self.draft(at(u, last), positions.gather(1, last), keys, values, context)
-        nothing = torch.zeros(batch, 1, 0, dtype=torch.bool, device=device)
-        return states, _Scratch(base, context, nothing, nothing[:, 0])
+        batch = len(news.tokens)
+        placed = self._place_news(self, news, self._tokens.of_features(news.features))
+        self.cache.reserve(batch, news.num_places + self.num_scratch_places)
+        self.cache.begin_pass(slice(0, batch), placed.positions, news.num_places)
+        nothing = torch.zeros(batch, 1, 0, dtype=torch.bool, device=news.tokens.device)
+        return self._read(placed), _Scratch(news.num_places, placed.mask, nothing, nothing[:, 0])
 
     def _read_branches(
         self, step: int, branches: Branches, states: torch.Tensor, scratch: _Scratch
     ) -> tuple[torch.Tensor, _Scratch]:
         """Pass `step`: the states after the branches' last tokens, [batch, n, hidden]."""
         batch, width, most = branches.tokens.shape
-        device = states.device
-        place = torch.arange(most, device=device)
-        # Every token of a branch reads the guess of a feature that the branch grew from.
-        features = at(states, branches.parent).unsqueeze(2).expand(-1, -1, most, -1)
+        written, end = scratch.real.shape[1], scratch.real.shape[1] + width * most
+        placed, sees, real = self._place_branches(
+            self, step, branches, self._tokens.of_features(states), scratch
+        )
+        places = scratch.base + torch.arange(written, end, device=states.device).repeat(batch, 1)
+        self.cache.begin_pass(slice(0, batch), places, scratch.base + end)
+        return self._read(placed), _Scratch(scratch.base, scratch.context, sees, real)
+
+    def _read(self, placed: _Placed) -> torch.Tensor:
+        """norm(g) of the tokens that are asked for, [batch, m, hidden], in a pass that has begun."""
+        config = self.draft.config
+        mask = mask_for(placed.mask, config.num_heads, config.num_kv_heads, placed.u.dtype)
+        g = self._layer.read(placed.u, placed.positions, self.cache.part(0), mask, last=placed.last)
+        return rms_norm(g, self.draft.norm.weight, config.rms_norm_eps)
+
+    def _news_placed(self, news: News, told: torch.Tensor) -> _Placed:
+        """News as inputs, where they go, and what the last of each list may look at."""
+        batch, longest = news.tokens.shape
+        place = torch.arange(longest, device=told.device).expand(batch, -1)
+        last = (news.num_tokens - 1).clamp(min=0).unsqueeze(1)
+        begin = news.begin.unsqueeze(1)
+        slots = (news.slot.unsqueeze(1) - (last - place)) % self._layout.tokens_per_item
+        u = self._tokens.inputs(told, news.tokens, slots, 1, place >= news.num_verified.unsqueeze(1))
+        context = torch.arange(news.num_places, device=told.device) < begin + last + 1
+        return _Placed(u, begin + place, last, context.unsqueeze(1))
+
+    def _branches_placed(
+        self, step: int, branches: Branches, told: torch.Tensor, scratch: _Scratch
+    ) -> tuple[_Placed, torch.Tensor, torch.Tensor]:
+        """Likewise of branches; and which branches each one stands under, and which of their places hold a token."""
+        batch, width, most = branches.tokens.shape
+        place = torch.arange(most, device=told.device)
         last = branches.length - 1
         after = last.unsqueeze(-1) - place
         slots = (branches.slot.unsqueeze(-1) - after) % self._layout.tokens_per_item
-        u = self.draft.inputs(features, self._embedding(branches.tokens), slots, step + 1)
+        # Every token of a branch reads the guess of a feature that the branch grew from.
+        of_parent = at(told, branches.parent).repeat_interleave(most, dim=1)
+        u = self._tokens.inputs(of_parent, branches.tokens.flatten(1), slots.flatten(1), step + 1, None)
         positions = (branches.end - 1).unsqueeze(-1) - after
-        real = after >= 0
-
-        written = scratch.real.shape[1]
-        places = scratch.base + written + torch.arange(width * most, device=device).expand(batch, -1)
-        self.cache.begin_pass(slice(0, batch), places, scratch.base + written + width * most)
-        flat = positions.flatten(1)
-        keys, values = self.cache.update(*self.draft.keys_and_values(u.flatten(1, 2), flat), 0)
-
         # [batch, width, branches read so far]: what the parent stands under, and the branch itself.
         above = scratch.sees.gather(1, branches.parent.unsqueeze(-1).expand(-1, -1, scratch.sees.shape[2]))
-        itself = torch.eye(width, dtype=torch.bool, device=device).expand(batch, -1, -1)
+        itself = torch.eye(width, dtype=torch.bool, device=told.device).expand(batch, -1, -1)
         sees = torch.cat((above, itself), dim=2)
-        all_real = torch.cat((scratch.real, real.flatten(1)), dim=1)
+        real = torch.cat((scratch.real, (after >= 0).flatten(1)), dim=1)
         mask = torch.cat(
             (
                 scratch.context.expand(-1, width, -1),
-                sees.repeat_interleave(most, dim=2) & all_real.unsqueeze(1),
+                sees.repeat_interleave(most, dim=2) & real.unsqueeze(1),
             ),
             dim=2,
         )
-        index = last.clamp(min=0)[..., None, None].expand(-1, -1, 1, u.shape[-1])
-        states = self.draft(
-            u.gather(2, index).squeeze(2),
-            positions.gather(2, last.clamp(min=0).unsqueeze(-1)).squeeze(2),
-            keys,
-            values,
-            mask,
-        )
-        return states, _Scratch(scratch.base, scratch.context, sees, all_real)
+        last = torch.arange(width, device=told.device) * most + last.clamp(min=0)
+        return _Placed(u, positions.flatten(1), last, mask), sees, real
 
     @property
     def most_places(self) -> int:
@@ -269,8 +335,3 @@ class Drafter:
         return (
             max((shape.num_passes - 1) * shape.width for shape in self._shapes) * self.extension.most_tokens
         )
-
-
-def at(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Vectors [batch, n, hidden] of [batch, m, hidden] at `index` [batch, n]."""
-    return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[2]))

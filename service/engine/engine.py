@@ -23,7 +23,6 @@ from service.engine.load import Always, TreeChoice, label_of
 from service.engine.passes import Passes
 from service.engine.prefixes import Prefix, Prefixes
 from service.engine.sampling import Sampling
-from service.engine.states import ListStates
 from service.engine.tree import TreeShape
 from service.model.draft import Draft
 from service.model.memory import check_memory
@@ -73,7 +72,7 @@ class Engine:
             caches = list(self._passes.caches.values())
             self._prefixes = Prefixes(num_prefixes, caches, model.config.hidden_size)
         self._flights: list[Flight] = []
-        self._summary = self._passes.states.first(0).summary()
+        self._summary = self._passes.summary(0)
 
     @property
     def guessing(self) -> str:
@@ -122,9 +121,7 @@ class Engine:
         begin = [self._num_kept(prefix.history) for prefix in known] or [0] * count
         lengths = [len(prompt) for prompt in prompts]
         # Rows after those in flight are nobody's: a prefill that fails, for lack of memory say, leaves no trace.
-        states = ListStates.of(requests, lengths, self._catalogue, passes.widths, passes.device)
-        passes.states.put(first, states)
-        sampling = Sampling.of(requests, self._layout.num_levels, passes.num_codes, passes.device)
+        sampling = Sampling.of(requests, self._layout.num_levels, passes.num_codes)
         passes.sampling.put(first, sampling, passes.widths.items * self._layout.num_levels)
         shape = passes.shapes.prefill(
             count,
@@ -137,6 +134,7 @@ class Engine:
         kept = [self._num_kept(request.history) for request in requests]
         passes.incoming.put(
             self._layout,
+            requests,
             prompts,
             begin,
             [n - 1 for n in kept],
@@ -146,7 +144,7 @@ class Engine:
         self._load(known, max(begin))
         passes.prefill(shape)
         self._keep([request.history for request in requests], known, first, max(kept))
-        self._summary = passes.states.first(first + count).summary()
+        self._summary = passes.summary(first + count)
         for flight in flights:
             flight.decoding_since = time.perf_counter()
         self._flights += flights
@@ -173,7 +171,7 @@ class Engine:
             )
             self._passes.reserve(self._passes.places_for(shape))
             self._passes.round(shape)
-            self._summary = self._passes.states.first(batch).summary()
+            self._summary = self._passes.summary(batch)
             num_tokens = int((self._summary.num_round_tokens - before.num_round_tokens).sum())
             self._trees.note(self._tree, batch, num_tokens, time.perf_counter() - started)
             finished += self._leave()

@@ -11,6 +11,7 @@ from service.engine.constraint import DEAD, NOT_ALLOWED, ROOT_NODE, FreeRows, Tr
 from service.engine.sampling import perturbed_log_softmax
 from service.model.draft import Draft
 
+_PART = 1024  # of a row that one block of threads looks through
 _LEAST_SHARE = 1e-9  # what a code may have is a difference of sums, which are no more exact than that
 
 
@@ -256,8 +257,21 @@ def _best(
     is_open = branches.num_written() < lists.num_wanted.unsqueeze(1)
     allowed = allowed & is_open.unsqueeze(-1)
     joint = torch.where(allowed, branches.log_probability.unsqueeze(-1) + log_q, 2 * NOT_ALLOWED).flatten(1)
-    best, index = joint.topk(min(count, joint.shape[1]), dim=1)
+    best, index = _top(joint, min(count, joint.shape[1]))
     return best, index // log_q.shape[2], index % log_q.shape[2]
+
+
+def _top(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest of each row [batch, m], in their order, and where they are: first of each part, then of all."""
+    batch, m = values.shape
+    parts = -(-m // _PART)
+    if count > _PART or parts == 1:
+        return values.topk(count, dim=1)
+    padded = F.pad(values, (0, parts * _PART - m), value=-torch.inf).view(batch, parts, _PART)
+    best, index = padded.topk(count, dim=2, sorted=False)
+    index = index + torch.arange(0, parts * _PART, _PART, device=values.device).unsqueeze(1)
+    best, which = best.flatten(1).topk(count, dim=1)
+    return best, index.flatten(1).gather(1, which)
 
 
 def _of_parent(values: torch.Tensor, parent: torch.Tensor) -> torch.Tensor:

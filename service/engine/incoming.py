@@ -8,10 +8,13 @@ import torch
 
 from service.catalog.layout import TokenLayout
 from service.catalog.trie import Int64Array
+from service.types import DecodeRequest
+
+_NUM_NUMBERS = 5  # begin, count, kept, row, limit
 
 
-@dataclass(slots=True)
-class Incoming:
+@dataclass(frozen=True, slots=True)
+class Arrivals:
     """Prompts, of which the target has read some beginnings already.
 
     Attributes:
@@ -21,6 +24,8 @@ class Incoming:
         count: int64 [batch], tokens that are to be read, at least one.
         kept: int64 [batch], which of them has the feature that is wanted afterwards.
         row: int64 [batch], where the list goes.
+        limit: int64 [batch], items of the whole list: as many as are asked for and free.
+        free: bool [batch, num_items + 1], rows that may be written; the last column is nobody's.
         before: of the token before the first, the feature, [batch, hidden]; 0 where there is none.
         features: those that are wanted, [batch, hidden]; filled by the prefill.
     """
@@ -31,39 +36,62 @@ class Incoming:
     count: torch.Tensor
     kept: torch.Tensor
     row: torch.Tensor
+    limit: torch.Tensor
+    free: torch.Tensor
     before: torch.Tensor
     features: torch.Tensor
 
-    @classmethod
-    def buffers(cls, batch: int, hidden_size: int, device: torch.device, dtype: torch.dtype) -> "Incoming":
-        """Rows for so many prompts; there is room for tokens once `reserve` was called."""
 
-        def ints(*shape: int) -> torch.Tensor:
-            return torch.zeros(batch, *shape, dtype=torch.int64, device=device)
+class Incoming:
+    """Memory for prompts; there is room for tokens once `reserve` was called.
 
-        features = torch.zeros(2, batch, hidden_size, device=device, dtype=dtype)
-        return cls(ints(0), ints(0), ints(), ints(), ints(), ints(), features[0], features[1])
+    Args:
+        batch: prompts, at most.
+        num_items: of the catalogue.
+        hidden_size: of a feature.
+        device: of all.
+        dtype: of features.
+
+    Attributes:
+        before, features: see `Arrivals`; of all prompts there may be.
+    """
+
+    def __init__(
+        self, batch: int, num_items: int, hidden_size: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        # Numbers, tokens and slots of a prompt side by side, so that all go to the device in one copy.
+        self._ints = torch.zeros(batch, _NUM_NUMBERS, dtype=torch.int64, device=device)
+        self._free = torch.zeros(batch, num_items + 1, dtype=torch.bool, device=device)
+        self.before, self.features = torch.zeros(2, batch, hidden_size, device=device, dtype=dtype)
 
     def reserve(self, num_tokens: int) -> bool:
         """Have room for so many tokens; whether anything had to move for that."""
-        if num_tokens <= self.tokens.shape[1]:
+        if num_tokens <= self._num_tokens:
             return False
-        self.tokens = self.tokens.new_zeros(len(self.tokens), num_tokens)
-        self.slots = self.slots.new_zeros(len(self.slots), num_tokens)
+        self._ints = self._ints.new_zeros(len(self._ints), _NUM_NUMBERS + 2 * num_tokens)
         return True
 
-    def first(self, batch: int, num_tokens: int) -> "Incoming":
+    def first(self, batch: int, num_tokens: int) -> Arrivals:
         """The first prompts and tokens, as views."""
-        per_row = (self.begin, self.count, self.kept, self.row, self.before, self.features)
-        return Incoming(
-            self.tokens[:batch, :num_tokens],
-            self.slots[:batch, :num_tokens],
-            *(part[:batch] for part in per_row),
+        ints, half = self._ints[:batch], _NUM_NUMBERS + self._num_tokens
+        begin, count, kept, row, limit = ints[:, :_NUM_NUMBERS].unbind(dim=1)
+        return Arrivals(
+            tokens=ints[:, _NUM_NUMBERS : _NUM_NUMBERS + num_tokens],
+            slots=ints[:, half : half + num_tokens],
+            begin=begin,
+            count=count,
+            kept=kept,
+            row=row,
+            limit=limit,
+            free=self._free[:batch],
+            before=self.before[:batch],
+            features=self.features[:batch],
         )
 
     def put(
         self,
         layout: TokenLayout,
+        requests: Sequence[DecodeRequest],
         prompts: Sequence[Int64Array],
         begin: Sequence[int],
         kept: Sequence[int],
@@ -74,24 +102,28 @@ class Incoming:
 
         Args:
             layout: of their tokens.
+            requests: that they are of.
             prompts: whole.
             begin: of each, tokens that were read already.
             kept: of each, the place in the prompt of the token whose feature is wanted; 0 for any.
             rows: where the lists go.
             nobody: rows for prompts that are computed in vain after these.
         """
-        num_tokens = max(len(prompt) - start for prompt, start in zip(prompts, begin, strict=True))
-        batch = len(prompts) + len(nobody)
-        packed = np.zeros((2, batch, num_tokens), dtype=np.int64)
-        for i, (prompt, start) in enumerate(zip(prompts, begin, strict=True)):
-            packed[0, i, : len(prompt) - start] = prompt[start:]
-            packed[1, i, : len(prompt) - start] = layout.next_slots(len(prompt))[start:]
-        numbers = np.zeros((4, batch), dtype=np.int64)
-        numbers[1] = 1
-        numbers[3] = [*rows, *nobody]
-        for i, (prompt, start, place) in enumerate(zip(prompts, begin, kept, strict=True)):
-            numbers[:3, i] = start, len(prompt) - start, max(0, place - start)
-        tokens, slots = torch.as_tensor(packed, device=self.tokens.device)
-        self.tokens[:batch, :num_tokens], self.slots[:batch, :num_tokens] = tokens, slots
-        for part, values in zip((self.begin, self.count, self.kept, self.row), numbers, strict=True):
-            part[:batch] = torch.as_tensor(values, device=part.device)
+        batch, half = len(prompts) + len(nobody), _NUM_NUMBERS + self._num_tokens
+        ints = np.zeros((batch, self._ints.shape[1]), dtype=np.int64)
+        free = np.ones((batch, self._free.shape[1]), dtype=bool)
+        ints[:, 1] = 1
+        ints[:, 3] = [*rows, *nobody]
+        for i, (request, prompt, start, place) in enumerate(zip(requests, prompts, begin, kept, strict=True)):
+            count = len(prompt) - start
+            free[i, list(request.excluded)] = False
+            limit = min(request.num_items, int(np.count_nonzero(free[i, :-1])))
+            ints[i, :_NUM_NUMBERS] = start, count, max(0, place - start), rows[i], limit
+            ints[i, _NUM_NUMBERS : _NUM_NUMBERS + count] = prompt[start:]
+            ints[i, half : half + count] = layout.next_slots(len(prompt))[start:]
+        self._ints[:batch] = torch.from_numpy(ints)
+        self._free[:batch] = torch.from_numpy(free)
+
+    @property
+    def _num_tokens(self) -> int:
+        return (self._ints.shape[1] - _NUM_NUMBERS) // 2

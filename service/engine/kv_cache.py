@@ -1,9 +1,10 @@
 """The KV cache: one row a list, one owner; everyone else holds row numbers and positions."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from service.model.kernels import CachePart
 
 _GRAIN = 64  # positions are reserved in multiples of this
 
@@ -31,7 +32,7 @@ class KvCache:
         self._data = torch.zeros(2, num_layers, 0, num_heads, 0, head_dim, device=device, dtype=dtype)
         # What the pass under way may look at, and where its tokens go; filled by `begin_pass`.
         self._view = self._data
-        self._index = torch.empty(0)
+        self._places = torch.empty(0)
 
     @property
     def device(self) -> torch.device:
@@ -85,20 +86,22 @@ class KvCache:
             length: places that the pass may look at, from 0; all it writes is among them.
         """
         self._view = self._data[:, :, rows, :, :length]
-        heads, head_dim = self._data.shape[3], self._data.shape[5]
-        within = positions.clamp(max=self._view.shape[4] - 1)
-        self._index = within[:, None, :, None].expand(-1, heads, -1, head_dim)
+        self._places = positions
 
-    def of_layer(self, layer: int) -> "LayerCache":
-        """A layer's part of what the pass under way may look at."""
+    def part(self, layer: int) -> CachePart:
+        """A layer's part of what the pass under way may look at, and where its tokens go."""
         keys, values = self._view[:, layer]
-        return LayerCache(keys, values, self._index)
+        return keys, values, self._places
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write a layer's keys and values; as `LayerCache.update`, with the signature of `transformers.Cache`."""
-        return self.of_layer(layer).update(keys, values)
+        """Write a layer's keys and values, [rows, heads, n, head_dim], and return all that the pass may look at."""
+        all_keys, all_values, places = self.part(layer)
+        index = places.clamp(max=all_keys.shape[2] - 1)[:, None, :, None].expand_as(keys)
+        all_keys.scatter_(2, index, keys)
+        all_values.scatter_(2, index, values)
+        return all_keys, all_values
 
     def keep(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Move entries of the first rows from `source` to `target` places, each int64 [num_rows, n].
@@ -119,26 +122,3 @@ class KvCache:
         """Copy the first entries of another cache's rows over those of this one's, rows int64 [n] each."""
         count = min(num_positions, self.num_positions, other.num_positions)
         self._data[:, :, target, :, :count] = other._data[:, :, source, :, :count]
-
-
-@dataclass(frozen=True, slots=True)
-class LayerCache:
-    """What a pass may look at in one layer.
-
-    Attributes:
-        keys: [rows, heads, length, head_dim].
-        values: likewise.
-        index: int64 [rows, heads, n, head_dim], the place of each of the pass's tokens.
-    """
-
-    keys: torch.Tensor
-    values: torch.Tensor
-    index: torch.Tensor
-
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the keys and values, [rows, heads, n, head_dim], of the pass's tokens; what it may look at then."""
-        self.keys.scatter_(2, self.index, keys)
-        self.values.scatter_(2, self.index, values)
-        return self.keys, self.values

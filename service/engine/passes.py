@@ -15,18 +15,19 @@ from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.engine.branches import Lists
 from service.engine.constraint import TrieIndex
-from service.engine.drafter import Drafter, News, at
+from service.engine.drafter import Drafter, News
 from service.engine.fusing import Fuse
 from service.engine.graphs import Graphs, capture_on
-from service.engine.incoming import Incoming
+from service.engine.incoming import Arrivals, Incoming
 from service.engine.kv_cache import KvCache
 from service.engine.sampling import Sampling
 from service.engine.shapes import PrefillShape, RoundShape, Shapes
-from service.engine.states import ListStates, Widths
+from service.engine.states import ListStates, Summary, Widths
 from service.engine.target_pass import TargetPass
 from service.engine.tree import Trees, TreeShape
 from service.engine.verify import Accepted, decide
 from service.model.draft import Draft
+from service.model.layers import at
 
 _MOST_INCOMING = 8  # prompts in one pass; more would only make the lists that run wait longer
 
@@ -74,7 +75,7 @@ class Passes:
         self.num_codes = self._index.num_codes
         self._code_heads = model.get_output_embeddings().weight[self._index.token_of]
         layers = () if draft is None else draft.config.feature_layers(model.config.num_hidden_layers)
-        self._target = TargetPass(model, layers, fuse)
+        self._target = TargetPass(model, layers)
         self._drafter = None
         if draft is not None:
             self._drafter = Drafter(draft, model, layout, self._index, self._code_heads, trees, fuse)
@@ -84,9 +85,13 @@ class Passes:
         self.most_incoming = min(max_batch, _MOST_INCOMING)
         self.num_rows = max_batch + self.most_incoming
         width = model.config.hidden_size
-        self.incoming = Incoming.buffers(self.most_incoming, width, model.device, model.dtype)
+        self.incoming = Incoming(self.most_incoming, len(catalogue), width, model.device, model.dtype)
         self.states = ListStates.buffers(self.num_rows, catalogue, self.widths, model.device)
         self.sampling = Sampling.buffers(self.num_rows, model.device)
+        # What the host reads after each pass; where there is a GPU, without waiting for a copy of its own.
+        self._summary = torch.zeros(
+            Summary.NUM_COLUMNS, self.num_rows, dtype=torch.int64, pin_memory=model.device.type == "cuda"
+        )
         # Features of each prompt's last token and of the list's; the last place is nobody's.
         num_features = 0 if draft is None else self.widths.tokens + 2
         self._features = torch.zeros(
@@ -94,7 +99,9 @@ class Passes:
         )
         self._decide = fuse(decide)
         # A function, not a method of this: an object that holds its own method, and its caches, is not freed at once.
-        self._commit = fuse(Passes._written)
+        self._commit, self._enter = fuse(Passes._written), fuse(Passes._entered)
+        self._open, self._list = fuse(Passes._opened), fuse(ListStates.lists)
+        self._bring_news, self._lay_out = fuse(Passes._news), fuse(Passes._laid_out)
         self._graphs = Graphs(capture_on(model.device))
 
     @property
@@ -127,6 +134,12 @@ class Passes:
         """A round for the first lists; `reserve` first. What is computed for rows after theirs is nobody's."""
         self._graphs.run(self._round, shape)
 
+    def summary(self, count: int) -> Summary:
+        """How the first lists stand, as the latest prefill or round left them; waits for it."""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+        return Summary(*self._summary[:, :count].numpy().copy())
+
     def move(self, source: list[int], target: list[int]) -> None:
         """Move lists into other rows."""
         for one, other in zip(source, target, strict=True):
@@ -157,12 +170,11 @@ class Passes:
             )
             self._features[incoming.row, 0] = at(features, last).squeeze(1)
         incoming.features.copy_(at(features, incoming.kept.unsqueeze(1)).squeeze(1))
-        states = self.states.select(incoming.row)
-        roots = Trees.bare(states.node)
-        sampling = self.sampling.select(incoming.row, with_noise=shape.is_sampled)
-        done = self._accept(at(hidden, last), roots, states.lists(sampling))
-        after = states.after(roots, done, is_round=False, is_drafted=False)
-        self.states.put(incoming.row, after)
+        states, roots = self._open(self, incoming)
+        lists = self._list(states, self.sampling.select(incoming.row, with_noise=shape.is_sampled))
+        done = self._accept(at(hidden, last), roots, lists)
+        self._enter(self, incoming.row, states, roots, done)
+        self._tell()
         staged = torch.arange(rows.start, rows.stop, device=device)
         for cache in self.caches.values():
             cache.copy_rows(cache, staged, incoming.row, shape.num_places)
@@ -170,33 +182,23 @@ class Passes:
     def _round(self, shape: RoundShape) -> None:
         """Draft, verify, accept, commit."""
         states = self.states.first(shape.batch)
-        lists = states.lists(self.sampling.first(shape.batch, with_noise=shape.is_sampled))
+        lists = self._list(states, self.sampling.first(shape.batch, with_noise=shape.is_sampled))
         trees = self._draft(shape, states, lists)
         root = self.shapes.root_width(shape.pending, trees.num_places - 1)
         hidden, of_pass = self._verify(shape, root, states, trees)
         done = self._accept(hidden, trees, lists)
         self._commit(self, root, states, trees, done, of_pass, shape.tree is not None)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Have the host know how all lists stand."""
+        self._summary.copy_(self.states.summary(), non_blocking=True)
 
     def _draft(self, shape: RoundShape, states: ListStates, lists: Lists) -> Trees:
         """A tree for each list; bare roots without a draft."""
         if self._drafter is None or shape.tree is None:
             return Trees.bare(states.node.clone())
-        num_verified = states.length - states.start - states.num_read
-        column = torch.arange(shape.news, device=self.device).expand(shape.batch, -1)
-        split, read = num_verified.unsqueeze(1), states.num_read.unsqueeze(1)
-        certain = torch.cat((states.tokens, states.pending), dim=1)
-        places = torch.where(column < split, read + column, states.tokens.shape[1] + column - split)
-        news = News(
-            tokens=certain.gather(1, places.clamp(max=certain.shape[1] - 1)),
-            features=at(self._features[: shape.batch], read + torch.minimum(column, split)),
-            num_verified=num_verified,
-            num_tokens=num_verified + states.num_pending,
-            begin=states.start + states.num_read,
-            num_places=shape.draft_places,
-            node=states.node,
-            slot=self._index.node_depth[states.node],
-            most_wanted=shape.wanted,
-        )
+        news = self._bring_news(self, shape.news, shape.draft_places, shape.wanted, states)
         trees = self._drafter.grow(shape.tree, news, lists)
         return trees if self.shapes.pads else trees.first(int(trees.is_real.sum(dim=1).max()))
 
@@ -209,22 +211,67 @@ class Passes:
             What the head reads at each place of the trees, [batch, places, hidden], and the hidden states of the
             whole pass.
         """
-        batch, device = shape.batch, self.device
-        num_guessed = trees.num_places - 1
+        num_places = self.shapes.places_for(shape.longest + root + trees.num_places - 1)
+        tokens, positions, places, mask, asked = self._lay_out(self, root, num_places, states, trees)
+        hidden, of_pass = self._target(tokens, positions, places, mask, slice(0, shape.batch))
+        return at(hidden, asked), of_pass
+
+    def _opened(self, incoming: Arrivals) -> tuple[ListStates, Trees]:
+        """New lists, and the roots at which their first codes are chosen."""
+        length = incoming.begin + incoming.count
+        states = ListStates.fresh(incoming.free, incoming.limit, length, self.widths, self._index.num_levels)
+        return states, Trees.bare(states.node)
+
+    def _entered(self, rows: torch.Tensor, states: ListStates, roots: Trees, done: Accepted) -> None:
+        """Write new lists, of which the first codes are decided, into their rows."""
+        self.states.put(rows, states.after(roots, done, is_round=False, is_drafted=False))
+
+    def _news(self, num_tokens: int, num_places: int, most_wanted: int, states: ListStates) -> News:
+        """What is new to the draft, in so many columns."""
+        num_verified = states.length - states.start - states.num_read
+        column = torch.arange(num_tokens, device=self.device).expand(len(num_verified), -1)
+        split, read = num_verified.unsqueeze(1), states.num_read.unsqueeze(1)
+        certain = torch.cat((states.tokens, states.pending), dim=1)
+        places = torch.where(column < split, read + column, states.tokens.shape[1] + column - split)
+        return News(
+            tokens=certain.gather(1, places.clamp(max=certain.shape[1] - 1)),
+            features=at(self._features[: len(num_verified)], read + torch.minimum(column, split)),
+            num_verified=num_verified,
+            num_tokens=num_verified + states.num_pending,
+            begin=states.start + states.num_read,
+            num_places=num_places,
+            node=states.node,
+            slot=self._index.node_depth[states.node],
+            most_wanted=most_wanted,
+        )
+
+    def _laid_out(
+        self, root: int, num_places: int, states: ListStates, trees: Trees
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the target reads: pending tokens, in so many columns, then guesses.
+
+        Returns:
+            Tokens, positions and places in the cache, each int64 [batch, n]; the mask, bool [batch, n, num_places];
+            and the columns of the trees' places, int64 [batch, places].
+        """
+        batch, num_guessed = len(states.length), trees.num_places - 1
         tokens = torch.cat((_widened(states.pending, root), trees.token[:, 1:]), dim=1)
-        column = torch.arange(root, device=device).expand(batch, -1)
+        column = torch.arange(root, device=self.device).expand(batch, -1)
         last = (states.num_pending - 1).clamp(min=0).unsqueeze(1)
         length = states.length.unsqueeze(1)
         ahead = torch.cat((torch.minimum(column, last), last + trees.depth[:, 1:]), dim=1)
-        sees = torch.zeros(batch, root + num_guessed, root + num_guessed, dtype=torch.bool, device=device)
-        sees[:, :root, :root] = column.unsqueeze(1) <= column.unsqueeze(2)
-        sees[:, root:, :root] = (column <= last).unsqueeze(1)
-        sees[:, root:, root:] = trees.sees[:, 1:, 1:]
-        places = length + torch.arange(root + num_guessed, device=device)
-        mask = _cached_and(sees, length, self.shapes.places_for(shape.longest + root + num_guessed))
-        hidden, of_pass = self._target(tokens, length + ahead, places, mask, slice(0, batch))
-        guessed = root + torch.arange(num_guessed, device=device).expand(batch, -1)
-        return at(hidden, torch.cat((last, guessed), dim=1)), of_pass
+        of_pending = torch.cat(
+            (
+                column.unsqueeze(1) <= column.unsqueeze(2),
+                (column <= last).unsqueeze(1).expand(-1, num_guessed, -1),
+            ),
+            dim=1,
+        )
+        sees = torch.cat((of_pending, F.pad(trees.sees[:, 1:, 1:], (0, 0, root, 0))), dim=2)
+        places = length + torch.arange(root + num_guessed, device=self.device)
+        guessed = root + torch.arange(num_guessed, device=self.device).expand(batch, -1)
+        mask = _cached_and(sees, length, num_places)
+        return tokens, length + ahead, places, mask, torch.cat((last, guessed), dim=1)
 
     def _accept(self, hidden: torch.Tensor, trees: Trees, lists: Lists) -> Accepted:
         deepest = min(self.widths.guessed, trees.num_places - 1)

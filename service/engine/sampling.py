@@ -33,10 +33,8 @@ class Sampling:
     noise: torch.Tensor | None
 
     @classmethod
-    def of(
-        cls, requests: Sequence[DecodeRequest], num_levels: int, num_codes: int, device: torch.device
-    ) -> "Sampling":
-        """Of new lists, of `num_levels` codes per item and at most `num_codes` at each level."""
+    def of(cls, requests: Sequence[DecodeRequest], num_levels: int, num_codes: int) -> "Sampling":
+        """Of new lists, of `num_levels` codes per item and at most `num_codes` at each level; on the host."""
         noise = None
         if any(request.temperature > 0 for request in requests):
             longest = max(request.num_items for request in requests) * num_levels
@@ -45,10 +43,9 @@ class Sampling:
                 if request.temperature > 0:
                     count = request.num_items * num_levels
                     of_list[:count] = torch.as_tensor(gumbel_noise(request.seed, count, num_codes))
-            noise = noise.to(device)
         return cls(
-            torch.tensor([request.temperature for request in requests], device=device),
-            torch.tensor([request.top_p for request in requests], device=device),
+            torch.tensor([request.temperature for request in requests]),
+            torch.tensor([request.top_p for request in requests]),
             noise,
         )
 
@@ -74,7 +71,7 @@ class Sampling:
         if new.noise is not None:
             if self.noise is None:  # a service that is never asked to sample never pays for it
                 shape = (len(self.temperature), num_positions, new.noise.shape[2])
-                self.noise = new.noise.new_zeros(shape)
+                self.noise = torch.zeros(shape, device=self.temperature.device)
             self.noise[rows, : new.noise.shape[1]] = new.noise
         elif self.noise is not None:
             self.noise[rows] = 0.0

@@ -1,7 +1,7 @@
 """Where the lists in flight stand, as tensors: row i is list i. A round changes them without a word from the host."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from service.engine.constraint import FreeRows
 from service.engine.sampling import Sampling
 from service.engine.tree import Trees
 from service.engine.verify import Accepted
-from service.types import DecodedItem, DecodeRequest, SpeculationCounts
+from service.types import DecodedItem, SpeculationCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,51 +78,53 @@ class ListStates:
     by_slot: torch.Tensor
 
     @classmethod
-    def of(
-        cls,
-        requests: Sequence[DecodeRequest],
-        prompt_lengths: Sequence[int],
-        catalogue: Catalogue,
-        widths: Widths,
-        device: torch.device,
+    def fresh(
+        cls, free: torch.Tensor, limit: torch.Tensor, start: torch.Tensor, widths: Widths, num_levels: int
     ) -> "ListStates":
-        """Of lists of which nothing is written, their prompts in the cache."""
-        num_items, num_levels = len(catalogue), catalogue.trie.num_levels
-        free = np.ones((len(requests), num_items + 1), dtype=bool)
-        for of_list, request in zip(free, requests, strict=True):
-            of_list[list(request.excluded)] = False
-        wanted = np.array([request.num_items for request in requests], dtype=np.int64)
-        limit = np.minimum(wanted, free[:, :num_items].sum(axis=1))
-        ints = torch.as_tensor(np.stack([limit, np.array(prompt_lengths, dtype=np.int64)]), device=device)
+        """Of lists of which nothing is written, their prompts in the cache.
+
+        Args:
+            free: bool [batch, num_items + 1], see above.
+            limit: int64 [batch].
+            start: int64 [batch].
+            widths: how much room they have.
+            num_levels: of the catalogue, L.
+        """
 
         def zeros(*shape: int) -> torch.Tensor:
-            return torch.zeros(len(requests), *shape, dtype=torch.int64, device=device)
+            return start.new_zeros(len(start), *shape)
 
         return cls(
-            free=torch.as_tensor(free, device=device),
-            limit=ints[0],
+            free=free,
+            limit=limit,
             items=zeros(widths.items + 1) - 1,
             log_scores=zeros(widths.items + 1).float(),
             num_items=zeros(),
             node=zeros(),
             pending=zeros(widths.pending),
             num_pending=zeros(),
-            length=ints[1],
-            start=ints[1],
+            length=start,
+            start=start,
             tokens=zeros(widths.tokens + 1),
             num_read=zeros(),
-            counts=zeros(len(fields(Tally))),
+            counts=zeros(_NUM_COUNTS),
             by_step=zeros(widths.steps),
             by_slot=zeros(num_levels),
         )
 
     @classmethod
     def buffers(
-        cls, max_batch: int, catalogue: Catalogue, widths: Widths, device: torch.device
+        cls, num_rows: int, catalogue: Catalogue, widths: Widths, device: torch.device
     ) -> "ListStates":
         """Rows for so many lists, for now of lists that want nothing; they stay where they are on the device."""
-        none = cls.of([], [], catalogue, widths, device)
-        return cls(*(part.new_zeros(max_batch, *part.shape[1:]) for part in none.parts()))
+        free = torch.zeros(num_rows, len(catalogue) + 1, dtype=torch.bool, device=device)
+        limit, start = torch.zeros(2, num_rows, dtype=torch.int64, device=device)
+        return cls(
+            *(
+                part.clone()
+                for part in cls.fresh(free, limit, start, widths, catalogue.trie.num_levels).parts()
+            )
+        )
 
     def first(self, count: int) -> "ListStates":
         """The first lists, as views."""
@@ -135,10 +137,6 @@ class ListStates:
                 ours[rows : rows + len(theirs)].copy_(theirs)
             else:
                 ours.index_copy_(0, rows, theirs)
-
-    def select(self, rows: torch.Tensor) -> "ListStates":
-        """The lists in these rows, int64 [n]."""
-        return ListStates(*(part[rows] for part in self.parts()))
 
     def move(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Copy rows over others, each int64 [n]."""
@@ -213,21 +211,26 @@ class ListStates:
         count = (self.num_pending + done.num_path).unsqueeze(1)
         return torch.where(order < count, place, self.tokens.shape[1] - 1)
 
-    def summary(self) -> "Summary":
-        """What the host wants to know after a round, in one copy."""
+    def summary(self) -> torch.Tensor:
+        """What the host wants to know after a round, the columns of `Summary`, int64 [6, batch]."""
         unread = self.length - self.start - self.num_read
-        num_tokens = self.counts[:, NUM_ROUND_TOKENS]
-        columns = (self.num_items, self.limit, self.num_pending, unread, self.length, num_tokens)
-        return Summary(*torch.stack(columns).cpu().numpy())
+        num_tokens = self.counts[:, _NUM_ROUND_TOKENS]
+        return torch.stack((self.num_items, self.limit, self.num_pending, unread, self.length, num_tokens))
 
     def results(self, which: list[int]) -> list["Result"]:
         """What is written of some lists."""
         index = torch.tensor(which, dtype=torch.int64, device=self.items.device)
-        columns = (self.num_items.unsqueeze(1), self.items, self.counts, self.by_step, self.by_slot)
-        ints = [column[index].tolist() for column in columns]
-        scores = self.log_scores[index].exp().tolist()
+        # All in one copy, scores as their bits, in the type that is as wide as the others'.
+        scores = self.log_scores.double().view(torch.int64)
+        columns = (self.num_items.unsqueeze(1), self.items, self.counts, self.by_step, self.by_slot, scores)
+        packed = torch.cat([column[index] for column in columns], dim=1).cpu().numpy()
+        ends = np.cumsum([column.shape[1] for column in columns])
+        *ints, of_scores = np.split(packed, ends[:-1], axis=1)
+        of_items = np.exp(np.ascontiguousarray(of_scores).view(np.float64)).tolist()
         found = []
-        for count, rows, counts, by_step, by_slot, of_list in zip(*ints, scores, strict=True):
+        for count, rows, counts, by_step, by_slot, of_list in zip(
+            *(column.tolist() for column in ints), of_items, strict=True
+        ):
             written = zip(rows[: count[0]], of_list, strict=False)
             items = tuple(DecodedItem(row, score) for row, score in written)
             found.append(Result(items, Tally(*counts), tuple(by_step), tuple(by_slot)))
@@ -246,7 +249,8 @@ class Tally:
     num_draft_tokens: int
 
 
-NUM_ROUND_TOKENS = [field.name for field in fields(Tally)].index("num_round_tokens")
+_COUNTS = [field.name for field in fields(Tally)]
+_NUM_COUNTS, _NUM_ROUND_TOKENS = len(_COUNTS), _COUNTS.index("num_round_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +263,8 @@ class Summary:
     num_unread: Int64Array
     length: Int64Array
     num_round_tokens: Int64Array
+
+    NUM_COLUMNS: ClassVar[int] = 6
 
     def select(self, which: list[int]) -> "Summary":
         """Some of the lists."""

@@ -1,21 +1,14 @@
-"""One pass of the target over the new tokens of many lists, whatever its family.
-
-Its layers are alike, so that what is made faster is one layer for all: each is handed its own part of the cache, and
-nothing in it depends on its number.
-"""
-
-import weakref
-from collections.abc import Callable
-from typing import Any
+"""One pass of the target over the new tokens of many lists, whatever its family."""
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
-from service.engine.fusing import Fuse
 from service.engine.kv_cache import KvCache
 from service.model.attention import additive, for_groups, use_grouped_attention
-from service.model.norms import use_fast_norms
+from service.model.kernels import mask_for, rms_norm
+from service.model.layers import layers_of, norm_of
+
+_FULL, _WINDOWED = "full_attention", "sliding_attention"
 
 
 class TargetPass:
@@ -24,10 +17,9 @@ class TargetPass:
     Args:
         model: in evaluation mode on its device.
         feature_layers: indices of the hidden states that a draft fuses; () for the last feature alone.
-        fuse: makes the passes of its layers faster.
     """
 
-    def __init__(self, model: PreTrainedModel, feature_layers: tuple[int, ...], fuse: Fuse) -> None:
+    def __init__(self, model: PreTrainedModel, feature_layers: tuple[int, ...]) -> None:
         config = model.config
         self._num_heads: int = config.num_attention_heads
         self._num_kv_heads: int = getattr(config, "num_key_value_heads", None) or self._num_heads
@@ -36,15 +28,18 @@ class TargetPass:
         self.cache = KvCache(
             config.num_hidden_layers, self._num_kv_heads, head_dim, model.device, model.dtype
         )
-        use_grouped_attention(model)
-        use_fast_norms(model)
-        read = fuse(_read_layer)
-        for number, layer in enumerate(model.base_model.layers):
-            layer.forward = _with_own_cache(layer, number, read)
+        self._layers = layers_of(model)
+        self._norm = None if self._layers is None else norm_of(model)
+        if self._layers is None:
+            use_grouped_attention(model)
         self._feature_layers = feature_layers
         self._window: int | None = getattr(config, "sliding_window", None)
-        self._layer_types: set[str] = set(getattr(config, "layer_types", None) or ())
-        if self._layer_types and "sliding_attention" not in self._layer_types:
+        kinds = (
+            getattr(config, "layer_types", None)
+            or [_WINDOWED if self._window else _FULL] * config.num_hidden_layers
+        )
+        self._kinds: list[str] = list(kinds)
+        if _WINDOWED not in self._kinds:
             self._window = None
 
     def __call__(
@@ -69,9 +64,39 @@ class TargetPass:
         """
         self.cache.reserve(rows.stop, mask.shape[2])
         self.cache.begin_pass(rows, places, mask.shape[2])
+        masks = self._masks(mask, positions, places)
+        if self._layers is None:
+            return self._by_transformers(tokens, positions, masks)
+        hidden = self.model.get_input_embeddings()(tokens)
+        ends = places[:, -1] + 1
+        prepared = {
+            kind: mask_for(mask, self._num_heads, self._num_kv_heads, hidden.dtype)
+            for kind, mask in masks.items()
+        }
+        states: dict[int, torch.Tensor] = {}
+        for number, (layer, kind) in enumerate(zip(self._layers, self._kinds, strict=True)):
+            if number in self._feature_layers:
+                states[number] = hidden.clone()
+            hidden = layer.read(hidden, positions, self.cache.part(number), prepared[kind], ends)
+        assert self._norm is not None
+        last = rms_norm(hidden, *self._norm)
+        states[len(self._layers)] = last
+        return last, [states[number] for number in self._feature_layers or (len(self._layers),)]
+
+    def _by_transformers(
+        self, tokens: torch.Tensor, positions: torch.Tensor, masks: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The same, for a model whose layers we do not know."""
+        dtype = self.model.dtype
+        grouped = {
+            kind: additive(for_groups(mask.unsqueeze(1), self._num_heads, self._num_kv_heads), dtype)
+            for kind, mask in masks.items()
+        }
+        # A model that tells its layers apart wants a mask for each kind; one that does not, the mask itself.
+        tells = bool(getattr(self.model.config, "layer_types", None))
         output = self.model.base_model(
             input_ids=tokens,
-            attention_mask=self._masks(mask.unsqueeze(1), positions, places),
+            attention_mask=grouped if tells else next(iter(grouped.values())),
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
@@ -84,37 +109,11 @@ class TargetPass:
 
     def _masks(
         self, mask: torch.Tensor, positions: torch.Tensor, places: torch.Tensor
-    ) -> torch.Tensor | dict[str, torch.Tensor]:
-        """The mask, or one for each kind of layer where some attend to a window alone."""
-
-        def grouped(mask: torch.Tensor) -> torch.Tensor:
-            return additive(for_groups(mask, self._num_heads, self._num_kv_heads), self.model.dtype)
-
+    ) -> dict[str, torch.Tensor]:
+        """A mask for each kind of layer; some attend to a window alone."""
         if self._window is None:
-            return grouped(mask)
-        seen = torch.arange(mask.shape[3], device=mask.device).expand(len(mask), -1)
+            return dict.fromkeys(self._kinds, mask)
+        seen = torch.arange(mask.shape[2], device=mask.device).expand(len(mask), -1)
         seen = seen.scatter(1, places, positions)  # guesses of a tree do not stand at their own place
         near = positions.unsqueeze(2) - seen.unsqueeze(1) < self._window
-        windowed = mask & near.unsqueeze(1)
-        if not self._layer_types:
-            return grouped(windowed)
-        return {"full_attention": grouped(mask), "sliding_attention": grouped(windowed)}
-
-
-def _with_own_cache(layer: nn.Module, number: int, read: Callable[..., Any]) -> Callable[..., Any]:
-    """A layer's `forward`, which in a pass of ours is `read` with the layer's part of the cache."""
-    itself = weakref.ref(layer)  # a layer that held itself would not be freed at once
-
-    def forward(hidden: torch.Tensor, *, past_key_values: Any = None, **others: Any) -> Any:
-        owner = itself()
-        assert owner is not None
-        if not isinstance(past_key_values, KvCache):
-            return type(owner).forward(owner, hidden, past_key_values=past_key_values, **others)
-        return read(owner, hidden, past_key_values=past_key_values.of_layer(number), **others)
-
-    return forward
-
-
-def _read_layer(layer: nn.Module, hidden: torch.Tensor, **others: Any) -> Any:
-    """One layer of whatever model it is."""
-    return type(layer).forward(layer, hidden, **others)
+        return {_FULL: mask, _WINDOWED: mask & near}

@@ -141,7 +141,8 @@ def test_the_engine_compiled(
     assert [row["equal_to_reference"] for row in json.loads(file.read_text())["rows"]] == [1.0, 1.0]
     assert asked == ["inductor"]
     assert sorted(fused) == sorted(
-        ["_read_layer", "decide", "_written"] * 2 + ["__call__", "grow", "_read_news", "_read_branches"]
+        ["decide", "_written", "_entered", "_news", "_laid_out", "_opened", "lists"] * 2
+        + ["inputs", "__call__", "grow", "_news_placed", "_branches_placed"]
     )
 
 

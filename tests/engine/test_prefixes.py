@@ -10,6 +10,7 @@ from service.engine.engine import Engine
 from service.engine.kv_cache import KvCache
 from service.engine.prefixes import Prefixes
 from service.engine.reference import write_list
+from service.engine.target_pass import TargetPass
 from service.types import DecodeRequest
 from tests.engine.conftest import assert_equal, random_draft
 
@@ -69,11 +70,11 @@ def test_a_hash_is_not_taken_for_a_history(monkeypatch) -> None:
 @pytest.mark.parametrize("variant", [None, "both", "slots"])
 def test_a_user_who_comes_back_pays_for_new_events_alone(shop, variant: str | None, monkeypatch) -> None:
     read: list[tuple[int, ...]] = []
-    forward = shop.model.base_model.forward
+    forward = TargetPass.__call__
 
-    def counted(*args, **kwargs):
-        read.append(tuple(kwargs["input_ids"].shape))
-        return forward(*args, **kwargs)
+    def counted(self, tokens, *others):
+        read.append(tuple(tokens.shape))
+        return forward(self, tokens, *others)
 
     draft = None if variant is None else random_draft(shop, variant)
     engine = Engine(shop.model, shop.catalogue, shop.layout, 8, draft, num_prefixes=3)
@@ -84,7 +85,7 @@ def test_a_user_who_comes_back_pays_for_new_events_alone(shop, variant: str | No
         requests = [DecodeRequest(f"u{n}", history, 5, history) for n, history in enumerate(users)]
         requests.append(DecodeRequest("new", tuple(rng.integers(200, size=9).tolist()), 4))
         with monkeypatch.context() as patch:
-            patch.setattr(shop.model.base_model, "forward", counted)
+            patch.setattr(TargetPass, "__call__", counted)
             read.clear()
             engine.add(requests)
         # Of a grown history the last token that was kept before is read again; the prompt has a start of its own.

@@ -64,9 +64,9 @@ def test_lists_join_and_leave_with_their_noise() -> None:
     greedy = DecodeRequest("g", (0,), 2)
     sampled = DecodeRequest("s", (0,), 3, temperature=0.5, seed=9)
     batch = Sampling.buffers(3, device)
-    batch.put(0, Sampling.of([greedy], 2, 4, device), num_positions=8)
+    batch.put(0, Sampling.of([greedy], 2, 4), num_positions=8)
     assert batch.first(1, with_noise=True).noise is None
-    batch.put(1, Sampling.of([sampled], 2, 4, device), num_positions=8)
+    batch.put(1, Sampling.of([sampled], 2, 4), num_positions=8)
     assert batch.noise is not None
     assert batch.noise.shape == (3, 8, 4)
     assert batch.temperature.tolist() == [0.0, 0.5, 0.0]
@@ -77,5 +77,5 @@ def test_lists_join_and_leave_with_their_noise() -> None:
     at = batch.first(1, with_noise=True).at(torch.tensor([[5, 0]]))
     assert at is not None
     np.testing.assert_array_equal(at[0], gumbel_noise(9, 6, 4)[[5, 0]])
-    batch.put(0, Sampling.of([greedy], 2, 4, device), num_positions=8)
+    batch.put(0, Sampling.of([greedy], 2, 4), num_positions=8)
     assert not batch.noise[0].any()

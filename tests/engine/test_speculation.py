@@ -12,6 +12,7 @@ from service.engine.engine import Engine
 from service.engine.load import Always, TreeChoice
 from service.engine.reference import write_list
 from service.engine.shapes import Shapes
+from service.engine.target_pass import TargetPass
 from service.engine.tree import TreeShape
 from service.errors import InputError
 from service.model.draft import VARIANTS, Draft, DraftConfig
@@ -210,7 +211,7 @@ def test_a_prefill_that_fails_leaves_no_trace(shop, variant: str | None, busy: b
         raise torch.OutOfMemoryError("no memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(shop.model.base_model, "forward", out_of_memory)
+        patch.setattr(TargetPass, "__call__", out_of_memory)
         with pytest.raises(torch.OutOfMemoryError):
             engine.add(requests[2:4])
     engine.drop([request.request_id for request in requests[:4]])

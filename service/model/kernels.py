@@ -1,0 +1,110 @@
+"""What a layer does between its matrix products, each as one kernel where the device has one.
+
+`torch` takes some thirty kernels for the rest of a layer, and for a few tokens a kernel's start is most of its time. On
+a GPU these are Triton's (`service.model.triton_kernels`); elsewhere what `torch` has, which says what they compute.
+"""
+
+import torch
+from torch.nn import functional as F
+
+from service.model.attention import additive, for_groups, grouped_attention
+
+try:
+    from service.model import triton_kernels
+except ImportError:  # torch comes without Triton where it comes without CUDA
+    triton_kernels = None  # type: ignore[assignment]
+
+# Weights of queries and keys, each [head_dim], and what is added to a variance.
+HeadNorms = tuple[torch.Tensor, torch.Tensor, float]
+# Keys and values of a batch's lists, [batch, kv_heads, m, head_dim] each and laid out alike, and where the pass's
+# tokens go, int64 [batch, n]; what would go past the last place goes there.
+CachePart = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """RMSNorm over the last dimension, rounded once."""
+    if x.is_cuda:
+        return triton_kernels.rms_norm(x, weight, eps)
+    return F.rms_norm(x, weight.shape, weight, eps)
+
+
+def silu_times(gate_up: torch.Tensor) -> torch.Tensor:
+    """silu(gate) * up, [..., width], of both side by side, [..., 2 * width]."""
+    if gate_up.is_cuda:
+        return triton_kernels.silu_times(gate_up)
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def rotate(
+    joined: torch.Tensor,
+    positions: torch.Tensor,
+    frequencies: torch.Tensor,
+    scaling: float,
+    num_heads: int,
+    norms: HeadNorms | None,
+    cache: CachePart | None,
+) -> torch.Tensor:
+    """Rotated queries, [batch, n, num_heads, head_dim]; rotated keys, and values, go into the cache.
+
+    Args:
+        joined: queries, keys and values of each token, [batch, n, num_heads + 2 * kv_heads, head_dim].
+        positions: int64 [batch, n].
+        frequencies: of the rotary embedding, float32 [head_dim / 2].
+        scaling: of what is rotated.
+        num_heads: of queries, which may be 0.
+        norms: of each head before it is rotated, where a family has them.
+        cache: None where there are queries alone.
+    """
+    if joined.is_cuda:
+        return triton_kernels.rotate(joined, positions, frequencies, scaling, num_heads, norms, cache)
+    kv_heads = (joined.shape[2] - num_heads) // 2
+    queries = joined[:, :, :num_heads]
+    keys, values = joined[:, :, num_heads:].chunk(2, dim=2)
+    if norms is not None:
+        queries = F.rms_norm(queries, norms[0].shape, norms[0], norms[2])
+        keys = F.rms_norm(keys, norms[1].shape, norms[1], norms[2])
+    angles = (positions.unsqueeze(-1) * frequencies).unsqueeze(2)
+    cos, sin = (angles.cos() * scaling).to(joined.dtype), (angles.sin() * scaling).to(joined.dtype)
+    if cache is not None:
+        of_keys, of_values, places = cache
+        index = places.clamp(max=of_keys.shape[2] - 1)[:, None, :, None]
+        index = index.expand(-1, kv_heads, -1, joined.shape[3])
+        of_keys.scatter_(2, index, _rotated(keys, cos, sin).transpose(1, 2))
+        of_values.scatter_(2, index, values.transpose(1, 2))
+    return _rotated(queries, cos, sin)
+
+
+def mask_for(mask: torch.Tensor, num_heads: int, kv_heads: int, dtype: torch.dtype) -> torch.Tensor:
+    """A mask, bool [batch, n, m], as `attend` wants it on its device: made once, for all layers."""
+    if mask.is_cuda:
+        return mask
+    return additive(for_groups(mask.unsqueeze(1), num_heads, kv_heads), dtype)
+
+
+def attend(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    scale: float,
+    ends: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What each head finds, [batch, n, heads, head_dim].
+
+    Args:
+        queries: [batch, n, heads, head_dim]; heads that share keys stand together.
+        keys: [batch, kv_heads, m, head_dim].
+        values: likewise, and laid out alike.
+        mask: from `mask_for`.
+        scale: of the scores.
+        ends: int64 [batch], no token of a list may look at this place or past it; None: nobody knows.
+    """
+    if queries.is_cuda:
+        return triton_kernels.attend(queries, keys, values, mask, scale, ends)
+    return grouped_attention(queries.transpose(1, 2), keys, values, mask, scale).transpose(1, 2)
+
+
+def _rotated(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    low, high = heads.chunk(2, dim=-1)
+    return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)

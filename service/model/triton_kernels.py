@@ -1,0 +1,228 @@
+"""The GPU's versions of `service.model.kernels`, in Triton: few and small, for what no library has as one kernel."""
+
+import torch
+import triton
+import triton.language as tl
+
+_PLACES = 64  # of the cache that attention reads at a time
+_MANY_PROGRAMS = 264  # twice the multiprocessors of a large GPU
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """See `kernels`."""
+    width = x.shape[-1]
+    normed = torch.empty_like(x)
+    block = triton.next_power_of_2(width)
+    _rms_norm[(x.numel() // width,)](
+        x, weight, normed, width, eps, block, num_warps=min(8, max(1, block // 256))
+    )
+    return normed
+
+
+def silu_times(gate_up: torch.Tensor) -> torch.Tensor:
+    """See `kernels`."""
+    width = gate_up.shape[-1] // 2
+    result = gate_up.new_empty(*gate_up.shape[:-1], width)
+    block = min(1024, triton.next_power_of_2(width))
+    _silu_times[(gate_up.numel() // (2 * width), triton.cdiv(width, block))](gate_up, result, width, block)
+    return result
+
+
+def rotate(
+    joined: torch.Tensor,
+    positions: torch.Tensor,
+    frequencies: torch.Tensor,
+    scaling: float,
+    num_heads: int,
+    norms: tuple[torch.Tensor, torch.Tensor, float] | None,
+    cache: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
+) -> torch.Tensor:
+    """See `kernels`."""
+    batch, n, all_heads, head_dim = joined.shape
+    queries = joined.new_empty(batch, n, num_heads, head_dim)
+    # Where there is no cache, or no norm, nothing is read or written there.
+    keys, values, places = (queries, queries, positions) if cache is None else cache
+    of_queries, of_keys, eps = (frequencies, frequencies, 0.0) if norms is None else norms
+    _rotate[(batch * n, all_heads)](
+        joined,
+        positions,
+        places,
+        frequencies,
+        of_queries,
+        of_keys,
+        queries,
+        keys,
+        values,
+        n,
+        num_heads,
+        (all_heads - num_heads) // 2,
+        keys.shape[2] - 1,
+        keys.stride(0),
+        keys.stride(1),
+        keys.stride(2),
+        scaling,
+        eps,
+        head_dim // 2,
+        triton.next_power_of_2(head_dim // 2),
+        norms is not None,
+        num_warps=1,
+    )
+    return queries
+
+
+def attend(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    scale: float,
+    ends: torch.Tensor | None,
+) -> torch.Tensor:
+    """See `kernels`."""
+    batch, n, num_heads, head_dim = queries.shape
+    kv_heads, places = keys.shape[1], keys.shape[2]
+    num_rows = n * (num_heads // kv_heads)
+    rows = 64
+    while rows > 16 and (
+        rows >= 2 * num_rows or triton.cdiv(num_rows, rows) * batch * kv_heads < _MANY_PROGRAMS
+    ):
+        rows //= 2
+    found = torch.empty_like(queries)
+    _attend[(triton.cdiv(num_rows, rows), batch * kv_heads)](
+        queries,
+        keys,
+        values,
+        mask,
+        found,
+        queries if ends is None else ends,
+        n,
+        places,
+        kv_heads,
+        keys.stride(0),
+        keys.stride(1),
+        keys.stride(2),
+        scale,
+        num_heads // kv_heads,
+        head_dim,
+        max(16, triton.next_power_of_2(head_dim)),
+        rows,
+        _PLACES,
+        "ieee" if queries.dtype == torch.float32 else "tf32",
+        ends is not None,
+        num_warps=4,
+    )
+    return found
+
+
+@triton.jit
+def _rms_norm(x, weight, normed, width, eps, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    lane = tl.arange(0, BLOCK)
+    inside = lane < width
+    value = tl.load(x + row * width + lane, mask=inside, other=0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(value * value) / width + eps)
+    result = value * scale * tl.load(weight + lane, mask=inside, other=0.0).to(tl.float32)
+    tl.store(normed + row * width + lane, result, mask=inside)
+
+
+@triton.jit
+def _silu_times(gate_up, result, width, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    lane = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = lane < width
+    gate = tl.load(gate_up + row * 2 * width + lane, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * 2 * width + width + lane, mask=inside, other=0.0).to(tl.float32)
+    tl.store(result + row * width + lane, gate * tl.sigmoid(gate) * up, mask=inside)
+
+
+@triton.jit
+def _rotate(
+    joined, positions, places, frequencies, of_queries, of_keys, queries, keys, values,
+    n, num_heads, kv_heads, last_place, row_stride, head_stride, place_stride, scaling, eps,
+    HALF: tl.constexpr, BLOCK: tl.constexpr, HAS_NORMS: tl.constexpr,
+):  # fmt: skip
+    """One head of one token."""
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1)
+    lane = tl.arange(0, BLOCK)
+    inside = lane < HALF
+    source = joined + (token * (num_heads + 2 * kv_heads) + head) * (2 * HALF)
+    low = tl.load(source + lane, mask=inside, other=0.0).to(tl.float32)
+    high = tl.load(source + HALF + lane, mask=inside, other=0.0).to(tl.float32)
+    is_value = head >= num_heads + kv_heads
+    if not is_value:
+        if HAS_NORMS:
+            weight = of_queries
+            if head >= num_heads:
+                weight = of_keys
+            scale = tl.rsqrt((tl.sum(low * low) + tl.sum(high * high)) / (2 * HALF) + eps)
+            low *= scale * tl.load(weight + lane, mask=inside, other=0.0).to(tl.float32)
+            high *= scale * tl.load(weight + HALF + lane, mask=inside, other=0.0).to(tl.float32)
+        angle = tl.load(positions + token).to(tl.float32) * tl.load(
+            frequencies + lane, mask=inside, other=0.0
+        )
+        cos, sin = tl.cos(angle) * scaling, tl.sin(angle) * scaling
+        low, high = low * cos - high * sin, high * cos + low * sin
+    if head < num_heads:
+        target = queries + (token * num_heads + head) * (2 * HALF)
+    else:
+        place = tl.minimum(tl.load(places + token), last_place)
+        target = keys
+        if is_value:
+            target = values
+        kv_head = (head - num_heads) % kv_heads
+        target += (token // n) * row_stride + kv_head.to(tl.int64) * head_stride + place * place_stride
+    tl.store(target + lane, low, mask=inside)
+    tl.store(target + HALF + lane, high, mask=inside)
+
+
+@triton.jit
+def _attend(
+    queries, keys, values, mask, found, ends,
+    n, places, kv_heads, row_stride, head_stride, place_stride, scale,
+    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr,
+    ROWS: tl.constexpr, PLACES: tl.constexpr, PRECISION: tl.constexpr, HAS_ENDS: tl.constexpr,
+):  # fmt: skip
+    """Some queries of all heads that share keys, with the softmax taken as they come (FlashAttention)."""
+    list_number = (tl.program_id(1) // kv_heads).to(tl.int64)
+    kv_head = tl.program_id(1) % kv_heads
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    is_row = row < n * GROUP
+    token, head = row // GROUP, kv_head * GROUP + row % GROUP
+    lane = tl.arange(0, BLOCK)
+    inside = lane < HEAD_DIM
+    of_query = ((list_number * n + token) * (kv_heads * GROUP) + head) * HEAD_DIM
+    query = tl.load(
+        queries + of_query[:, None] + lane[None, :], mask=is_row[:, None] & inside[None, :], other=0.0
+    )
+    begin = list_number * row_stride + kv_head.to(tl.int64) * head_stride
+    largest = tl.full([ROWS], -float("inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    result = tl.zeros([ROWS, BLOCK], tl.float32)
+    end = places
+    if HAS_ENDS:
+        end = tl.minimum(tl.load(ends + list_number), places).to(tl.int32)
+    for first in range(0, end, PLACES):
+        place = first + tl.arange(0, PLACES)
+        is_place = place < places
+        sees = tl.load(
+            mask + (list_number * n + token)[:, None] * places + place[None, :],
+            mask=is_row[:, None] & is_place[None, :],
+            other=0,
+        )
+        at = begin + place[:, None] * place_stride + lane[None, :]
+        exists = is_place[:, None] & inside[None, :]
+        key = tl.load(keys + at, mask=exists, other=0.0)
+        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
+        scores = tl.where(sees != 0, scores, -float("inf"))
+        larger = tl.maximum(largest, tl.max(scores, axis=1))
+        # Where nothing was seen yet there is nothing to rescale, and -inf less -inf is no number.
+        base = tl.where(larger == -float("inf"), 0.0, larger)
+        weight = tl.exp(scores - base[:, None])
+        shrink = tl.exp(largest - base)
+        total = total * shrink + tl.sum(weight, axis=1)
+        value = tl.load(values + at, mask=exists, other=0.0)
+        result = result * shrink[:, None] + tl.dot(weight.to(value.dtype), value, input_precision=PRECISION)
+        largest = larger
+    result /= tl.where(total > 0, total, 1.0)[:, None]
+    tl.store(found + of_query[:, None] + lane[None, :], result, mask=is_row[:, None] & inside[None, :])

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from service.catalog.layout import TokenLayout
 from service.engine.branches import Branches, Lists
 from service.engine.constraint import NOT_ALLOWED, TrieIndex
-from service.engine.extensions import AnyToken, ByCode, ByItem, Extension
+from service.engine.extensions import AnyToken, Best, ByCode, ByItem, Extension
 from service.engine.fusing import Fuse
 from service.engine.kv_cache import KvCache
 from service.engine.tree import Trees, TreeShape, grow
@@ -172,7 +172,8 @@ class Drafter:
         else:
             self.extension = ByCode(index, code_heads, draft)
         # Functions, not methods of this: an object that holds its own method, and its cache, is not freed at once.
-        self._extend: Callable[..., Branches] = fuse(type(self.extension).__call__)
+        self._score: Callable[..., torch.Tensor] = fuse(type(self.extension).score)
+        self._extend: Callable[..., Branches] = fuse(type(self.extension).extend)
         self._join = fuse(grow)
         self._place_prompts = fuse(Draft.inputs)
         self._place_news, self._place_branches = fuse(Drafter._news_placed), fuse(Drafter._branches_placed)
@@ -235,9 +236,9 @@ class Drafter:
             if step:
                 branches = passes[-1].first(shape.width)
                 states, scratch = self._read_branches(step, branches, states, scratch)
-            passes.append(
-                self._extend(self.extension, step + 1, branches, states, lists, shape.num_candidates)
-            )
+            scores = self._score(self.extension, step + 1, branches, states, lists)
+            best = Best.of(scores, shape.num_candidates)
+            passes.append(self._extend(self.extension, branches, lists, best))
         return passes
 
     def _read_news(self, news: News) -> tuple[torch.Tensor, _Scratch]:

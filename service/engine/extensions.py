@@ -16,23 +16,46 @@ _LEAST_SHARE = 1e-9  # what a code may have is a difference of sums, which are n
 
 
 class Extension(Protocol):
-    """Makes the candidates of a pass."""
+    """Makes the candidates of a pass, in two halves: how good each would be, and what the best ones are."""
 
     most_tokens: int
 
-    def __call__(
-        self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
-    ) -> Branches:
-        """The `count` best extensions of all branches of each list, best first.
+    def score(self, step: int, branches: Branches, states: torch.Tensor, lists: Lists) -> torch.Tensor:
+        """Joint log-probabilities of all extensions of all branches, [batch, n, m]; `NOT_ALLOWED` or less for none.
 
         Args:
             step: of the guess, from 1.
             branches: [batch, n].
             states: the draft's norm(g) at their ends, [batch, n, hidden].
             lists: that they belong to.
-            count: fewer are given where there are fewer.
         """
         ...
+
+    def extend(self, branches: Branches, lists: Lists, best: "Best") -> Branches:
+        """Some of these extensions as branches."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best extensions of each list, best first, all [batch, count].
+
+    Attributes:
+        log_probability: joint.
+        parent: the branch that each one extends.
+        which: of its extensions.
+    """
+
+    log_probability: torch.Tensor
+    parent: torch.Tensor
+    which: torch.Tensor
+
+    @classmethod
+    def of(cls, scores: torch.Tensor, count: int) -> "Best":
+        """Of scores [batch, n, m]; fewer where there are fewer."""
+        flat = scores.flatten(1)
+        best, index = _top(flat, min(count, flat.shape[1]))
+        return cls(best, index // scores.shape[2], index % scores.shape[2])
 
 
 class ByCode:
@@ -44,9 +67,7 @@ class ByCode:
         self._draft = draft
         self._code_heads = code_heads
 
-    def __call__(
-        self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
-    ) -> Branches:
+    def score(self, step: int, branches: Branches, states: torch.Tensor, lists: Lists) -> torch.Tensor:
         """See `Extension`."""
         index = self._index
         children, allowed = allowed_children(index, lists.rows, branches.node, branches.written)
@@ -61,13 +82,19 @@ class ByCode:
             lists.sampling.temperature.unsqueeze(1),
             None if noise is None else noise.gather(-1, codes),
         )
-        best, parent, which = _best(branches, lists, log_q, allowed, count)
-        child = _of_parent(children, parent).gather(-1, which.unsqueeze(-1)).squeeze(-1)
-        lone = _of_parent(allowed.sum(dim=-1), parent) == 1
+        return _joint(branches, lists, log_q, allowed)
+
+    def extend(self, branches: Branches, lists: Lists, best: Best) -> Branches:
+        """See `Extension`."""
+        index, parent = self._index, best.parent
+        # Only the parents that are extended: their children are asked for again.
         written = _of_parent(branches.written, parent)
+        children, allowed = allowed_children(index, lists.rows, _of_parent(branches.node, parent), written)
+        child = children.gather(-1, best.which.unsqueeze(-1)).squeeze(-1)
+        lone = allowed.sum(dim=-1) == 1
         depth = _of_parent(branches.slot, parent) + 1
         first, end = next_choice(index, lists.rows, child, depth, written)
-        return _extended(index, branches, best, parent, first, end, lone.unsqueeze(-1))
+        return _extended(index, branches, best, first, end, lone.unsqueeze(-1))
 
 
 class ByItem:
@@ -84,9 +111,7 @@ class ByItem:
         self._leaf = leaves - leaves.min()
         self._leaf_begin = index.node_begin[leaves].unsqueeze(0)
 
-    def __call__(
-        self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
-    ) -> Branches:
+    def score(self, step: int, branches: Branches, states: torch.Tensor, lists: Lists) -> torch.Tensor:
         """See `Extension`."""
         index = self._index
         node = branches.node.unsqueeze(-1)
@@ -106,7 +131,11 @@ class ByItem:
             log_q = perturbed_log_softmax(scores, allowed, sharpness, sampling.temperature.unsqueeze(1), None)
         else:
             log_q = self._perturbed(scores, allowed, sharpness, branches, lists)
-        best, parent, row = _best(branches, lists, log_q, allowed, count)
+        return _joint(branches, lists, log_q, allowed)
+
+    def extend(self, branches: Branches, lists: Lists, best: Best) -> Branches:
+        """See `Extension`."""
+        index, parent, row = self._index, best.parent, best.which
         path = index.path[row]
         written = _of_parent(branches.written, parent)
         num_left = lists.rows.count(index.node_begin[path], index.node_end[path], written.unsqueeze(2))
@@ -115,7 +144,7 @@ class ByItem:
         place = slot.unsqueeze(-1) + torch.arange(index.num_levels, device=row.device)
         lone = lone.gather(-1, place.clamp(max=index.num_levels - 1))
         whole = torch.full_like(row, index.num_levels)
-        return _extended(index, branches, best, parent, row, whole, lone)
+        return _extended(index, branches, best, row, whole, lone)
 
     def _perturbed(
         self,
@@ -198,23 +227,25 @@ class AnyToken:
         self._draft = draft
         self._head = head
 
-    def __call__(
-        self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
-    ) -> Branches:
-        """See `Extension`; a branch that leaves the trie goes on, and is never accepted."""
+    def score(self, step: int, branches: Branches, states: torch.Tensor, lists: Lists) -> torch.Tensor:
+        """See `Extension`."""
         temperature = lists.sampling.temperature.unsqueeze(1).unsqueeze(-1)
         sharpness = self._draft.sharpness(step, torch.zeros_like(branches.slot)).unsqueeze(-1)
         scale = torch.where(temperature > 0, 1 / temperature, sharpness)
         scores = F.linear(states, self._head).float() * scale
         log_q = torch.log_softmax(scores, dim=-1)
         everything = torch.ones(1, 1, 1, dtype=torch.bool, device=states.device)
-        best, parent, token = _best(branches, lists, log_q, everything, count)
+        return _joint(branches, lists, log_q, everything)
+
+    def extend(self, branches: Branches, lists: Lists, best: Best) -> Branches:
+        """See `Extension`; a branch that leaves the trie goes on, and is never accepted."""
+        parent, token = best.parent, best.which
         written = _of_parent(branches.written, parent)
         node, row = self._follow(branches, parent, token, written, lists.rows)
         column = (written >= 0).sum(dim=-1, keepdim=True)
         return Branches(
             parent=parent,
-            log_probability=best,
+            log_probability=best.log_probability,
             node=node,
             written=written.scatter(-1, column, row.unsqueeze(-1)),
             slot=(_of_parent(branches.slot, parent) + 1) % (self._index.num_levels + 1),
@@ -250,15 +281,11 @@ class AnyToken:
         return torch.where(is_code, child, torch.where(is_separator, ROOT_NODE, DEAD)), row
 
 
-def _best(
-    branches: Branches, lists: Lists, log_q: torch.Tensor, allowed: torch.Tensor, count: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The best of all extensions [batch, n, m]: joint log-probabilities, parents and which, each [batch, count]."""
+def _joint(branches: Branches, lists: Lists, log_q: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+    """Joint log-probabilities of extensions [batch, n, m]; a list that has all its items is not extended."""
     is_open = branches.num_written() < lists.num_wanted.unsqueeze(1)
     allowed = allowed & is_open.unsqueeze(-1)
-    joint = torch.where(allowed, branches.log_probability.unsqueeze(-1) + log_q, 2 * NOT_ALLOWED).flatten(1)
-    best, index = _top(joint, min(count, joint.shape[1]))
-    return best, index // log_q.shape[2], index % log_q.shape[2]
+    return torch.where(allowed, branches.log_probability.unsqueeze(-1) + log_q, 2 * NOT_ALLOWED)
 
 
 def _top(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -283,8 +310,7 @@ def _of_parent(values: torch.Tensor, parent: torch.Tensor) -> torch.Tensor:
 def _extended(
     index: TrieIndex,
     branches: Branches,
-    log_probability: torch.Tensor,
-    parent: torch.Tensor,
+    best: Best,
     row: torch.Tensor,
     end_depth: torch.Tensor,
     lone: torch.Tensor,
@@ -293,7 +319,7 @@ def _extended(
 
     `lone` says of the first tokens whether they were the only ones allowed; later ones are forced.
     """
-    num_levels = index.num_levels
+    num_levels, parent = index.num_levels, best.parent
     slot = _of_parent(branches.slot, parent)
     written = _of_parent(branches.written, parent)
     complete = end_depth == num_levels
@@ -311,7 +337,7 @@ def _extended(
     next_slot = torch.where(complete, 0, end_depth)
     return Branches(
         parent=parent,
-        log_probability=log_probability,
+        log_probability=best.log_probability,
         node=path.gather(-1, next_slot.unsqueeze(-1)).squeeze(-1),
         written=written.scatter(-1, column, row.unsqueeze(-1)),
         slot=next_slot,

@@ -142,7 +142,7 @@ def test_the_engine_compiled(
     assert asked == ["inductor"]
     assert sorted(fused) == sorted(
         ["decide", "_written", "_entered", "_news", "_laid_out", "_opened", "lists"] * 2
-        + ["inputs", "__call__", "grow", "_news_placed", "_branches_placed"]
+        + ["inputs", "score", "extend", "grow", "_news_placed", "_branches_placed"]
     )
 
 

@@ -7,6 +7,7 @@ import torch
 from service.engine.branches import Branches, Lists
 from service.engine.constraint import NOT_ALLOWED, FreeRows, TrieIndex
 from service.engine.drafter import Drafter, News
+from service.engine.extensions import Best
 from service.engine.fusing import as_it_is
 from service.engine.sampling import Sampling
 from service.engine.tree import TreeShape
@@ -93,7 +94,7 @@ def test_branches_are_what_each_alone_would_be(shop: Setting, variant: str) -> N
     lists = Lists(rows, sampling, torch.zeros(2, dtype=torch.int64), torch.full((2,), 9))
     passes = drafter.passes(TREE, news, lists)
 
-    extend = drafter.extension
+    extension = drafter.extension
     for i, (prompt, tokens) in enumerate(zip(prompts, pending, strict=True)):
         greedy = Sampling(torch.zeros(1), torch.ones(1), None)
         own = Lists(FreeRows.of(rows.free[i : i + 1]), greedy, lists.num_items[:1], lists.num_wanted[:1])
@@ -112,7 +113,8 @@ def test_branches_are_what_each_alone_would_be(shop: Setting, variant: str) -> N
                 )
                 for step, which in enumerate(chain):
                     # All extensions of this branch alone; the one that was taken is among them.
-                    found = extend(step + 1, branch, slow.state(), own, 200)
+                    scores = extension.score(step + 1, branch, slow.state(), own)
+                    found = extension.extend(branch, own, Best.of(scores, 200))
                     taken = passes[step]
                     read = taken.tokens[i, which, : int(taken.length[i, which])].tolist()
                     same = (found.tokens[0] == taken.tokens[i, which]).all(-1)

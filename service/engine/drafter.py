@@ -30,6 +30,11 @@ from service.model.draft import Draft
 from service.model.kernels import mask_for, rms_norm
 from service.model.layers import at, layer_of_draft
 
+try:
+    from service.engine import triton_tree
+except ImportError:  # torch comes without Triton where it comes without CUDA
+    triton_tree = None  # type: ignore[assignment]
+
 
 @dataclass(frozen=True, slots=True)
 class News:
@@ -158,7 +163,7 @@ class Drafter:
         self.draft = draft
         self._shapes = shapes
         self.cache = KvCache(1, config.num_kv_heads, config.head_dim, target.device, target.dtype)
-        self._layout = layout
+        self._layout, self._index = layout, index
         self._embedding = target.get_input_embeddings()
         self._layer, self._tokens = layer_of_draft(draft), TokenInputs(draft, self._embedding.weight, index)
         self.extension: Extension
@@ -210,17 +215,39 @@ class Drafter:
             news: what the lists bring.
             lists: their free rows and sampling.
         """
-        return self._join(
-            self.passes(shape, news, lists),
-            root=(news.node, news.slot),
-            num_places=shape.num_places,
-            least_log_probability=math.log(shape.min_probability)
-            if shape.min_probability
-            else NOT_ALLOWED / 2,
-            num_slots=self._layout.tokens_per_item,
+        root, least = (news.node, news.slot), NOT_ALLOWED / 2
+        if shape.min_probability:
+            least = math.log(shape.min_probability)
+        num_slots = self._layout.tokens_per_item
+        memory = self._memory_for(shape, news, lists)
+        passes = self.passes(shape, news, lists, memory)
+        if memory is not None:
+            return triton_tree.grow(memory, root, shape.num_places, least, num_slots)
+        return self._join(passes, root, shape.num_places, least, num_slots)
+
+    def _memory_for(self, shape: TreeShape, news: News, lists: Lists) -> "triton_tree.Candidates | None":
+        """For candidates that kernels of our own find; None: `torch` finds them."""
+        by_item = isinstance(self.extension, ByItem) and lists.sampling.noise is None
+        if not (by_item and news.tokens.is_cuda and shape.num_candidates <= lists.rows.free.shape[1]):
+            return None
+        num_passes = self._num_passes(shape, news)
+        return triton_tree.Candidates(
+            len(news.tokens),
+            num_passes,
+            shape.num_candidates,
+            shape.num_passes + 1,
+            self.extension.most_tokens,
+            news.tokens.device,
         )
 
-    def passes(self, shape: TreeShape, news: News, lists: Lists) -> list[Branches]:
+    def _num_passes(self, shape: TreeShape, news: News) -> int:
+        # Each pass guesses a code at least; one past the last that a list still needs would be lost.
+        per_item = 1 if self.draft.config.guesses_items else self._layout.tokens_per_item
+        return min(shape.num_passes, per_item * news.most_wanted)
+
+    def passes(
+        self, shape: TreeShape, news: News, lists: Lists, memory: "triton_tree.Candidates | None" = None
+    ) -> list[Branches]:
         """The candidates of each pass, [batch, n], of which the first `width` were extended; arguments as `grow`."""
         end = news.begin + news.num_tokens
         branches = Branches.start(
@@ -230,16 +257,33 @@ class Drafter:
         )
         states, scratch = self._read_news(news)
         passes: list[Branches] = []
-        # Each pass guesses a code at least; one past the last that a list still needs would be lost.
-        per_item = 1 if self.draft.config.guesses_items else self._layout.tokens_per_item
-        for step in range(min(shape.num_passes, per_item * news.most_wanted)):
+        for step in range(self._num_passes(shape, news)):
             if step:
                 branches = passes[-1].first(shape.width)
                 states, scratch = self._read_branches(step, branches, states, scratch)
-            scores = self._score(self.extension, step + 1, branches, states, lists)
-            best = Best.of(scores, shape.num_candidates)
-            passes.append(self._extend(self.extension, branches, lists, best))
+            if memory is not None:
+                passes.append(memory.of_pass(step))
+                self._extend_by_item(step + 1, branches, states, lists, passes[-1])
+            else:
+                scores = self._score(self.extension, step + 1, branches, states, lists)
+                best = Best.of(scores, shape.num_candidates)
+                passes.append(self._extend(self.extension, branches, lists, best))
         return passes
+
+    def _extend_by_item(
+        self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, found: Branches
+    ) -> None:
+        """As `ByItem` does, into `found`."""
+        assert isinstance(self.extension, ByItem)
+        triton_tree.extend_by_item(
+            self._index,
+            F.linear(self.draft.item_query(states), self.extension.vectors),
+            self.draft.log_sharpness_of(step),
+            self.extension.leaf_begin,
+            branches,
+            lists,
+            found,
+        )
 
     def _read_news(self, news: News) -> tuple[torch.Tensor, _Scratch]:
         """Pass 0: the state after each list's last token, [batch, 1, hidden]."""

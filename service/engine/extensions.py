@@ -98,18 +98,23 @@ class ByCode:
 
 
 class ByItem:
-    """The rest of an item at once: slot heads, joined along the paths of the trie; see `service.model.draft`."""
+    """The rest of an item at once: slot heads, joined along the paths of the trie; see `service.model.draft`.
+
+    Attributes:
+        vectors: v_item of all items, [num_items, rank].
+        leaf_begin: int64 [num_items], the first row with each one's semantic ID.
+    """
 
     def __init__(self, index: TrieIndex, code_heads: torch.Tensor, draft: Draft) -> None:
         self.most_tokens = index.num_levels + 1
         self._index = index
         self._draft = draft
-        self._vectors = draft.item_vectors(code_heads, index.codes)
+        self.vectors = draft.item_vectors(code_heads, index.codes)
         self._all_rows = torch.arange(len(index.codes), device=code_heads.device)
         self._levels = [_Level.of(index, level) for level in range(index.num_levels)]
         leaves = index.path[:, -1]
         self._leaf = leaves - leaves.min()
-        self._leaf_begin = index.node_begin[leaves].unsqueeze(0)
+        self.leaf_begin = index.node_begin[leaves]
 
     def score(self, step: int, branches: Branches, states: torch.Tensor, lists: Lists) -> torch.Tensor:
         """See `Extension`."""
@@ -118,13 +123,13 @@ class ByItem:
         allowed = (self._all_rows >= index.node_begin[node]) & (self._all_rows < index.node_end[node])
         # Of items that share an ID the first free one stands for all: they are the same tokens.
         leading = lists.rows.free & (
-            lists.rows.before[:, :-1] == lists.rows.up_to(self._leaf_begin.expand(len(node), -1))
+            lists.rows.before[:, :-1] == lists.rows.up_to(self.leaf_begin.expand(len(node), -1))
         )
         allowed &= leading.unsqueeze(1)
         # -1 is no row: it goes to a column of its own, past the last one.
         column = torch.where(branches.written < 0, len(self._all_rows), branches.written)
         allowed = F.pad(allowed, (0, 1)).scatter(2, column, False)[..., :-1]
-        scores = self._draft.item_scores(states, self._vectors)
+        scores = self._draft.item_scores(states, self.vectors)
         sharpness = self._draft.sharpness(step, branches.slot)
         sampling = lists.sampling
         if sampling.noise is None:

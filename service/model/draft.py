@@ -355,9 +355,12 @@ class Draft(nn.Module):
             step: of the guess, from 1.
             slot: int64 [...], the slot that the guess begins with, 0 to L - 1.
         """
-        steps, slots = self.log_sharpness.shape
-        of_step = self.log_sharpness[min(step, steps) - 1].exp()
-        return of_step[slot.clamp(max=slots - 1)]
+        of_step = self.log_sharpness_of(step).exp()
+        return of_step[slot.clamp(max=len(of_step) - 1)]
+
+    def log_sharpness_of(self, step: int) -> torch.Tensor:
+        """Logarithms of what to multiply scores with, by the slot that a guess begins with, or the last of them."""
+        return self.log_sharpness[min(step, len(self.log_sharpness)) - 1]
 
     def item_vectors(self, code_embeddings: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         """v_item of all items, [num_items, rank].

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 
 _PLACES = 64  # of the cache that attention reads at a time
+_HEADS = 16  # of a token that are rotated at a time
 _MANY_PROGRAMS = 264  # twice the multiprocessors of a large GPU
 
 
@@ -43,7 +44,7 @@ def rotate(
     # Where there is no cache, or no norm, nothing is read or written there.
     keys, values, places = (queries, queries, positions) if cache is None else cache
     of_queries, of_keys, eps = (frequencies, frequencies, 0.0) if norms is None else norms
-    _rotate[(batch * n, all_heads)](
+    _rotate[(batch * n, triton.cdiv(all_heads, _HEADS))](
         joined,
         positions,
         places,
@@ -64,8 +65,9 @@ def rotate(
         eps,
         head_dim // 2,
         triton.next_power_of_2(head_dim // 2),
+        _HEADS,
         norms is not None,
-        num_warps=1,
+        num_warps=2,
     )
     return queries
 
@@ -139,41 +141,50 @@ def _silu_times(gate_up, result, width, BLOCK: tl.constexpr):
 def _rotate(
     joined, positions, places, frequencies, of_queries, of_keys, queries, keys, values,
     n, num_heads, kv_heads, last_place, row_stride, head_stride, place_stride, scaling, eps,
-    HALF: tl.constexpr, BLOCK: tl.constexpr, HAS_NORMS: tl.constexpr,
+    HALF: tl.constexpr, BLOCK: tl.constexpr, HEADS: tl.constexpr, HAS_NORMS: tl.constexpr,
 ):  # fmt: skip
-    """One head of one token."""
+    """Some heads of one token."""
     token = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1)
+    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     lane = tl.arange(0, BLOCK)
-    inside = lane < HALF
-    source = joined + (token * (num_heads + 2 * kv_heads) + head) * (2 * HALF)
-    low = tl.load(source + lane, mask=inside, other=0.0).to(tl.float32)
-    high = tl.load(source + HALF + lane, mask=inside, other=0.0).to(tl.float32)
-    is_value = head >= num_heads + kv_heads
-    if not is_value:
-        if HAS_NORMS:
-            weight = of_queries
-            if head >= num_heads:
-                weight = of_keys
-            scale = tl.rsqrt((tl.sum(low * low) + tl.sum(high * high)) / (2 * HALF) + eps)
-            low *= scale * tl.load(weight + lane, mask=inside, other=0.0).to(tl.float32)
-            high *= scale * tl.load(weight + HALF + lane, mask=inside, other=0.0).to(tl.float32)
-        angle = tl.load(positions + token).to(tl.float32) * tl.load(
-            frequencies + lane, mask=inside, other=0.0
+    is_lane = lane < HALF
+    num_all = num_heads + 2 * kv_heads
+    inside = (head < num_all)[:, None] & is_lane[None, :]
+    source = joined + (token * num_all + head)[:, None] * (2 * HALF) + lane[None, :]
+    low = tl.load(source, mask=inside, other=0.0).to(tl.float32)
+    high = tl.load(source + HALF, mask=inside, other=0.0).to(tl.float32)
+    is_query = (head < num_heads)[:, None]
+    is_value = (head >= num_heads + kv_heads)[:, None]
+    turned_low, turned_high = low, high
+    if HAS_NORMS:
+        square = tl.sum(low * low, axis=1) + tl.sum(high * high, axis=1)
+        scale = tl.rsqrt(square / (2 * HALF) + eps)[:, None]
+        low_weight = tl.where(
+            is_query,
+            tl.load(of_queries + lane, mask=is_lane, other=0.0).to(tl.float32)[None, :],
+            tl.load(of_keys + lane, mask=is_lane, other=0.0).to(tl.float32)[None, :],
         )
-        cos, sin = tl.cos(angle) * scaling, tl.sin(angle) * scaling
-        low, high = low * cos - high * sin, high * cos + low * sin
-    if head < num_heads:
-        target = queries + (token * num_heads + head) * (2 * HALF)
-    else:
-        place = tl.minimum(tl.load(places + token), last_place)
-        target = keys
-        if is_value:
-            target = values
-        kv_head = (head - num_heads) % kv_heads
-        target += (token // n) * row_stride + kv_head.to(tl.int64) * head_stride + place * place_stride
-    tl.store(target + lane, low, mask=inside)
-    tl.store(target + HALF + lane, high, mask=inside)
+        high_weight = tl.where(
+            is_query,
+            tl.load(of_queries + HALF + lane, mask=is_lane, other=0.0).to(tl.float32)[None, :],
+            tl.load(of_keys + HALF + lane, mask=is_lane, other=0.0).to(tl.float32)[None, :],
+        )
+        turned_low, turned_high = low * scale * low_weight, high * scale * high_weight
+    angle = tl.load(positions + token).to(tl.float32) * tl.load(frequencies + lane, mask=is_lane, other=0.0)
+    cos, sin = (tl.cos(angle) * scaling)[None, :], (tl.sin(angle) * scaling)[None, :]
+    low = tl.where(is_value, low, turned_low * cos - turned_high * sin)
+    high = tl.where(is_value, high, turned_high * cos + turned_low * sin)
+    target = queries + (token * num_heads + head)[:, None] * (2 * HALF) + lane[None, :]
+    tl.store(target, low, mask=inside & is_query)
+    tl.store(target + HALF, high, mask=inside & is_query)
+    place = tl.minimum(tl.load(places + token), last_place)
+    kv_head = tl.where(is_value, head[:, None] - num_heads - kv_heads, head[:, None] - num_heads)
+    at = (token // n) * row_stride + kv_head.to(tl.int64) * head_stride + place * place_stride + lane[None, :]
+    is_key = inside & (is_query == 0) & (is_value == 0)
+    tl.store(keys + at, low, mask=is_key)
+    tl.store(keys + at + HALF, high, mask=is_key)
+    tl.store(values + at, low, mask=inside & is_value)
+    tl.store(values + at + HALF, high, mask=inside & is_value)
 
 
 @triton.jit

@@ -1,0 +1,495 @@
+"""The GPU's versions of what grows a tree for greedy lists of a draft that guesses items, in Triton.
+
+Each does for all lists at once what `service.engine.extensions.ByItem` and `service.engine.tree.grow` say; those take
+some hundred and fifty kernels a pass and tree, of which hardly any has enough to do to be worth its start.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from service.engine.branches import Branches, Lists
+from service.engine.constraint import NOT_ALLOWED, TrieIndex
+from service.engine.tree import Trees
+
+_PART = 1024  # items that one program looks through
+
+
+class Candidates:
+    """Memory for the candidates of all passes of a round, [batch, passes, n, ...].
+
+    Args:
+        batch: lists.
+        num_passes: of the draft.
+        count: candidates of each.
+        most_written: items that may be completed on the way to one.
+        most_tokens: of each.
+        device: of all.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        num_passes: int,
+        count: int,
+        most_written: int,
+        most_tokens: int,
+        device: torch.device,
+    ) -> None:
+        def ints(*shape: int) -> torch.Tensor:
+            return torch.empty(batch, num_passes, count, *shape, dtype=torch.int64, device=device)
+
+        self.branches = Branches(
+            parent=ints(),
+            log_probability=torch.empty(batch, num_passes, count, device=device),
+            node=ints(),
+            written=ints(most_written),
+            slot=ints(),
+            row=ints(),
+            tokens=ints(most_tokens),
+            nodes=ints(most_tokens),
+            length=ints(),
+            forced=torch.empty(batch, num_passes, count, most_tokens, dtype=torch.bool, device=device),
+            end=ints(),
+        )
+
+    def of_pass(self, number: int) -> Branches:
+        """Those of one pass, as views."""
+        return Branches(*(getattr(self.branches, name)[:, number] for name in Branches.__slots__))
+
+
+def extend_by_item(
+    index: TrieIndex,
+    scores: torch.Tensor,
+    log_sharpness: torch.Tensor,
+    leaf_begin: torch.Tensor,
+    branches: Branches,
+    lists: Lists,
+    found: Branches,
+) -> None:
+    """The best extensions of branches by items, into `found`, [batch, count].
+
+    Args:
+        index: the trie.
+        scores: of all items, [batch, n, num_items].
+        log_sharpness: of a guess that begins at each slot, [num_slots].
+        leaf_begin: int64 [num_items], the first row with each one's semantic ID.
+        branches: [batch, n].
+        lists: that they belong to.
+        found: views of memory, one pass of `Candidates`.
+    """
+    batch, n, num_items = scores.shape
+    count, num_written = found.parent.shape[1], branches.written.shape[2]
+    parts, kept = triton.cdiv(num_items, _PART), triton.next_power_of_2(count)
+    values = scores.new_empty(batch, n, parts, kept, dtype=torch.float32)
+    rows = torch.empty_like(values, dtype=torch.int32)
+    sums = scores.new_empty(batch, n, parts, 2, dtype=torch.float32)
+    free, before = lists.rows.free, lists.rows.before
+    _best_of_part[(batch * n, parts)](
+        scores, branches.node, branches.written, branches.slot, log_sharpness,
+        free, before, index.node_begin, index.node_end, leaf_begin,
+        values, rows, sums,
+        n, num_items, len(log_sharpness) - 1, branches.node.stride(0), branches.written.stride(0), free.stride(0),
+        NOT_ALLOWED, num_written, _PART, kept,
+    )  # fmt: skip
+    which = torch.empty(batch, count, dtype=torch.int64, device=scores.device)
+    # Apart from their comparison: a number that is computed twice need not be the same to the last bit.
+    _joint[(batch, n)](
+        values, sums, branches.log_probability, branches.written, lists.num_wanted,
+        branches.log_probability.stride(0), branches.written.stride(0),
+        NOT_ALLOWED, num_written, n, triton.next_power_of_2(parts), parts, kept,
+    )  # fmt: skip
+    _best_of_all[(batch, n, parts)](
+        values, rows, found.log_probability, found.parent, which,
+        found.parent.stride(0), count, n, triton.next_power_of_2(parts) * kept, parts * kept, kept,
+    )  # fmt: skip
+    _follow_items[(batch, count)](
+        which, found.parent, branches.written, branches.slot, branches.end,
+        before, index.node_begin, index.node_end, index.path, index.item_tokens,
+        found.node, found.written, found.slot, found.row, found.tokens, found.nodes, found.length, found.forced,
+        found.end,
+        count, num_items, branches.slot.stride(0), branches.written.stride(0),
+        found.parent.stride(0), found.written.stride(0), found.tokens.stride(0),
+        index.num_levels, num_written,
+        triton.next_power_of_2(num_written), triton.next_power_of_2(index.num_levels + 1),
+        num_warps=1,
+    )  # fmt: skip
+
+
+def grow(
+    candidates: Candidates,
+    root: tuple[torch.Tensor, torch.Tensor],
+    num_places: int,
+    least_log_probability: float,
+    num_slots: int,
+) -> Trees:
+    """See `tree.grow`; `candidates` are of all passes."""
+    branches = candidates.branches
+    batch, num_passes, n, s = branches.tokens.shape
+    node, slot = root
+    device, total = node.device, num_passes * n * s
+    num_places = min(num_places, total)
+
+    def ints(*shape: int) -> torch.Tensor:
+        return torch.empty(batch, *shape, dtype=torch.int64, device=device)
+
+    probability = torch.empty(batch, total, device=device)
+    fields = ints(6, total)  # parent, written, depth, step, slot, row
+    ends = torch.empty(batch, num_passes, 4, n, dtype=torch.int64, device=device)
+    end_probability = torch.empty(batch, num_passes, n, device=device)
+    for number in range(num_passes):
+        _merge[(batch,)](
+            branches.parent, branches.log_probability, branches.length, branches.tokens, branches.forced,
+            branches.row, branches.slot, slot, probability, fields, ends, end_probability,
+            number, num_passes, n, total, least_log_probability, num_slots,
+            s, triton.next_power_of_2(n), number > 0,
+        )  # fmt: skip
+    which, place_of = ints(num_places), ints(total)
+    block = 32
+    _rank[(batch, triton.cdiv(total, block))](
+        probability, which, place_of, total, num_places, block, triton.next_power_of_2(total)
+    )
+    shape = (num_places + 1,)
+    trees = Trees(
+        token=ints(*shape),
+        parent=ints(*shape),
+        node=ints(*shape),
+        slot=ints(*shape),
+        depth=ints(*shape),
+        step=ints(*shape),
+        row=ints(*shape),
+        written=ints(*shape, branches.written.shape[3]),
+        is_guess=torch.empty(batch, *shape, dtype=torch.bool, device=device),
+        is_real=torch.empty(batch, *shape, dtype=torch.bool, device=device),
+        sees=torch.empty(batch, *shape, *shape, dtype=torch.bool, device=device),
+    )
+    _choose_tokens[(batch, num_places + 1)](
+        which, place_of, probability, fields, branches.tokens, branches.nodes, branches.forced, branches.written,
+        node, trees.token, trees.parent, trees.node, trees.slot, trees.depth, trees.step, trees.row, trees.written,
+        trees.is_guess, trees.is_real,
+        num_places, total, num_passes * n, branches.written.shape[3],
+        triton.next_power_of_2(branches.written.shape[3]),
+        num_warps=1,
+    )  # fmt: skip
+    _follow_parents[(batch, num_places + 1)](
+        trees.parent,
+        trees.sees,
+        num_places + 1,
+        num_passes * s,
+        triton.next_power_of_2(num_places + 1),
+        num_warps=1,
+    )
+    return trees
+
+
+@triton.jit
+def _ordered_bits(value):
+    """An int32 that is the larger the larger the float32 is; and its own inverse, bits for bits."""
+    bits = value.to(tl.int32, bitcast=True)
+    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+
+@triton.jit
+def _best_of_part(
+    scores, node, written, slot, log_sharpness, free, before, node_begin, node_end, leaf_begin,
+    values, rows, sums,
+    n, num_items, last_slot, node_stride, written_stride, free_stride,
+    NOT_ALLOWED: tl.constexpr, WRITTEN: tl.constexpr, PART: tl.constexpr, KEPT: tl.constexpr,
+):  # fmt: skip
+    """The best items of a part of the catalogue for one branch, and what its softmax needs of the part."""
+    branch, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    parts = tl.num_programs(1)
+    of_list, number = branch // n, branch % n
+    at_node = tl.load(node + of_list * node_stride + number)
+    begin, end = tl.load(node_begin + at_node), tl.load(node_end + at_node)
+    lane = tl.arange(0, PART)
+    row = part * PART + lane
+    allowed = (row < num_items) & (row >= begin) & (row < end)
+    # Of items that share an ID the first free one stands for all.
+    of_free, of_before = free + of_list * free_stride, before + of_list * (num_items + 1)
+    first = tl.load(leaf_begin + row, mask=allowed, other=0)
+    before_it = tl.load(of_before + row, mask=allowed, other=0)
+    allowed &= tl.load(of_free + row, mask=allowed, other=0) != 0
+    allowed &= before_it == tl.load(of_before + first, mask=allowed, other=0)
+    for i in tl.static_range(WRITTEN):
+        allowed &= row != tl.load(written + of_list * written_stride + number * WRITTEN + i)
+    of_slot = tl.minimum(tl.load(slot + of_list * node_stride + number), last_slot)
+    sharpness = tl.exp(tl.load(log_sharpness + of_slot).to(tl.float32))
+    score = tl.load(scores + branch * num_items + row, mask=allowed, other=0.0).to(tl.float32) * sharpness
+    # Whatever was computed for lists that are nobody's: every candidate has a place in the order.
+    score = tl.minimum(tl.maximum(score, NOT_ALLOWED / 10), -NOT_ALLOWED / 10)
+    score = tl.where(allowed, score, NOT_ALLOWED)
+    largest = tl.max(score)
+    total = tl.sum(tl.where(allowed, tl.exp(score - largest), 0.0))
+    out = branch * parts + part
+    tl.store(sums + 2 * out, largest)
+    tl.store(sums + 2 * out + 1, total)
+    key = (_ordered_bits(score).to(tl.int64) << 32) | (PART - 1 - lane).to(tl.int64)
+    best = tl.topk(key, KEPT)
+    order = (best >> 32).to(tl.int32)
+    value = tl.where(order < 0, order ^ 0x7FFFFFFF, order).to(tl.float32, bitcast=True)
+    rank = tl.arange(0, KEPT)
+    tl.store(values + out * KEPT + rank, value)
+    found = part * PART + (PART - 1 - (best & 0xFFFFFFFF)).to(tl.int32)
+    tl.store(rows + out * KEPT + rank, tl.minimum(found, num_items - 1))
+
+
+@triton.jit
+def _joint(
+    values, sums, log_probability, written, num_wanted, log_stride, written_stride,
+    NOT_ALLOWED: tl.constexpr, WRITTEN: tl.constexpr, N: tl.constexpr, PARTS: tl.constexpr, NUM_PARTS: tl.constexpr,
+    KEPT: tl.constexpr,
+):  # fmt: skip
+    """Joint log-probabilities of a branch's best items, in the place of their scores."""
+    of_list, number = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    part = tl.arange(0, PARTS)
+    exists = part < NUM_PARTS
+    of_part = sums + 2 * ((of_list * N + number) * NUM_PARTS + part)
+    largest = tl.load(of_part, mask=exists, other=NOT_ALLOWED)
+    total = tl.load(of_part + 1, mask=exists, other=0.0)
+    base = tl.max(largest)
+    log_total = base + tl.log(tl.sum(total * tl.exp(largest - base)))
+    num_written = 0
+    for i in tl.static_range(WRITTEN):
+        num_written += (tl.load(written + of_list * written_stride + number * WRITTEN + i) >= 0).to(tl.int32)
+    is_open = num_written < tl.load(num_wanted + of_list)
+    lane = tl.arange(0, PARTS * KEPT)
+    inside = lane < NUM_PARTS * KEPT
+    at = values + (of_list * N + number) * NUM_PARTS * KEPT + lane
+    value = tl.load(at, mask=inside, other=NOT_ALLOWED)
+    joint = tl.load(log_probability + of_list * log_stride + number) + (value - log_total)
+    tl.store(at, tl.where((value > NOT_ALLOWED / 2) & is_open, joint, 2 * NOT_ALLOWED), mask=inside)
+
+
+@triton.jit
+def _best_of_all(
+    values, rows, best, parent, which, out_stride, count,
+    N: tl.constexpr, ALL: tl.constexpr, NUM_ALL: tl.constexpr, KEPT: tl.constexpr,
+):  # fmt: skip
+    """How many of a list's best are better than each of one part of one branch, which says where it goes."""
+    of_list, number, part = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
+    own = part * KEPT + tl.arange(0, KEPT)
+    mine = tl.load(values + (of_list * N + number) * NUM_ALL + own)
+    lane = tl.arange(0, ALL)
+    inside = lane < NUM_ALL
+    rank = tl.zeros([KEPT], tl.int32)
+    for other in range(N):
+        theirs = tl.load(values + (of_list * N + other) * NUM_ALL + lane, mask=inside, other=-float("inf"))
+        is_before = (other < number) | ((other == number) & (lane[None, :] < own[:, None]))
+        better = (theirs[None, :] > mine[:, None]) | ((theirs[None, :] == mine[:, None]) & is_before)
+        rank += tl.sum(better.to(tl.int32), axis=1)
+    row = tl.load(rows + (of_list * N + number) * NUM_ALL + own)
+    wins = rank < count
+    tl.store(best + of_list * out_stride + rank, mine, mask=wins)
+    tl.store(parent + of_list * out_stride + rank, tl.zeros([KEPT], tl.int64) + number, mask=wins)
+    tl.store(which + of_list * count + rank, row.to(tl.int64), mask=wins)
+
+
+@triton.jit
+def _follow_items(
+    which, parent, written, slot, end, before, node_begin, node_end, path, item_tokens,
+    new_node, new_written, new_slot, new_row, new_tokens, new_nodes, new_length, new_forced, new_end,
+    count, num_items, stride, written_stride, new_stride, new_written_stride, new_tokens_stride,
+    LEVELS: tl.constexpr, WRITTEN: tl.constexpr, WRITTEN_BLOCK: tl.constexpr, TOKENS: tl.constexpr,
+):  # fmt: skip
+    """A branch that goes on along the codes of an item, to its end."""
+    of_list, number = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    row = tl.load(which + of_list * count + number)
+    of_parent = tl.load(parent + of_list * new_stride + number)
+    first = tl.load(slot + of_list * stride + of_parent)
+    ends = tl.load(end + of_list * stride + of_parent)
+    item = tl.arange(0, WRITTEN_BLOCK)
+    written_before = tl.load(
+        written + of_list * written_stride + of_parent * WRITTEN + item, mask=item < WRITTEN, other=-1
+    )
+    place = tl.arange(0, TOKENS)
+    slots = first + place
+    is_token = place <= LEVELS
+    token = tl.load(item_tokens + row * (LEVELS + 1) + tl.minimum(slots, LEVELS), mask=is_token)
+    is_code = slots < LEVELS
+    leads_to = tl.load(path + row * (LEVELS + 1) + tl.where(is_code, slots + 1, 0), mask=is_token)
+    comes_from = tl.load(path + row * (LEVELS + 1) + tl.minimum(slots, LEVELS), mask=is_token)
+    of_before = before + of_list * (num_items + 1)
+    left_after = _num_left(of_before, node_begin, node_end, leads_to, written_before, is_token & is_code)
+    left_before = _num_left(of_before, node_begin, node_end, comes_from, written_before, is_token & is_code)
+    forced = (left_after == left_before) | (slots >= LEVELS)
+    out = of_list * new_stride + number
+    tl.store(new_node + out, tl.load(path + row * (LEVELS + 1)))
+    tl.store(new_slot + out, tl.zeros_like(first))
+    tl.store(new_row + out, row)
+    tl.store(new_length + out, LEVELS + 1 - first)
+    tl.store(new_end + out, ends + LEVELS + 1 - first)
+    out = of_list * new_tokens_stride + number * (LEVELS + 1) + place
+    tl.store(new_tokens + out, token, mask=is_token)
+    tl.store(new_nodes + out, leads_to, mask=is_token)
+    tl.store(new_forced + out, forced, mask=is_token)
+    num_written = tl.sum((written_before >= 0).to(tl.int32))
+    tl.store(
+        new_written + of_list * new_written_stride + number * WRITTEN + item,
+        tl.where(item == num_written, row, written_before),
+        mask=item < WRITTEN,
+    )
+
+
+@triton.jit
+def _num_left(before, node_begin, node_end, nodes, written, exists):
+    """Rows below nodes that may still be written, less those that are on the way."""
+    begin = tl.load(node_begin + nodes, mask=exists, other=0)
+    end = tl.load(node_end + nodes, mask=exists, other=0)
+    total = tl.load(before + end, mask=exists, other=0) - tl.load(before + begin, mask=exists, other=0)
+    inside = (written[None, :] >= begin[:, None]) & (written[None, :] < end[:, None])
+    return total - tl.sum(inside.to(tl.int64), axis=1)
+
+
+@triton.jit
+def _merge(
+    parent, log_probability, length, tokens, forced, row, slot, root_slot,
+    probability, fields, ends, end_probability,
+    number, num_passes, n, total, least, num_slots,
+    S: tl.constexpr, BLOCK: tl.constexpr, HAS_PARENT: tl.constexpr,
+):  # fmt: skip
+    """A pass's candidates as tokens; those that begin alike share them."""
+    of_list = tl.program_id(0).to(tl.int64)
+    lane = tl.arange(0, BLOCK)
+    exists = lane < n
+    base = (of_list * num_passes + number) * n
+    my_parent = tl.load(parent + base + lane, mask=exists, other=-1)
+    my_log = tl.load(log_probability + base + lane, mask=exists, other=-float("inf"))
+    my_length = tl.load(length + base + lane, mask=exists, other=0)
+    likely = exists & (my_log > least)
+    share = tl.exp(my_log)
+    if HAS_PARENT:
+        before = (of_list * num_passes + number - 1) * n
+        of_parent = ends + before * 4 + tl.where(exists, my_parent, 0)
+        parent_token = tl.load(of_parent)
+        depth = tl.load(of_parent + n)
+        step = tl.load(of_parent + 2 * n)
+        candidate_before = tl.load(of_parent + 3 * n)
+        certain = tl.load(end_probability + before + tl.where(exists, my_parent, 0))
+        first_slot = tl.load(slot + before + tl.where(exists, my_parent, 0))
+    else:
+        parent_token = tl.zeros([BLOCK], tl.int64)
+        depth, step, candidate_before = parent_token, parent_token, parent_token
+        certain = tl.full([BLOCK], 1.0, tl.float32)
+        first_slot = parent_token + tl.load(root_slot + of_list)
+    candidate = number * n + 1 + lane.to(tl.int64)
+    my_row = tl.load(row + base + lane, mask=exists, other=-1)
+    # Of the other candidates, which are as columns.
+    their_parent = tl.load(parent + base + lane, mask=exists, other=-2)
+    alike = my_parent[:, None] == their_parent[None, :]
+    end_token, end_depth, end_step, end_share = parent_token, depth, step, certain
+    out = of_list * 6 * total + number * n * S + lane * S
+    for j in tl.static_range(S):
+        mine = tl.load(tokens + (base + lane) * S + j, mask=exists, other=-1)
+        alike &= mine[:, None] == mine[None, :]
+        real = likely & (j < my_length)
+        seen = alike & real[None, :]
+        certain = tl.minimum(certain, tl.sum(tl.where(seen, share[None, :], 0.0), axis=1))
+        leader = tl.min(tl.where(seen, lane[None, :], BLOCK), axis=1)
+        leads = leader == lane
+        leader = tl.where(leader == BLOCK, 0, leader)
+        own = number * n * S + 1 + leader.to(tl.int64) * S + j
+        is_guess = tl.load(forced + (base + lane) * S + j, mask=exists, other=1) == 0
+        step += is_guess.to(tl.int64)
+        depth += 1
+        my_slot = (first_slot + j) % num_slots
+        is_last = j == my_length - 1
+        tl.store(
+            probability + of_list * total + number * n * S + lane * S + j,
+            tl.where(real & leads, certain, 0.0),
+            mask=exists,
+        )
+        tl.store(fields + out + j, parent_token, mask=exists)
+        tl.store(fields + out + total + j, tl.where(is_last, candidate, candidate_before), mask=exists)
+        tl.store(fields + out + 2 * total + j, depth, mask=exists)
+        tl.store(fields + out + 3 * total + j, step, mask=exists)
+        tl.store(fields + out + 4 * total + j, my_slot, mask=exists)
+        tl.store(fields + out + 5 * total + j, tl.where(my_slot == num_slots - 2, my_row, -1), mask=exists)
+        ends_here = is_last | ((my_length == 0) & (j == 0))
+        end_token = tl.where(ends_here, own, end_token)
+        end_depth = tl.where(ends_here, depth, end_depth)
+        end_step = tl.where(ends_here, step, end_step)
+        end_share = tl.where(ends_here, certain, end_share)
+        parent_token = own
+    into = ends + base * 4 + lane
+    tl.store(into, end_token, mask=exists)
+    tl.store(into + n, end_depth, mask=exists)
+    tl.store(into + 2 * n, end_step, mask=exists)
+    tl.store(into + 3 * n, candidate, mask=exists)
+    tl.store(end_probability + base + lane, end_share, mask=exists)
+
+
+@triton.jit
+def _rank(probability, which, place_of, total, num_places, BLOCK: tl.constexpr, ALL: tl.constexpr):
+    """The order of tokens by probability, those that come first before others that are as probable."""
+    of_list = tl.program_id(0).to(tl.int64)
+    own = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    other = tl.arange(0, ALL)
+    mine = tl.load(probability + of_list * total + own, mask=own < total, other=-1.0)
+    theirs = tl.load(probability + of_list * total + other, mask=other < total, other=-1.0)
+    same = (theirs[None, :] == mine[:, None]) & (other[None, :] < own[:, None])
+    rank = tl.sum(((theirs[None, :] > mine[:, None]) | same).to(tl.int64), axis=1)
+    has_place = (own < total) & (rank < num_places)
+    tl.store(which + of_list * num_places + rank, own.to(tl.int64), mask=has_place)
+    tl.store(place_of + of_list * total + own, tl.where(has_place, rank + 1, 0), mask=own < total)
+
+
+@triton.jit
+def _choose_tokens(
+    which, place_of, probability, fields, tokens, nodes, forced, written, root,
+    out_token, out_parent, out_node, out_slot, out_depth, out_step, out_row, out_written, out_guess, out_real,
+    num_places, total, num_candidates, num_written, WRITTEN: tl.constexpr,
+):  # fmt: skip
+    """One place of one tree."""
+    of_list, place = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    out = of_list * (num_places + 1) + place
+    item = tl.arange(0, WRITTEN)
+    nothing = tl.zeros([WRITTEN], tl.int64) - 1
+    if place == 0:
+        zero = tl.load(root + of_list) * 0
+        tl.store(out_token + out, zero)
+        tl.store(out_parent + out, zero)
+        tl.store(out_node + out, tl.load(root + of_list))
+        tl.store(out_slot + out, zero)
+        tl.store(out_depth + out, zero)
+        tl.store(out_step + out, zero)
+        tl.store(out_row + out, zero - 1)
+        tl.store(out_guess + out, zero != 0)
+        tl.store(out_real + out, zero == 0)
+        tl.store(out_written + out * num_written + item, nothing, mask=item < num_written)
+    else:
+        token = tl.load(which + of_list * num_places + place - 1)
+        at = of_list * total + token
+        field = fields + of_list * 6 * total + token
+        is_real = tl.load(probability + at) > 0
+        parent = tl.load(field)
+        has_parent = is_real & (parent > 0)
+        tl.store(out_token + out, tl.load(tokens + at))
+        tl.store(out_parent + out, tl.load(place_of + of_list * total + parent - 1, mask=has_parent, other=0))
+        tl.store(out_node + out, tl.load(nodes + at))
+        tl.store(out_slot + out, tl.load(field + 4 * total))
+        tl.store(out_depth + out, tl.load(field + 2 * total))
+        tl.store(out_step + out, tl.load(field + 3 * total))
+        tl.store(out_row + out, tl.load(field + 5 * total))
+        tl.store(out_guess + out, tl.load(forced + at) == 0)
+        tl.store(out_real + out, is_real)
+        candidate = tl.load(field + total)
+        rows = tl.load(
+            written + (of_list * num_candidates + candidate - 1) * num_written + item,
+            mask=(item < num_written) & (candidate > 0),
+            other=-1,
+        )
+        tl.store(out_written + out * num_written + item, rows, mask=item < num_written)
+
+
+@triton.jit
+def _follow_parents(parent, sees, n, DEPTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Which places one follows, or is."""
+    of_list, place = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    other = tl.arange(0, BLOCK)
+    at = place.to(tl.int64)
+    seen = other == at
+    for _ in range(DEPTH):
+        at = tl.load(parent + of_list * n + at)
+        seen |= other == at
+    tl.store(sees + (of_list * n + place) * n + other, seen, mask=other < n)

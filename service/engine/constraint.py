@@ -30,6 +30,8 @@ class TrieIndex:
         node_begin, node_end: int64 [num_nodes], the rows below each node.
         node_code: int64 [num_nodes], the code on the edge into each node.
         node_depth: int64 [num_nodes].
+        child_begin: int64 [num_nodes + 1], the first child of each node; its others follow, up to the next node's.
+        most_children: of any node.
         token_of: int64 [L, C], 0 where a level has no such code.
     """
 
@@ -50,12 +52,13 @@ class TrieIndex:
         for depth in range(1, self.num_levels + 1):
             self.node_depth[self.path[:, depth]] = depth
         self.token_of = tensor(np.maximum(layout.table, 0))
-        self._child_begin = tensor(trie.child_begin)
-        self._child = torch.arange(int(np.diff(trie.child_begin).max()), device=device)
+        self.child_begin = tensor(trie.child_begin)
+        self.most_children = int(np.diff(trie.child_begin).max())
+        self._child = torch.arange(self.most_children, device=device)
 
     def children(self, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Children of nodes [...], in the order of their codes: their numbers and whether they exist, [..., most]."""
-        begin, end = self._child_begin[nodes], self._child_begin[nodes + 1]
+        begin, end = self.child_begin[nodes], self.child_begin[nodes + 1]
         children = begin.unsqueeze(-1) + self._child
         exist = children < end.unsqueeze(-1)
         return torch.where(exist, children, 0), exist

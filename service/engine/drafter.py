@@ -30,11 +30,6 @@ from service.model.draft import Draft
 from service.model.kernels import mask_for, rms_norm
 from service.model.layers import at, layer_of_draft
 
-try:
-    from service.engine import triton_tree
-except ImportError:  # torch comes without Triton where it comes without CUDA
-    triton_tree = None  # type: ignore[assignment]
-
 
 @dataclass(frozen=True, slots=True)
 class News:
@@ -104,21 +99,27 @@ class TokenInputs:
         draft: in evaluation mode.
         embedding: the target's, [vocabulary, hidden].
         index: of the catalogue whose items are written.
+
+    Attributes:
+        of_feature: weight of the features' part, [hidden, hidden].
+        norm: weight of the features' norm, and what is added to a variance.
+        of_token: the tokens' part, [tokens, hidden].
+        row: int64 [vocabulary], which of these is each token's; any where a token is no code and no separator.
     """
 
     def __init__(self, draft: Draft, embedding: torch.Tensor, index: TrieIndex) -> None:
         config, width = draft.config, draft.config.hidden_size
-        self._of_feature = draft.project.weight[:, :width].contiguous()
-        self._norm = draft.feature_norm.weight.detach(), config.rms_norm_eps
+        self.of_feature = draft.project.weight[:, :width].contiguous()
+        self.norm = draft.feature_norm.weight.detach(), config.rms_norm_eps
         tokens = torch.unique(torch.cat((index.token_of.flatten(), index.item_tokens[0, -1:])))
-        self._row = torch.zeros(len(embedding), dtype=torch.int64, device=embedding.device)
-        self._row[tokens] = torch.arange(len(tokens), device=embedding.device)
-        self._of_token = F.linear(draft.embedding_norm(embedding[tokens]), draft.project.weight[:, width:])
+        self.row = torch.zeros(len(embedding), dtype=torch.int64, device=embedding.device)
+        self.row[tokens] = torch.arange(len(tokens), device=embedding.device)
+        self.of_token = F.linear(draft.embedding_norm(embedding[tokens]), draft.project.weight[:, width:])
         self._position = draft.position
 
     def of_features(self, features: torch.Tensor) -> torch.Tensor:
         """The part of features [..., hidden] in what the draft reads."""
-        return F.linear(rms_norm(features.contiguous(), *self._norm), self._of_feature)
+        return F.linear(rms_norm(features.contiguous(), *self.norm), self.of_feature)
 
     def inputs(
         self,
@@ -129,7 +130,7 @@ class TokenInputs:
         is_guess: torch.Tensor | None,
     ) -> torch.Tensor:
         """As `Draft.inputs`, given what `of_features` made of the features, [..., hidden]."""
-        placed: torch.Tensor = self._position(told + self._of_token[self._row[tokens]], slot, step, is_guess)
+        placed: torch.Tensor = self._position(told + self.of_token[self.row[tokens]], slot, step, is_guess)
         return placed
 
 
@@ -163,9 +164,9 @@ class Drafter:
         self.draft = draft
         self._shapes = shapes
         self.cache = KvCache(1, config.num_kv_heads, config.head_dim, target.device, target.dtype)
-        self._layout, self._index = layout, index
+        self._layout = layout
         self._embedding = target.get_input_embeddings()
-        self._layer, self._tokens = layer_of_draft(draft), TokenInputs(draft, self._embedding.weight, index)
+        self._layer, self.tokens = layer_of_draft(draft), TokenInputs(draft, self._embedding.weight, index)
         self.extension: Extension
         is_constrained = shapes[0].constrained
         if not is_constrained and config.guesses_items:
@@ -218,36 +219,10 @@ class Drafter:
         root, least = (news.node, news.slot), NOT_ALLOWED / 2
         if shape.min_probability:
             least = math.log(shape.min_probability)
-        num_slots = self._layout.tokens_per_item
-        memory = self._memory_for(shape, news, lists)
-        passes = self.passes(shape, news, lists, memory)
-        if memory is not None:
-            return triton_tree.grow(memory, root, shape.num_places, least, num_slots)
-        return self._join(passes, root, shape.num_places, least, num_slots)
+        passes = self.passes(shape, news, lists)
+        return self._join(passes, root, shape.num_places, least, self._layout.tokens_per_item)
 
-    def _memory_for(self, shape: TreeShape, news: News, lists: Lists) -> "triton_tree.Candidates | None":
-        """For candidates that kernels of our own find; None: `torch` finds them."""
-        by_item = isinstance(self.extension, ByItem) and lists.sampling.noise is None
-        if not (by_item and news.tokens.is_cuda and shape.num_candidates <= lists.rows.free.shape[1]):
-            return None
-        num_passes = self._num_passes(shape, news)
-        return triton_tree.Candidates(
-            len(news.tokens),
-            num_passes,
-            shape.num_candidates,
-            shape.num_passes + 1,
-            self.extension.most_tokens,
-            news.tokens.device,
-        )
-
-    def _num_passes(self, shape: TreeShape, news: News) -> int:
-        # Each pass guesses a code at least; one past the last that a list still needs would be lost.
-        per_item = 1 if self.draft.config.guesses_items else self._layout.tokens_per_item
-        return min(shape.num_passes, per_item * news.most_wanted)
-
-    def passes(
-        self, shape: TreeShape, news: News, lists: Lists, memory: "triton_tree.Candidates | None" = None
-    ) -> list[Branches]:
+    def passes(self, shape: TreeShape, news: News, lists: Lists) -> list[Branches]:
         """The candidates of each pass, [batch, n], of which the first `width` were extended; arguments as `grow`."""
         end = news.begin + news.num_tokens
         branches = Branches.start(
@@ -257,42 +232,26 @@ class Drafter:
         )
         states, scratch = self._read_news(news)
         passes: list[Branches] = []
-        for step in range(self._num_passes(shape, news)):
+        # Each pass guesses a code at least; one past the last that a list still needs would be lost.
+        per_item = 1 if self.draft.config.guesses_items else self._layout.tokens_per_item
+        for step in range(min(shape.num_passes, per_item * news.most_wanted)):
             if step:
                 branches = passes[-1].first(shape.width)
                 states, scratch = self._read_branches(step, branches, states, scratch)
-            if memory is not None:
-                passes.append(memory.of_pass(step))
-                self._extend_by_item(step + 1, branches, states, lists, passes[-1])
-            else:
-                scores = self._score(self.extension, step + 1, branches, states, lists)
-                best = Best.of(scores, shape.num_candidates)
-                passes.append(self._extend(self.extension, branches, lists, best))
+            scores = self._score(self.extension, step + 1, branches, states, lists)
+            best = Best.of(scores, shape.num_candidates)
+            passes.append(self._extend(self.extension, branches, lists, best))
         return passes
-
-    def _extend_by_item(
-        self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, found: Branches
-    ) -> None:
-        """As `ByItem` does, into `found`."""
-        assert isinstance(self.extension, ByItem)
-        triton_tree.extend_by_item(
-            self._index,
-            F.linear(self.draft.item_query(states), self.extension.vectors),
-            self.draft.log_sharpness_of(step),
-            self.extension.leaf_begin,
-            branches,
-            lists,
-            found,
-        )
 
     def _read_news(self, news: News) -> tuple[torch.Tensor, _Scratch]:
         """Pass 0: the state after each list's last token, [batch, 1, hidden]."""
         batch = len(news.tokens)
-        placed = self._place_news(self, news, self._tokens.of_features(news.features))
+        placed = self._place_news(self, news, self.tokens.of_features(news.features))
         self.cache.reserve(batch, news.num_places + self.num_scratch_places)
         self.cache.begin_pass(slice(0, batch), placed.positions, news.num_places)
         nothing = torch.zeros(batch, 1, 0, dtype=torch.bool, device=news.tokens.device)
-        return self._read(placed), _Scratch(news.num_places, placed.mask, nothing, nothing[:, 0])
+        state = self.read(placed.u, placed.positions, placed.last, placed.mask)
+        return state, _Scratch(news.num_places, placed.mask, nothing, nothing[:, 0])
 
     def _read_branches(
         self, step: int, branches: Branches, states: torch.Tensor, scratch: _Scratch
@@ -301,17 +260,27 @@ class Drafter:
         batch, width, most = branches.tokens.shape
         written, end = scratch.real.shape[1], scratch.real.shape[1] + width * most
         placed, sees, real = self._place_branches(
-            self, step, branches, self._tokens.of_features(states), scratch
+            self, step, branches, self.tokens.of_features(states), scratch
         )
         places = scratch.base + torch.arange(written, end, device=states.device).repeat(batch, 1)
         self.cache.begin_pass(slice(0, batch), places, scratch.base + end)
-        return self._read(placed), _Scratch(scratch.base, scratch.context, sees, real)
+        found = self.read(placed.u, placed.positions, placed.last, placed.mask)
+        return found, _Scratch(scratch.base, scratch.context, sees, real)
 
-    def _read(self, placed: _Placed) -> torch.Tensor:
-        """norm(g) of the tokens that are asked for, [batch, m, hidden], in a pass that has begun."""
+    def read(
+        self, u: torch.Tensor, positions: torch.Tensor, last: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """norm(g) of the tokens that are asked for, [batch, m, hidden], in a pass of the cache that has begun.
+
+        Args:
+            u: the draft's inputs, [batch, n, hidden].
+            positions: int64 [batch, n].
+            last: int64 [batch, m], which of them are asked for a guess.
+            mask: bool [batch, m, places], what these may look at.
+        """
         config = self.draft.config
-        mask = mask_for(placed.mask, config.num_heads, config.num_kv_heads, placed.u.dtype)
-        g = self._layer.read(placed.u, placed.positions, self.cache.part(0), mask, last=placed.last)
+        prepared = mask_for(mask, config.num_heads, config.num_kv_heads, u.dtype)
+        g = self._layer.read(u, positions, self.cache.part(0), prepared, last=last)
         return rms_norm(g, self.draft.norm.weight, config.rms_norm_eps)
 
     def _news_placed(self, news: News, told: torch.Tensor) -> _Placed:
@@ -321,7 +290,7 @@ class Drafter:
         last = (news.num_tokens - 1).clamp(min=0).unsqueeze(1)
         begin = news.begin.unsqueeze(1)
         slots = (news.slot.unsqueeze(1) - (last - place)) % self._layout.tokens_per_item
-        u = self._tokens.inputs(told, news.tokens, slots, 1, place >= news.num_verified.unsqueeze(1))
+        u = self.tokens.inputs(told, news.tokens, slots, 1, place >= news.num_verified.unsqueeze(1))
         context = torch.arange(news.num_places, device=told.device) < begin + last + 1
         return _Placed(u, begin + place, last, context.unsqueeze(1))
 
@@ -336,7 +305,7 @@ class Drafter:
         slots = (branches.slot.unsqueeze(-1) - after) % self._layout.tokens_per_item
         # Every token of a branch reads the guess of a feature that the branch grew from.
         of_parent = at(told, branches.parent).repeat_interleave(most, dim=1)
-        u = self._tokens.inputs(of_parent, branches.tokens.flatten(1), slots.flatten(1), step + 1, None)
+        u = self.tokens.inputs(of_parent, branches.tokens.flatten(1), slots.flatten(1), step + 1, None)
         positions = (branches.end - 1).unsqueeze(-1) - after
         # [batch, width, branches read so far]: what the parent stands under, and the branch itself.
         above = scratch.sees.gather(1, branches.parent.unsqueeze(-1).expand(-1, -1, scratch.sees.shape[2]))

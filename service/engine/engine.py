@@ -101,6 +101,7 @@ class Engine:
                 unknown.append(request)
             else:
                 known.append((request, prefix))
+        known.sort(key=lambda pair: len(pair[0].history) - len(pair[1].history))
         for part in _parts(known, self._passes.most_incoming):
             held: list[tuple[DecodeRequest, Prefix]] = []
             for request, prefix in part:
@@ -110,6 +111,7 @@ class Engine:
                     unknown.append(request)
             if held:
                 self._begin([request for request, _ in held], [prefix for _, prefix in held])
+        unknown.sort(key=lambda request: len(request.history))
         for rest in _parts(unknown, self._passes.most_incoming):
             self._begin(rest, [])
 

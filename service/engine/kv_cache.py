@@ -50,6 +50,11 @@ class KvCache:
         return KvCache(num_layers, num_heads, head_dim, self.device, self.dtype)
 
     @property
+    def data(self) -> torch.Tensor:
+        """All there is, [key or value, layer, row, head, position, head_dim]."""
+        return self._data
+
+    @property
     def num_rows(self) -> int:
         """Rows there is memory for."""
         return self._data.shape[2]

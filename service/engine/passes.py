@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.engine.branches import Lists
-from service.engine.constraint import TrieIndex
+from service.engine.constraint import FreeRows, TrieIndex
 from service.engine.drafter import Drafter, News
+from service.engine.extensions import ByItem
 from service.engine.fusing import Fuse
 from service.engine.graphs import Graphs, capture_on
 from service.engine.incoming import Arrivals, Incoming
@@ -29,7 +30,13 @@ from service.engine.verify import Accepted, decide
 from service.model.draft import Draft
 from service.model.layers import at
 
-_MOST_INCOMING = 8  # prompts in one pass; more would only make the lists that run wait longer
+try:
+    from service.engine import triton_commit, triton_inputs, triton_verify
+    from service.engine.kernel_drafter import KernelDrafter
+except ImportError:  # torch comes without Triton where it comes without CUDA
+    triton_commit = triton_inputs = triton_verify = None  # type: ignore[assignment]
+
+_MOST_INCOMING = 16  # prompts in one pass; more would only make the lists that run wait longer
 
 
 class Passes:
@@ -79,6 +86,13 @@ class Passes:
         self._drafter = None
         if draft is not None:
             self._drafter = Drafter(draft, model, layout, self._index, self._code_heads, trees, fuse)
+        self._kernel_drafter: KernelDrafter | None = None
+        if (
+            self._drafter is not None
+            and isinstance(self._drafter.extension, ByItem)
+            and self.device.type == "cuda"
+        ):
+            self._kernel_drafter = KernelDrafter(self._drafter, self._drafter.extension, self._index)
         deepest = 0 if self._drafter is None else self._drafter.most_depth
         guesses = 0 if self._drafter is None else self._drafter.most_guesses
         self.widths = Widths(max_items, layout.tokens_per_item, deepest, guesses)
@@ -92,6 +106,7 @@ class Passes:
         self._summary = torch.zeros(
             Summary.NUM_COLUMNS, self.num_rows, dtype=torch.int64, pin_memory=model.device.type == "cuda"
         )
+        self._summarized = torch.zeros_like(self._summary, device=model.device)
         # Features of each prompt's last token and of the list's; the last place is nobody's.
         num_features = 0 if draft is None else self.widths.tokens + 2
         self._features = torch.zeros(
@@ -113,8 +128,7 @@ class Passes:
     def places_for(self, shape: RoundShape) -> dict[str, int]:
         """Places of each cache that a round of a shape needs."""
         most = 0 if self._drafter is None else self._drafter.most_places
-        root = self.shapes.root_width(shape.pending, most)
-        places = {"target": self.shapes.places_for(shape.longest + root + most)}
+        places = {"target": self.shapes.places_for(shape.longest + shape.pending + most)}
         if self._drafter is not None:
             places["draft"] = shape.draft_places + self._drafter.num_scratch_places
         return places
@@ -171,7 +185,7 @@ class Passes:
             self._features[incoming.row, 0] = at(features, last).squeeze(1)
         incoming.features.copy_(at(features, incoming.kept.unsqueeze(1)).squeeze(1))
         states, roots = self._open(self, incoming)
-        lists = self._list(states, self.sampling.select(incoming.row, with_noise=shape.is_sampled))
+        lists = self._lists(states, self.sampling.select(incoming.row, with_noise=shape.is_sampled))
         done = self._accept(at(hidden, last), roots, lists)
         self._enter(self, incoming.row, states, roots, done)
         self._tell()
@@ -182,22 +196,39 @@ class Passes:
     def _round(self, shape: RoundShape) -> None:
         """Draft, verify, accept, commit."""
         states = self.states.first(shape.batch)
-        lists = self._list(states, self.sampling.first(shape.batch, with_noise=shape.is_sampled))
+        lists = self._lists(states, self.sampling.first(shape.batch, with_noise=shape.is_sampled))
         trees = self._draft(shape, states, lists)
-        root = self.shapes.root_width(shape.pending, trees.num_places - 1)
+        root = shape.pending
         hidden, of_pass = self._verify(shape, root, states, trees)
         done = self._accept(hidden, trees, lists)
-        self._commit(self, root, states, trees, done, of_pass, shape.tree is not None)
+        if hidden.is_cuda:
+            self._keep_in_kernels(root, states, trees, done, of_pass, is_drafted=shape.tree is not None)
+        else:
+            self._commit(self, root, states, trees, done, of_pass, shape.tree is not None)
         self._tell()
 
     def _tell(self) -> None:
         """Have the host know how all lists stand."""
-        self._summary.copy_(self.states.summary(), non_blocking=True)
+        if self.device.type == "cuda":
+            triton_commit.summarize(self.states, self._summarized)
+        else:
+            self._summarized = self.states.summary()
+        self._summary.copy_(self._summarized, non_blocking=True)
 
     def _draft(self, shape: RoundShape, states: ListStates, lists: Lists) -> Trees:
         """A tree for each list; bare roots without a draft."""
         if self._drafter is None or shape.tree is None:
             return Trees.bare(states.node.clone())
+        if self._kernel_drafter is not None and self._kernel_drafter.can_grow(shape.tree, lists):
+            return self._kernel_drafter.grow(
+                shape.tree,
+                states,
+                self._features,
+                lists,
+                num_columns=shape.news,
+                num_places=shape.draft_places,
+                most_wanted=shape.wanted,
+            )
         news = self._bring_news(self, shape.news, shape.draft_places, shape.wanted, states)
         trees = self._drafter.grow(shape.tree, news, lists)
         return trees if self.shapes.pads else trees.first(int(trees.is_real.sum(dim=1).max()))
@@ -212,9 +243,21 @@ class Passes:
             whole pass.
         """
         num_places = self.shapes.places_for(shape.longest + root + trees.num_places - 1)
-        tokens, positions, places, mask, asked = self._lay_out(self, root, num_places, states, trees)
+        if self.device.type == "cuda":
+            laid_out = triton_inputs.lay_out(root, num_places, states, trees)
+        else:
+            laid_out = self._lay_out(self, root, num_places, states, trees)
+        tokens, positions, places, mask, asked = laid_out
         hidden, of_pass = self._target(tokens, positions, places, mask, slice(0, shape.batch))
         return at(hidden, asked), of_pass
+
+    def _lists(self, states: ListStates, sampling: Sampling) -> Lists:
+        """As `ListStates.lists`."""
+        if self.device.type != "cuda":
+            return self._list(states, sampling)
+        free = states.free[:, :-1]
+        rows = FreeRows(free, triton_inputs.free_before(free))
+        return Lists(rows, sampling, states.num_items, states.limit - states.num_items)
 
     def _opened(self, incoming: Arrivals) -> tuple[ListStates, Trees]:
         """New lists, and the roots at which their first codes are chosen."""
@@ -275,6 +318,9 @@ class Passes:
 
     def _accept(self, hidden: torch.Tensor, trees: Trees, lists: Lists) -> Accepted:
         deepest = min(self.widths.guessed, trees.num_places - 1)
+        if hidden.is_cuda and lists.sampling.noise is None:
+            logits = F.linear(hidden, self._code_heads.flatten(0, 1))
+            return triton_verify.decide(self._index, logits, trees, lists, deepest)
         done = self._decide(self._index, self._code_heads, hidden, trees, lists, deepest)
         return done if self.shapes.pads else replace(done, path=done.path[:, : int(done.num_path.max())])
 
@@ -292,6 +338,25 @@ class Passes:
         if self._drafter is not None:
             self._remember(root, states, done, of_pass)
         states.put(0, states.after(trees, done, is_round=True, is_drafted=is_drafted))
+
+    def _keep_in_kernels(
+        self,
+        root: int,
+        states: ListStates,
+        trees: Trees,
+        done: Accepted,
+        of_pass: Sequence[torch.Tensor],
+        *,
+        is_drafted: bool,
+    ) -> None:
+        """As `_written`."""
+        done = replace(done, path=done.path.contiguous())
+        triton_commit.keep(self._target.cache.data, root, states, done)
+        if self._drafter is not None and self._drafter.draft.config.features == "last":
+            triton_commit.remember(self._features, root, states, done, of_pass[-1])
+        elif self._drafter is not None:
+            self._remember(root, states, done, of_pass)
+        triton_commit.commit(states, trees, done, is_drafted=is_drafted)
 
     def _keep(self, root: int, states: ListStates, done: Accepted) -> None:
         """Move the cache's entries of accepted guesses to where they belong."""

@@ -96,10 +96,6 @@ class Shapes:
             is_sampled=is_sampled,
         )
 
-    def root_width(self, pending: int, num_guessed: int) -> int:
-        """Columns of a pass for pending tokens, so that all columns together suit the device."""
-        return self.tokens_for(pending + num_guessed) - num_guessed
-
     def round(
         self, summary: Summary, widths: Widths, max_batch: int, tree: TreeShape | None, *, is_sampled: bool
     ) -> RoundShape:

@@ -214,7 +214,7 @@ class ListStates:
     def summary(self) -> torch.Tensor:
         """What the host wants to know after a round, the columns of `Summary`, int64 [6, batch]."""
         unread = self.length - self.start - self.num_read
-        num_tokens = self.counts[:, _NUM_ROUND_TOKENS]
+        num_tokens = self.counts[:, NUM_ROUND_TOKENS]
         return torch.stack((self.num_items, self.limit, self.num_pending, unread, self.length, num_tokens))
 
     def results(self, which: list[int]) -> list["Result"]:
@@ -250,7 +250,7 @@ class Tally:
 
 
 _COUNTS = [field.name for field in fields(Tally)]
-_NUM_COUNTS, _NUM_ROUND_TOKENS = len(_COUNTS), _COUNTS.index("num_round_tokens")
+_NUM_COUNTS, NUM_ROUND_TOKENS = len(_COUNTS), _COUNTS.index("num_round_tokens")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,354 @@
+"""The GPU's versions of what lays out the inputs of a round's passes, in Triton."""
+
+import torch
+import triton
+import triton.language as tl
+
+from service.engine.constraint import TrieIndex
+from service.engine.states import ListStates
+from service.engine.tree import Trees
+from service.engine.triton_tree import Candidates
+
+
+def free_before(free: torch.Tensor) -> torch.Tensor:
+    """Free rows before each row, int64 [batch, num_items + 1], of `free`, bool [batch, num_items]."""
+    batch, num_items = free.shape
+    before = torch.empty(batch, num_items + 1, dtype=torch.int64, device=free.device)
+    _free_before[(batch,)](
+        free, before, num_items, free.stride(0), 4096, triton.cdiv(num_items, 4096), num_warps=8
+    )
+    return before
+
+
+def lay_out(
+    root: int, num_places: int, states: ListStates, trees: Trees
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """See `Passes._laid_out`."""
+    batch, n = trees.token.shape
+    columns, device = root + n - 1, trees.token.device
+    tokens, positions, places = torch.empty(3, batch, columns, dtype=torch.int64, device=device)
+    mask = torch.empty(batch, columns, num_places, dtype=torch.bool, device=device)
+    asked = torch.empty(batch, n, dtype=torch.int64, device=device)
+    _lay_out[(batch, columns)](
+        states.pending, states.num_pending, states.length, trees.token, trees.depth, trees.sees,
+        tokens, positions, places, mask, asked,
+        root, n, num_places, states.pending.shape[1], triton.next_power_of_2(num_places),
+    )  # fmt: skip
+    return tokens, positions, places, mask, asked
+
+
+def news_features(
+    features: torch.Tensor, states: ListStates, num_columns: int, weight: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """Of each token that is new to the draft the feature that goes before it, normed, [batch, n, hidden].
+
+    Args:
+        features: of all rows, [rows, places, hidden].
+        states: of the first rows.
+        num_columns: n.
+        weight: of the norm.
+        eps: what is added to a variance.
+    """
+    batch, width = len(states.length), features.shape[2]
+    normed = features.new_empty(batch, num_columns, width)
+    _news_features[(batch, num_columns)](
+        features, states.length, states.start, states.num_read, weight, normed,
+        features.shape[1], width, eps, triton.next_power_of_2(width),
+        num_warps=8,
+    )  # fmt: skip
+    return normed
+
+
+class Position:
+    """What a draft adds for where a token stands, as one tensor each; see `PositionModule`.
+
+    Args:
+        of_slots: [num_slots, hidden], scaled already; None: it does not know.
+        of_step: [hidden], of the pass; None likewise.
+        gate: its weight [hidden] and bias [1].
+    """
+
+    def __init__(
+        self,
+        of_slots: torch.Tensor | None,
+        of_step: torch.Tensor | None,
+        gate: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> None:
+        self.of_slots, self.of_step, self.gate = of_slots, of_step, gate
+
+
+def place_news(
+    told: torch.Tensor,
+    of_token: torch.Tensor,
+    token_row: torch.Tensor,
+    position: Position,
+    index: TrieIndex,
+    states: ListStates,
+    num_places: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What is new to the draft as its inputs [batch, n, hidden]; positions; the last of each list; what that may see.
+
+    Args:
+        told: the features' part of the inputs, [batch, n, hidden].
+        of_token: the tokens' part, [tokens, hidden].
+        token_row: int64 [vocabulary], which of these is each token's.
+        position: of the first pass.
+        index: the trie.
+        states: of the first rows.
+        num_places: of the cache, which the mask is of.
+    """
+    batch, n, width = told.shape
+    u = torch.empty_like(told)
+    positions = torch.empty(batch, n, dtype=torch.int64, device=told.device)
+    last = torch.empty(batch, 1, dtype=torch.int64, device=told.device)
+    mask = torch.empty(batch, 1, num_places, dtype=torch.bool, device=told.device)
+    slots, step, (weight, bias) = _parts_of(position, told)
+    _place_news[(batch, n)](
+        told, of_token, token_row, slots, step, weight, bias,
+        states.tokens, states.pending, states.num_pending, states.length, states.start, states.num_read, states.node,
+        index.node_depth, u, positions, last, mask,
+        states.tokens.shape[1], states.pending.shape[1], num_places, width,
+        triton.next_power_of_2(width), triton.next_power_of_2(num_places),
+        position.of_slots is not None, position.of_step is not None,
+        num_warps=8,
+    )  # fmt: skip
+    return u, positions, last, mask
+
+
+def place_branches(
+    step: int,
+    told: torch.Tensor,
+    of_token: torch.Tensor,
+    token_row: torch.Tensor,
+    position: Position,
+    candidates: Candidates,
+    width: int,
+    context: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As `place_news`, of the tokens of the best candidates of pass `step - 1`, [batch, width * s].
+
+    Args:
+        step: of the pass that reads them, from 1.
+        told: the features' part of the inputs, of each branch that they may have grown from, [batch, m, hidden].
+        of_token: the tokens' part.
+        token_row: which of these is each token's.
+        position: of this pass.
+        candidates: of all passes so far.
+        width: branches of a pass that are read.
+        context: bool [batch, 1, base], the places before scratch that hold the lists' own tokens.
+    """
+    branches = candidates.branches
+    batch, num_passes, count, s = branches.tokens.shape
+    m, hidden, base = told.shape[1], told.shape[2], context.shape[2]
+    num_places = base + step * width * s
+    u = told.new_empty(batch, width * s, hidden)
+    positions = torch.empty(batch, width * s, dtype=torch.int64, device=told.device)
+    last = torch.empty(batch, width, dtype=torch.int64, device=told.device)
+    mask = torch.empty(batch, width, num_places, dtype=torch.bool, device=told.device)
+    slots, of_step, (weight, bias) = _parts_of(position, told)
+    _place_branches[(batch, width * s)](
+        told, of_token, token_row, slots, of_step, weight, bias,
+        branches.tokens, branches.parent, branches.length, branches.slot, branches.end,
+        u, positions, last,
+        step - 1, num_passes, count, m, width, hidden, s,
+        triton.next_power_of_2(hidden), position.of_slots is not None, position.of_step is not None,
+        num_warps=8,
+    )  # fmt: skip
+    _see_branches[(batch, width)](
+        branches.parent, branches.length, context, mask,
+        num_passes, count, width, base, num_places, s, step, triton.next_power_of_2(num_places),
+    )  # fmt: skip
+    return u, positions, last, mask
+
+
+def _parts_of(
+    position: Position, stand_in: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """Its tensors; what is absent is not read, whatever stands in its place."""
+    slots = stand_in if position.of_slots is None else position.of_slots
+    step = stand_in if position.of_step is None else position.of_step
+    return slots, step, position.gate or (stand_in, stand_in)
+
+
+@triton.jit
+def _free_before(free, before, num_items, free_stride, BLOCK: tl.constexpr, BLOCKS: tl.constexpr):
+    """One list."""
+    of_list = tl.program_id(0).to(tl.int64)
+    lane = tl.arange(0, BLOCK)
+    out = before + of_list * (num_items + 1)
+    total = tl.load(free + of_list * free_stride).to(tl.int64) * 0
+    tl.store(out, total)
+    for block in tl.static_range(BLOCKS):
+        row = block * BLOCK + lane
+        inside = row < num_items
+        is_free = tl.load(free + of_list * free_stride + row, mask=inside, other=0).to(tl.int32)
+        tl.store(out + row + 1, total + tl.cumsum(is_free, axis=0).to(tl.int64), mask=inside)
+        total += tl.sum(is_free).to(tl.int64)
+
+
+@triton.jit
+def _lay_out(
+    pending, num_pending, length, tree_token, tree_depth, sees, tokens, positions, places, mask, asked,
+    root, n, num_places, most_pending, PLACES: tl.constexpr,
+):  # fmt: skip
+    """One column of one list."""
+    of_list, column = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    columns = root + n - 1
+    of_length = tl.load(length + of_list)
+    last = tl.maximum(tl.load(num_pending + of_list) - 1, 0)
+    is_guess = column >= root
+    guess = column - root + 1  # its place in the tree
+    token = tl.load(
+        pending + of_list * most_pending + column, mask=(is_guess == 0) & (column < most_pending), other=0
+    )
+    token += tl.load(tree_token + of_list * n + guess, mask=is_guess, other=0)
+    depth = tl.load(tree_depth + of_list * n + guess, mask=is_guess, other=0)
+    out = of_list * columns + column
+    tl.store(tokens + out, token)
+    tl.store(positions + out, of_length + tl.where(is_guess, last + depth, tl.minimum(last, column)))
+    tl.store(places + out, of_length + column)
+    if is_guess:
+        tl.store(asked + of_list * n + guess, column.to(tl.int64))
+    if column == 0:
+        tl.store(asked + of_list * n, last)
+    place = tl.arange(0, PLACES)
+    other = place - of_length
+    is_cached = other < 0
+    is_pending = (other >= 0) & (other < root)
+    is_tree = (other >= root) & (other < columns)
+    sees_it = tl.load(
+        sees + (of_list * n + guess) * n + other - root + 1,
+        mask=is_tree & is_guess & (place < num_places),
+        other=0,
+    )
+    limit = tl.where(is_guess, last, column)
+    seen = is_cached | (is_pending & (other <= limit)) | (is_tree & is_guess & (sees_it != 0))
+    tl.store(mask + out * num_places + place, seen, mask=place < num_places)
+
+
+@triton.jit
+def _news_features(
+    features, length, start, num_read, weight, normed, places, width, eps, WIDTH: tl.constexpr
+):  # fmt: skip
+    """One column of one list."""
+    row, column = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    columns = tl.num_programs(1)
+    read = tl.load(num_read + row)
+    num_verified = tl.load(length + row) - tl.load(start + row) - read
+    place = tl.minimum(tl.maximum(read + tl.minimum(num_verified, column), 0), places - 1)
+    lane = tl.arange(0, WIDTH)
+    inside = lane < width
+    value = tl.load(features + (row * places + place) * width + lane, mask=inside, other=0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(value * value) / width + eps)
+    result = value * scale * tl.load(weight + lane, mask=inside, other=0.0).to(tl.float32)
+    tl.store(normed + (row * columns + column) * width + lane, result, mask=inside)
+
+
+@triton.jit
+def _placed(
+    told, of_token, token_row, of_slots, of_step, weight, bias, token, slot, is_guess, width,
+    WIDTH: tl.constexpr, HAS_SLOTS: tl.constexpr, HAS_STEP: tl.constexpr,
+):  # fmt: skip
+    """An input of the draft, position and all; `told` points to its own row."""
+    lane = tl.arange(0, WIDTH)
+    inside = lane < width
+    u = tl.load(told + lane, mask=inside, other=0.0).to(tl.float32)
+    own = tl.load(token_row + token) * width
+    u += tl.load(of_token + own + lane, mask=inside, other=0.0).to(tl.float32)
+    placed = u
+    if HAS_SLOTS:
+        placed += tl.load(of_slots + slot * width + lane, mask=inside, other=0.0).to(tl.float32)
+    if HAS_STEP:
+        score = tl.sum(u * tl.load(weight + lane, mask=inside, other=0.0).to(tl.float32))
+        gate = tl.sigmoid(score + tl.load(bias).to(tl.float32))
+        gate = tl.where(is_guess, gate, 0.0)
+        placed += gate * tl.load(of_step + lane, mask=inside, other=0.0).to(tl.float32)
+    return placed
+
+
+@triton.jit
+def _place_news(
+    told, of_token, token_row, of_slots, of_step, weight, bias,
+    tokens, pending, num_pending, length, start, num_read, node, node_depth,
+    u, positions, last_column, mask,
+    most_tokens, most_pending, num_places, width,
+    WIDTH: tl.constexpr, PLACES: tl.constexpr, HAS_SLOTS: tl.constexpr, HAS_STEP: tl.constexpr,
+):  # fmt: skip
+    """One column of one list."""
+    row, column = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    columns = tl.num_programs(1)
+    read, begin = tl.load(num_read + row), tl.load(start + row)
+    num_verified = tl.load(length + row) - begin - read
+    last = tl.maximum(num_verified + tl.load(num_pending + row) - 1, 0)
+    is_guess = column >= num_verified
+    verified = tl.minimum(tl.maximum(read + column, 0), most_tokens - 1)
+    waiting = tl.minimum(tl.maximum(column - num_verified, 0), most_pending - 1)
+    token = tl.where(
+        is_guess,
+        tl.load(pending + row * most_pending + waiting),
+        tl.load(tokens + row * most_tokens + verified),
+    )
+    # L + 1 slots; the remainder of what is negative is negative.
+    slot = (tl.load(node_depth + tl.load(node + row)) - (last - column)) % most_pending
+    slot = tl.where(slot < 0, slot + most_pending, slot)
+    out = row * columns + column
+    placed = _placed(
+        told + out * width, of_token, token_row, of_slots, of_step, weight, bias, token, slot, is_guess, width,
+        WIDTH, HAS_SLOTS, HAS_STEP,
+    )  # fmt: skip
+    lane = tl.arange(0, WIDTH)
+    tl.store(u + out * width + lane, placed, mask=lane < width)
+    tl.store(positions + out, begin + read + column)
+    if column == 0:
+        tl.store(last_column + row, last)
+        place = tl.arange(0, PLACES)
+        tl.store(mask + row * num_places + place, place < begin + read + last + 1, mask=place < num_places)
+
+
+@triton.jit
+def _place_branches(
+    told, of_token, token_row, of_slots, of_step, weight, bias,
+    tokens, parent, length, slots, end,
+    u, positions, last_column,
+    number, num_passes, count, m, width, hidden, s,
+    WIDTH: tl.constexpr, HAS_SLOTS: tl.constexpr, HAS_STEP: tl.constexpr,
+):  # fmt: skip
+    """One token of one branch."""
+    of_list, column = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    branch, place = column // s, column % s
+    at = (of_list * num_passes + number) * count + branch
+    last = tl.load(length + at) - 1
+    after = last - place
+    slot = (tl.load(slots + at) - after) % s
+    slot = tl.where(slot < 0, slot + s, slot)
+    token = tl.load(tokens + at * s + place)
+    grew_from = tl.minimum(tl.load(parent + at), m - 1)
+    placed = _placed(
+        told + (of_list * m + grew_from) * hidden, of_token, token_row, of_slots, of_step, weight, bias, token, slot,
+        place >= 0, hidden, WIDTH, HAS_SLOTS, HAS_STEP,
+    )  # fmt: skip
+    out = of_list * width * s + column
+    lane = tl.arange(0, WIDTH)
+    tl.store(u + out * hidden + lane, placed, mask=lane < hidden)
+    tl.store(positions + out, tl.load(end + at) - 1 - after)
+    if place == 0:
+        tl.store(last_column + of_list * width + branch, column + tl.maximum(last, 0))
+
+
+@triton.jit
+def _see_branches(
+    parent, length, context, mask, num_passes, count, width, base, num_places, s,
+    STEP: tl.constexpr, PLACES: tl.constexpr,
+):  # fmt: skip
+    """What the last token of a branch may look at: the list's own tokens, and those of it and its ancestors."""
+    of_list, branch = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    place = tl.arange(0, PLACES)
+    seen = tl.load(context + of_list * base + place, mask=place < base, other=0) != 0
+    ancestor = branch.to(tl.int64)
+    for back in tl.static_range(STEP):
+        number = STEP - 1 - back
+        at = (of_list * num_passes + number) * count + ancestor
+        begin = base + (number * width + ancestor) * s
+        seen |= (place >= begin) & (place < begin + tl.load(length + at))
+        ancestor = tl.load(parent + at)
+    tl.store(mask + (of_list * width + branch) * num_places + place, seen, mask=place < num_places)

@@ -31,6 +31,8 @@ class KernelDrafter:
     def __init__(self, drafter: Drafter, extension: ByItem, index: TrieIndex) -> None:
         self._drafter, self._extension, self._index = drafter, extension, index
         draft = drafter.draft
+        # A product whose rows are not aligned takes twice as long.
+        self._vectors = F.pad(extension.vectors, (0, 0, 0, -len(extension.vectors) % 8))
         module, config = draft.position, draft.config
         of_slots = module.alpha * module.item_slot if module.knows_slot else None
         gate = (module.gate.weight[0], module.gate.bias) if module.knows_step else None
@@ -122,7 +124,7 @@ class KernelDrafter:
         draft = self._drafter.draft
         extend_by_item(
             self._index,
-            F.linear(draft.item_query(state), self._extension.vectors),
+            F.linear(draft.item_query(state), self._vectors),
             draft.log_sharpness_of(step),
             self._extension.leaf_begin,
             branches,

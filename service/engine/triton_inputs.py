@@ -14,8 +14,9 @@ def free_before(free: torch.Tensor) -> torch.Tensor:
     """Free rows before each row, int64 [batch, num_items + 1], of `free`, bool [batch, num_items]."""
     batch, num_items = free.shape
     before = torch.empty(batch, num_items + 1, dtype=torch.int64, device=free.device)
+    block = min(16384, triton.next_power_of_2(num_items))
     _free_before[(batch,)](
-        free, before, num_items, free.stride(0), 4096, triton.cdiv(num_items, 4096), num_warps=8
+        free, before, num_items, free.stride(0), block, triton.cdiv(num_items, block), num_warps=16
     )
     return before
 

@@ -71,14 +71,15 @@ def extend_by_item(
 
     Args:
         index: the trie.
-        scores: of all items, [batch, n, num_items].
+        scores: of all items, [batch, n, num_items or more].
         log_sharpness: of a guess that begins at each slot, [num_slots].
         leaf_begin: int64 [num_items], the first row with each one's semantic ID.
         branches: [batch, n].
         lists: that they belong to.
         found: views of memory, one pass of `Candidates`.
     """
-    batch, n, num_items = scores.shape
+    batch, n, num_scores = scores.shape
+    num_items = len(leaf_begin)
     count, num_written = found.parent.shape[1], branches.written.shape[2]
     parts, kept = triton.cdiv(num_items, _PART), triton.next_power_of_2(count)
     values = scores.new_empty(batch, n, parts, kept, dtype=torch.float32)
@@ -89,7 +90,8 @@ def extend_by_item(
         scores, branches.node, branches.written, branches.slot, log_sharpness,
         free, before, index.node_begin, index.node_end, leaf_begin,
         values, rows, sums,
-        n, num_items, len(log_sharpness) - 1, branches.node.stride(0), branches.written.stride(0), free.stride(0),
+        n, num_items, num_scores, len(log_sharpness) - 1,
+        branches.node.stride(0), branches.written.stride(0), free.stride(0),
         NOT_ALLOWED, num_written, _PART, kept,
     )  # fmt: skip
     which = torch.empty(batch, count, dtype=torch.int64, device=scores.device)
@@ -193,7 +195,7 @@ def _ordered_bits(value):
 def _best_of_part(
     scores, node, written, slot, log_sharpness, free, before, node_begin, node_end, leaf_begin,
     values, rows, sums,
-    n, num_items, last_slot, node_stride, written_stride, free_stride,
+    n, num_items, num_scores, last_slot, node_stride, written_stride, free_stride,
     NOT_ALLOWED: tl.constexpr, WRITTEN: tl.constexpr, PART: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
     """The best items of a part of the catalogue for one branch, and what its softmax needs of the part."""
@@ -215,7 +217,7 @@ def _best_of_part(
         allowed &= row != tl.load(written + of_list * written_stride + number * WRITTEN + i)
     of_slot = tl.minimum(tl.load(slot + of_list * node_stride + number), last_slot)
     sharpness = tl.exp(tl.load(log_sharpness + of_slot).to(tl.float32))
-    score = tl.load(scores + branch * num_items + row, mask=allowed, other=0.0).to(tl.float32) * sharpness
+    score = tl.load(scores + branch * num_scores + row, mask=allowed, other=0.0).to(tl.float32) * sharpness
     # Whatever was computed for lists that are nobody's: every candidate has a place in the order.
     score = tl.minimum(tl.maximum(score, NOT_ALLOWED / 10), -NOT_ALLOWED / 10)
     score = tl.where(allowed, score, NOT_ALLOWED)

@@ -45,15 +45,16 @@ def decide(index: TrieIndex, logits: torch.Tensor, trees: Trees, lists: Lists, m
         num_forced=ints(),
     )
     _accept[(batch,)](
-        trees.parent, trees.node, trees.slot, trees.depth, trees.row, trees.is_real, trees.sees,
+        trees.parent, trees.node, trees.slot, trees.row, trees.written, trees.is_real,
         choice, log_p, is_lone, lists.num_wanted, before,
         index.node_begin, index.node_end, index.node_depth, index.codes, index.item_tokens, index.path,
         done.path, done.num_path, done.pending, done.num_pending, done.node, done.rows, done.log_scores,
         done.num_rows, done.num_tokens, done.num_forced,
         n, most, num_items, columns,
         index.num_levels, triton.next_power_of_2(index.num_levels + 1), triton.next_power_of_2(columns),
-        triton.next_power_of_2(max(1, most)), triton.next_power_of_2(n), num_items.bit_length() + 1, DEAD, ROOT_NODE,
-        num_warps=min(16, max(4, triton.next_power_of_2(n) // 8)),
+        triton.next_power_of_2(max(1, most)), triton.next_power_of_2(n), num_written, num_items.bit_length() + 1,
+        DEAD, ROOT_NODE,
+        num_warps=1,
     )  # fmt: skip
     return done
 
@@ -96,64 +97,58 @@ def _choose(
 
 @triton.jit
 def _accept(
-    parents, nodes, slots, depths, rows_of, is_real, sees, choice, choice_log_p, choice_lone, num_wanted, before,
+    parents, nodes, slots, rows_of, written, is_real, choice, choice_log_p, choice_lone, num_wanted, before,
     node_begin, node_end, node_depth, codes, item_tokens, path_of,
     path, num_path, pending, num_pending, node, rows, log_scores, num_rows, num_tokens, num_forced,
     n, most, num_items, columns,
     LEVELS: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, MOST: tl.constexpr, BLOCK: tl.constexpr,
-    STEPS: tl.constexpr, DEAD: tl.constexpr, ROOT: tl.constexpr,
+    WRITTEN: tl.constexpr, STEPS: tl.constexpr, DEAD: tl.constexpr, ROOT: tl.constexpr,
 ):  # fmt: skip
     """Follow the target through one tree."""
     of_list = tl.program_id(0).to(tl.int64)
-    place = tl.arange(0, BLOCK)
+    place, item = tl.arange(0, BLOCK), tl.arange(0, COLUMNS)
+    first_place = of_list * n
     inside = place < n
-    at = of_list * n + place
-    parent = tl.load(parents + at, mask=inside, other=0)
+    at = first_place + place
+    parent = tl.load(parents + at, mask=inside, other=-1)
     at_node = tl.load(nodes + at, mask=inside, other=DEAD)
-    slot = tl.load(slots + at, mask=inside, other=0)
-    depth = tl.load(depths + at, mask=inside, other=0)
-    row = tl.load(rows_of + at, mask=inside, other=-1)
+    is_separator = tl.load(slots + at, mask=inside, other=0) == LEVELS
     real = tl.load(is_real + at, mask=inside, other=0) != 0
     wanted = tl.load(num_wanted + of_list)
-    above = (
-        tl.load(sees + at[:, None] * n + place[None, :], mask=inside[:, None] & inside[None, :], other=0) != 0
-    )
-    num_before = tl.sum((above & (row >= 0)[None, :]).to(tl.int32), axis=1)
-    as_chosen = (at_node != DEAD) & (
-        at_node == tl.load(choice + of_list * n + parent, mask=inside, other=DEAD)
-    )
+    num_before = tl.zeros([BLOCK], tl.int32)
+    for i in tl.static_range(WRITTEN):
+        num_before += (tl.load(written + at * WRITTEN + i, mask=inside, other=-1) >= 0).to(tl.int32)
+    chosen_there = tl.load(choice + first_place + parent, mask=inside, other=DEAD)
+    as_chosen = (at_node != DEAD) & (at_node == chosen_there)
     # A list has no separator after its last item.
     separates = (at_node == ROOT) & (num_before < wanted)
-    follows = (real & tl.where(slot == LEVELS, separates, as_chosen)) | (place == 0)
-    on_path = inside & (tl.sum((above & (follows == 0)[None, :]).to(tl.int32), axis=1) == 0)
-    reached = tl.where(on_path, depth + 1, 0)
-    deepest, end = tl.max(reached), tl.argmax(reached, axis=0)
-    is_guess = on_path & (depth > 0)
-    column = tl.arange(0, MOST)
-    of_column = is_guess[None, :] & ((depth - 1)[None, :] == column[:, None])
-    tl.store(
-        path + of_list * most + column,
-        tl.sum(tl.where(of_column, place[None, :], 0), axis=1).to(tl.int64),
-        mask=column < most,
-    )
-    tl.store(num_path + of_list, deepest - 1)
+    follows = real & (place > 0) & tl.where(is_separator, separates, as_chosen)
 
-    # Items and their scores, in the order in which the path completes them.
-    is_code = is_guess & (slot < LEVELS)
-    completes = on_path & (row >= 0)
-    count = tl.sum(completes.to(tl.int64))
-    order = tl.sum((above & completes[None, :]).to(tl.int32), axis=1) - completes.to(tl.int32)
-    item = tl.arange(0, COLUMNS)
-    is_item = completes[None, :] & (order[None, :] == item[:, None])
-    done = tl.max(tl.where(is_item, row[None, :], -1), axis=1)
-    log_p = tl.load(choice_log_p + of_list * n + parent, mask=is_code, other=0.0)
-    is_score = is_code[None, :] & (order[None, :] == item[:, None])
-    scores = tl.sum(tl.where(is_score, log_p[None, :], 0.0), axis=1)
-    lone = is_code & (tl.load(choice_lone + of_list * n + parent, mask=is_code, other=0) != 0)
-    tokens, forced = tl.sum(is_code.to(tl.int64)), tl.sum(lone.to(tl.int64))
+    # From the root on to the one child that the target goes to; items and scores in the order of the path.
+    end = tl.zeros([], tl.int64)
+    length, count, tokens, forced = end, end, end, end
+    done = tl.full([COLUMNS], -1, tl.int64)
+    scores = tl.zeros([COLUMNS], tl.float32)
+    for column in range(MOST):
+        child = tl.max(tl.where(follows & (parent == end), place, 0)).to(tl.int64)
+        goes_on = child > 0
+        tl.store(path + of_list * most + column, child, mask=column < most)
+        is_code = goes_on & (tl.load(slots + first_place + child) < LEVELS)
+        row = tl.load(rows_of + first_place + child)
+        log_p = tl.load(choice_log_p + first_place + end)
+        lone = is_code & (tl.load(choice_lone + first_place + end) != 0)
+        scores += tl.where((item == count) & is_code, log_p, 0.0)
+        completes = goes_on & (row >= 0)
+        done = tl.where((item == count) & completes, row, done)
+        tokens += is_code.to(tl.int64)
+        forced += lone.to(tl.int64)
+        count += completes.to(tl.int64)
+        length += goes_on.to(tl.int64)
+        end = tl.where(goes_on, child, end)
+    tl.store(num_path + of_list, length)
 
     # Where the path ends the target's own choice follows, unless the list or an item ends there.
-    last = of_list * n + end
+    last = first_place + end
     last_node = tl.load(nodes + last)
     last_slot = tl.load(node_depth + last_node)
     chooses = (last_slot < LEVELS) & (count < wanted)

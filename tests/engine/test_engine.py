@@ -80,7 +80,7 @@ def test_what_does_not_fit_is_refused_with_the_arithmetic(shop, monkeypatch) -> 
     with pytest.raises(InputError) as refused:
         engine.reserve(400)
     assert re.fullmatch(
-        r"0\.0 GiB for 24 rows of \d+ places in the target's cache \+ 0\.0 GiB for 24 rows of \d+ places in the "
+        r"0\.0 GiB for 32 rows of \d+ places in the target's cache \+ 0\.0 GiB for 32 rows of \d+ places in the "
         r"draft's cache \+ 0\.0 GiB for kept prompts are more than 90% of the 0\.0 GiB that are there; "
         r"lower worker\.max_batch or worker\.kept_prompts",
         str(refused.value),

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +17,6 @@ from service.types import MAX_TEMPERATURE, MIN_TEMPERATURE, MIN_TOP_P
 
 if TYPE_CHECKING:
     from service.catalog.bundle import Bundle
-    from service.engine.fusing import Fuse
     from service.evaluation.decode_bench import Question
     from service.evaluation.decode_methods import Method, TreeKind
 
@@ -98,12 +96,6 @@ def bench_decode(
             help="Write lists untimed first; without, times mean nothing and the rest comes sooner."
         ),
     ] = True,
-    compiled: Annotated[
-        bool,
-        typer.Option(
-            "--compile", help="The engine's parts as torch.compile makes them, which takes minutes."
-        ),
-    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Time the writing of lists with and without drafts, and compare them with the reference's.
@@ -113,7 +105,6 @@ def bench_decode(
     from service.build import prepared_cases
     from service.catalog.bundle import Bundle
     from service.data.dataset import Dataset
-    from service.engine.fusing import as_it_is, fuse_with
     from service.evaluation.decode_bench import Question, measure_decode, requests_of
     from service.evaluation.report import write_report
     from service.model.target import load_target, pick_device, pick_dtype
@@ -168,9 +159,8 @@ def bench_decode(
         Tree.AUTO: ("auto",),
     }
     shapes = [{"constrained": not unconstrained, "width": width, **size} for size in sizes]
-    fuse = fuse_with("inductor") if compiled else as_it_is
-    methods = _plain_methods(question, baselines, fuse)
-    methods += _draft_methods(question, folders, opened.target_digest, kinds[tree], shapes, fuse)
+    methods = _plain_methods(question, baselines)
+    methods += _draft_methods(question, folders, opened.target_digest, kinds[tree], shapes)
     with bar("decoding") as progress:
         rows = measure_decode(
             question,
@@ -258,11 +248,11 @@ def _shuffled(cases: Sequence[Any], seed: int) -> list[Any]:
     return [cases[index] for index in np.random.default_rng(seed).permutation(len(cases))]
 
 
-def _plain_methods(question: "Question", names: Sequence[str], fuse: "Fuse") -> "list[Method]":
+def _plain_methods(question: "Question", names: Sequence[str]) -> "list[Method]":
     from service.evaluation.decode_methods import autoregressive_method, transformers_method
 
     makers: tuple[Callable[..., Method], ...] = (
-        partial(autoregressive_method, fuse=fuse),
+        autoregressive_method,
         transformers_method,
     )
     make = dict(zip(BASELINES, makers, strict=True))
@@ -275,7 +265,6 @@ def _draft_methods(
     target_digest: str,
     kinds: "Sequence[TreeKind]",
     shapes: Sequence[dict[str, Any]],
-    fuse: "Fuse",
 ) -> "list[Method]":
     from service.engine.tree import TreeShape
     from service.evaluation.decode_methods import draft_method, shape_of
@@ -308,7 +297,6 @@ def _draft_methods(
                     tree=kind,
                     shape=shape,
                     requests=question.requests,
-                    fuse=fuse,
                 )
             )
     return methods

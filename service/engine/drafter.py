@@ -11,7 +11,7 @@ once.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,6 @@ from service.catalog.layout import TokenLayout
 from service.engine.branches import Branches, Lists
 from service.engine.constraint import NOT_ALLOWED, TrieIndex
 from service.engine.extensions import AnyToken, Best, ByCode, ByItem, Extension
-from service.engine.fusing import Fuse
 from service.engine.kv_cache import KvCache
 from service.engine.tree import Trees, TreeShape, grow
 from service.errors import InputError
@@ -144,7 +143,6 @@ class Drafter:
         index: the trie on the device.
         code_heads: rows of the target's head for each level's codes, [L, C, hidden].
         shapes: how much it may be asked to guess; all constrained, or none.
-        fuse: makes its passes faster.
 
     Raises:
         InputError: they do without the constraint, and the draft knows nothing but items.
@@ -158,7 +156,6 @@ class Drafter:
         index: TrieIndex,
         code_heads: torch.Tensor,
         shapes: Sequence[TreeShape],
-        fuse: Fuse,
     ) -> None:
         config = draft.config
         self.draft = draft
@@ -177,12 +174,6 @@ class Drafter:
             self.extension = ByItem(index, code_heads, draft)
         else:
             self.extension = ByCode(index, code_heads, draft)
-        # Functions, not methods of this: an object that holds its own method, and its cache, is not freed at once.
-        self._score: Callable[..., torch.Tensor] = fuse(type(self.extension).score)
-        self._extend: Callable[..., Branches] = fuse(type(self.extension).extend)
-        self._join = fuse(grow)
-        self._place_prompts = fuse(Draft.inputs)
-        self._place_news, self._place_branches = fuse(Drafter._news_placed), fuse(Drafter._branches_placed)
 
     def read_prompts(
         self,
@@ -204,7 +195,7 @@ class Drafter:
             num_places: of the cache that they reach to.
         """
         self.cache.reserve(rows.stop, num_places)
-        u = self._place_prompts(self.draft, features, self._embedding(tokens), slots, 0)
+        u = self.draft.inputs(features, self._embedding(tokens), slots, 0)
         self.cache.begin_pass(rows, positions, num_places)
         self._layer.enter(u, positions, self.cache.part(0))
 
@@ -220,7 +211,7 @@ class Drafter:
         if shape.min_probability:
             least = math.log(shape.min_probability)
         passes = self.passes(shape, news, lists)
-        return self._join(passes, root, shape.num_places, least, self._layout.tokens_per_item)
+        return grow(passes, root, shape.num_places, least, self._layout.tokens_per_item)
 
     def passes(self, shape: TreeShape, news: News, lists: Lists) -> list[Branches]:
         """The candidates of each pass, [batch, n], of which the first `width` were extended; arguments as `grow`."""
@@ -238,15 +229,15 @@ class Drafter:
             if step:
                 branches = passes[-1].first(shape.width)
                 states, scratch = self._read_branches(step, branches, states, scratch)
-            scores = self._score(self.extension, step + 1, branches, states, lists)
+            scores = self.extension.score(step + 1, branches, states, lists)
             best = Best.of(scores, shape.num_candidates)
-            passes.append(self._extend(self.extension, branches, lists, best))
+            passes.append(self.extension.extend(branches, lists, best))
         return passes
 
     def _read_news(self, news: News) -> tuple[torch.Tensor, _Scratch]:
         """Pass 0: the state after each list's last token, [batch, 1, hidden]."""
         batch = len(news.tokens)
-        placed = self._place_news(self, news, self.tokens.of_features(news.features))
+        placed = self._news_placed(news, self.tokens.of_features(news.features))
         self.cache.reserve(batch, news.num_places + self.num_scratch_places)
         self.cache.begin_pass(slice(0, batch), placed.positions, news.num_places)
         nothing = torch.zeros(batch, 1, 0, dtype=torch.bool, device=news.tokens.device)
@@ -259,9 +250,7 @@ class Drafter:
         """Pass `step`: the states after the branches' last tokens, [batch, n, hidden]."""
         batch, width, most = branches.tokens.shape
         written, end = scratch.real.shape[1], scratch.real.shape[1] + width * most
-        placed, sees, real = self._place_branches(
-            self, step, branches, self.tokens.of_features(states), scratch
-        )
+        placed, sees, real = self._branches_placed(step, branches, self.tokens.of_features(states), scratch)
         places = scratch.base + torch.arange(written, end, device=states.device).repeat(batch, 1)
         self.cache.begin_pass(slice(0, batch), places, scratch.base + end)
         found = self.read(placed.u, placed.positions, placed.last, placed.mask)

@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.engine.flight import Flight
-from service.engine.fusing import Fuse, as_it_is
 from service.engine.load import Always, TreeChoice, label_of
 from service.engine.passes import Passes
 from service.engine.prefixes import Prefix, Prefixes
@@ -43,7 +42,6 @@ class Engine:
         trees: how much is guessed, decided at every round; None: always what suits the draft and the device.
         max_items: items of a list, at most; the caller keeps to it.
         num_prefixes: histories of which the prompt is kept, for users who come back.
-        fuse: makes the parts of a round faster.
     """
 
     # What stays on the device is then of one kind with what passes compute, and parts are compiled for one kind alone.
@@ -58,7 +56,6 @@ class Engine:
         trees: TreeChoice | None = None,
         max_items: int = MAX_NUM_ITEMS,
         num_prefixes: int = 0,
-        fuse: Fuse = as_it_is,
     ) -> None:
         self.max_batch = max_batch
         self._catalogue, self._layout = catalogue, layout
@@ -66,7 +63,7 @@ class Engine:
         if draft is not None:
             self._trees = trees or Always(TreeShape.default(draft.config, model.device))
         self._tree: TreeShape | None = None  # of the latest round
-        self._passes = Passes(model, catalogue, layout, max_batch, max_items, draft, self._trees.shapes, fuse)
+        self._passes = Passes(model, catalogue, layout, max_batch, max_items, draft, self._trees.shapes)
         self._prefixes = None
         if num_prefixes:
             caches = list(self._passes.caches.values())

@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.engine.engine import Engine
-from service.engine.fusing import Fuse, as_it_is
 from service.engine.load import Always, ByLoad, warm_up
 from service.engine.tree import TreeShape
 from service.evaluation.position_cost import position_figures
@@ -55,13 +54,11 @@ class Method:
     has_graphs: bool = True
 
 
-def autoregressive_method(
-    model: PreTrainedModel, catalogue: Catalogue, layout: TokenLayout, fuse: Fuse = as_it_is
-) -> Method:
+def autoregressive_method(model: PreTrainedModel, catalogue: Catalogue, layout: TokenLayout) -> Method:
     """The engine without a draft."""
 
     def start(batch: int) -> Write:
-        return Engine(model, catalogue, layout, max_batch=batch, fuse=fuse).write
+        return Engine(model, catalogue, layout, max_batch=batch).write
 
     return Method(AUTOREGRESSIVE, start, weights=num_bytes(model.parameters()))
 
@@ -76,7 +73,6 @@ def draft_method(
     tree: TreeKind,
     shape: TreeShape,
     requests: Sequence[DecodeRequest],
-    fuse: Fuse = as_it_is,
 ) -> Method:
     """The engine with a draft.
 
@@ -89,14 +85,13 @@ def draft_method(
         tree: what its guesses form.
         shape: how much it guesses; the largest of those it may choose from where the tree is `auto`.
         requests: what it learns from then.
-        fuse: makes the parts of a round faster.
     """
 
     def start(batch: int) -> Write:
         if tree != "auto":
-            return Engine(model, catalogue, layout, batch, draft, Always(shape), fuse=fuse).write
+            return Engine(model, catalogue, layout, batch, draft, Always(shape)).write
         choice = ByLoad(TreeShape.menu(draft.config, model.device))
-        engine = Engine(model, catalogue, layout, batch, draft, choice, fuse=fuse)
+        engine = Engine(model, catalogue, layout, batch, draft, choice)
         warm_up(engine, choice, requests, _WARM_UP_SECONDS)
         return engine.write
 

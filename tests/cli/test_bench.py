@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from service.catalog.bundle import Bundle
-from service.engine import fusing
 from service.model.draft import Draft, DraftConfig, save_draft
 from service.model.target import read_config
 
@@ -121,29 +120,6 @@ def test_sampled_lists_and_other_shapes(padrec, bundle: Path, dataset: Path, dra
     assert (row["temperature"], row["speed_up"]) == (0.8, None)
     assert row["equal_to_reference"] == 1.0
     assert row["draft_tokens_per_round"] <= 5
-
-
-def test_the_engine_compiled(
-    padrec, bundle: Path, dataset: Path, drafts, tmp_path: Path, monkeypatch
-) -> None:
-    """Without the compiler, which takes minutes: every function of the engine goes by its hands."""
-    file, asked, fused = tmp_path / "decode.json", [], []
-
-    def fuse_with(backend: str):
-        asked.append(backend)
-        return lambda function: fused.append(function.__name__) or function
-
-    monkeypatch.setattr(fusing, "fuse_with", fuse_with)
-    small = ("--users", 2, "--num-items", 3, "--repeats", 1, "--device", "cpu", "--batch", 2, "--check", 2)
-    command = ("bench", "decode", bundle, dataset, "--draft", drafts[0], "--tree", "tree", *small)
-    done = padrec(*command, "--compile", "--json", file)
-    assert done.returncode == 0, done.stderr
-    assert [row["equal_to_reference"] for row in json.loads(file.read_text())["rows"]] == [1.0, 1.0]
-    assert asked == ["inductor"]
-    assert sorted(fused) == sorted(
-        ["decide", "_written", "_entered", "_news", "_laid_out", "_opened", "lists"] * 2
-        + ["inputs", "score", "extend", "grow", "_news_placed", "_branches_placed"]
-    )
 
 
 def test_trees_as_the_service_decides(padrec, bundle: Path, dataset: Path, drafts, tmp_path: Path) -> None:

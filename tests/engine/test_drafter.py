@@ -8,7 +8,6 @@ from service.engine.branches import Branches, Lists
 from service.engine.constraint import NOT_ALLOWED, FreeRows, TrieIndex
 from service.engine.drafter import Drafter, News
 from service.engine.extensions import Best
-from service.engine.fusing import as_it_is
 from service.engine.sampling import Sampling
 from service.engine.tree import TreeShape
 from service.model.draft import Draft
@@ -61,7 +60,7 @@ def test_branches_are_what_each_alone_would_be(shop: Setting, variant: str) -> N
     draft = random_draft(shop, variant)
     index = TrieIndex(shop.catalogue, shop.layout, CPU)
     code_heads = shop.model.get_output_embeddings().weight[index.token_of]
-    drafter = Drafter(draft, shop.model, shop.layout, index, code_heads, (TREE,), as_it_is)
+    drafter = Drafter(draft, shop.model, shop.layout, index, code_heads, (TREE,))
     prompts = [shop.layout.prompt(shop.catalogue.codes[rows]) for rows in ([3, 50, 7], [8])]
     nodes = index.path[[20, 90], 1]
     pending = [[shop.layout.code_tokens[0][code]] for code in index.node_code[nodes].tolist()]

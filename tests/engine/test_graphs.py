@@ -1,7 +1,6 @@
 """What runs as a graph on a GPU: which calls are captured, and that a round asks the device for nothing."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from service.engine import passes
 from service.engine.engine import Engine
-from service.engine.fusing import fuse_with
 from service.engine.graphs import Graphs
 from service.engine.load import Always, ByLoad
 from service.engine.reference import write_list
@@ -125,17 +123,3 @@ def test_lists_are_the_reference_s_on_every_device(
         ]
         for done, reference in zip(engine.write(requests), expected, strict=True):
             assert_equal(done, reference)
-
-
-@pytest.mark.parametrize("variant", [None, "none", "slots"])
-def test_parts_can_be_compiled_whole(make_setting, variant: str | None, monkeypatch) -> None:
-    """Traced in GPU shapes, without the compiler's own kernels; a part that breaks in two is an error."""
-    monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))
-    shop = make_setting(np.random.default_rng(0).integers(8, size=(200, 3)), (8, 8, 8))
-    requests = random_requests(3, 200, seed=23, sampled=True)
-    expected = [write_list(shop.model, shop.catalogue.codes, shop.layout, request) for request in requests]
-    draft = None if variant is None else random_draft(shop, variant)
-    tree, fuse = replace(TREE, num_passes=2), fuse_with("eager")
-    engine = Engine(shop.model, shop.catalogue, shop.layout, 4, draft, Always(tree), fuse=fuse)
-    for done, reference in zip(engine.write(requests), expected, strict=True):
-        assert_equal(done, reference)

@@ -1,8 +1,4 @@
-"""The GPU's versions of what grows a tree for greedy lists of a draft that guesses items, in Triton.
-
-Each does for all lists at once what `service.engine.extensions.ByItem` and `service.engine.tree.grow` say; those take
-some hundred and fifty kernels a pass and tree, of which hardly any has enough to do to be worth its start.
-"""
+"""What `service.engine.extensions.ByItem` and `service.engine.tree.grow` do, for greedy lists."""
 
 import torch
 import triton

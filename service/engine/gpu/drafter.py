@@ -1,7 +1,4 @@
-"""`Drafter.grow` for greedy lists of a draft that guesses items, on a GPU: the same passes, in few kernels.
-
-What `torch` does in a thousand kernels a round, of which each does next to nothing, is done here in some eighty.
-"""
+"""`Drafter.grow` for greedy lists of a draft that guesses items."""
 
 import math
 
@@ -12,10 +9,11 @@ from service.engine.branches import Branches, Lists
 from service.engine.constraint import NOT_ALLOWED, TrieIndex
 from service.engine.drafter import Drafter
 from service.engine.extensions import ByItem
+from service.engine.gpu.inputs import Position, news_features, place_branches, place_news
+from service.engine.gpu.trees import Candidates, extend_by_item, grow
+from service.engine.shapes import RoundShape
 from service.engine.states import ListStates
 from service.engine.tree import Trees, TreeShape
-from service.engine.triton_inputs import Position, news_features, place_branches, place_news
-from service.engine.triton_tree import Candidates, extend_by_item, grow
 from service.model.kernels import rms_norm
 
 
@@ -41,49 +39,45 @@ class KernelDrafter:
             for step in range(config.max_steps)
         ]
 
-    def can_grow(self, shape: TreeShape, lists: Lists) -> bool:
+    def can_grow(self, tree: TreeShape, lists: Lists) -> bool:
         """Whether it can; else `Drafter.grow` does."""
-        return lists.sampling.noise is None and shape.num_candidates <= lists.rows.free.shape[1]
+        return lists.sampling.noise is None and tree.num_candidates <= lists.rows.free.shape[1]
 
     def grow(
         self,
-        shape: TreeShape,
+        tree: TreeShape,
+        shape: RoundShape,
         states: ListStates,
         features: torch.Tensor,
         lists: Lists,
-        *,
-        num_columns: int,
-        num_places: int,
-        most_wanted: int,
     ) -> Trees:
         """The tree of each list.
 
         Args:
-            shape: how much to guess.
+            tree: how much to guess.
+            shape: of the round.
             states: of the first rows.
             features: of all rows, [rows, places, hidden].
             lists: of the same rows.
-            num_columns: for tokens that are new to the draft.
-            num_places: of the cache, before those of guesses.
-            most_wanted: items that any of the lists still needs, at most.
         """
+        num_places = shape.draft_places
         drafter, index, tokens = self._drafter, self._index, self._drafter.tokens
-        batch, num_passes = len(states.length), min(shape.num_passes, most_wanted)
+        batch, num_passes = len(states.length), min(tree.num_passes, shape.wanted)
         found = Candidates(
             batch,
             num_passes,
-            shape.num_candidates,
-            shape.num_passes + 1,
+            tree.num_candidates,
+            tree.num_passes + 1,
             self._extension.most_tokens,
             features.device,
         )
         slot = index.node_depth[states.node]
         branches = Branches.start(
             *(values.unsqueeze(1) for values in (states.node, slot, states.length + states.num_pending)),
-            most_written=shape.num_passes + 1,
+            most_written=tree.num_passes + 1,
             most_tokens=self._extension.most_tokens,
         )
-        normed = news_features(features, states, num_columns, *tokens.norm)
+        normed = news_features(features, states, shape.news, *tokens.norm)
         u, positions, last, context = place_news(
             F.linear(normed, tokens.of_feature),
             tokens.of_token,
@@ -98,7 +92,7 @@ class KernelDrafter:
         state = drafter.read(u, positions, last, context)
         self._extend(1, branches, state, lists, found)
         for step in range(1, num_passes):
-            width = min(shape.width, shape.num_candidates)
+            width = min(tree.width, tree.num_candidates)
             u, positions, last, mask = place_branches(
                 step,
                 F.linear(rms_norm(state, *tokens.norm), tokens.of_feature),
@@ -114,8 +108,8 @@ class KernelDrafter:
             drafter.cache.begin_pass(slice(0, batch), places, mask.shape[2])
             state = drafter.read(u, positions, last, mask)
             self._extend(step + 1, found.of_pass(step - 1).first(width), state, lists, found)
-        least = math.log(shape.min_probability) if shape.min_probability else NOT_ALLOWED / 2
-        return grow(found, (states.node, slot), shape.num_places, least, index.num_levels + 1)
+        least = math.log(tree.min_probability) if tree.min_probability else NOT_ALLOWED / 2
+        return grow(found, (states.node, slot), tree.num_places, least, index.num_levels + 1)
 
     def _extend(
         self, step: int, branches: Branches, state: torch.Tensor, lists: Lists, found: Candidates

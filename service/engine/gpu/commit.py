@@ -1,4 +1,4 @@
-"""The GPU's version of how a round is kept (`ListStates.after`, and what moves in the caches), in Triton."""
+"""How a round is kept: `ListStates.after`, and what moves in the caches."""
 
 import torch
 import triton

@@ -1,13 +1,14 @@
-"""The GPU's versions of what lays out the inputs of a round's passes, in Triton."""
+"""What the passes of a round read."""
 
 import torch
 import triton
 import triton.language as tl
 
 from service.engine.constraint import TrieIndex
+from service.engine.gpu.trees import Candidates
 from service.engine.states import ListStates
+from service.engine.steps import Layout
 from service.engine.tree import Trees
-from service.engine.triton_tree import Candidates
 
 
 def free_before(free: torch.Tensor) -> torch.Tensor:
@@ -21,10 +22,8 @@ def free_before(free: torch.Tensor) -> torch.Tensor:
     return before
 
 
-def lay_out(
-    root: int, num_places: int, states: ListStates, trees: Trees
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """See `Passes._laid_out`."""
+def lay_out(root: int, num_places: int, states: ListStates, trees: Trees) -> Layout:
+    """See `Steps.lay_out`."""
     batch, n = trees.token.shape
     columns, device = root + n - 1, trees.token.device
     tokens, positions, places = torch.empty(3, batch, columns, dtype=torch.int64, device=device)
@@ -35,7 +34,7 @@ def lay_out(
         tokens, positions, places, mask, asked,
         root, n, num_places, states.pending.shape[1], triton.next_power_of_2(num_places),
     )  # fmt: skip
-    return tokens, positions, places, mask, asked
+    return Layout(tokens, positions, places, mask, asked)
 
 
 def news_features(

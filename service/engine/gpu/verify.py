@@ -1,4 +1,4 @@
-"""The GPU's version of `service.engine.verify.decide` for greedy lists, in Triton."""
+"""What `service.engine.verify.decide` does, for greedy lists."""
 
 import torch
 import triton

@@ -1,0 +1,85 @@
+"""A round's kernels write what the functions do of which they are versions: on a GPU, or in Triton's interpreter."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from service.engine import passes
+from service.engine.engine import Engine
+from service.engine.load import Always
+from service.engine.reference import write_list
+from service.engine.shapes import Shapes
+from service.engine.steps import Steps
+from service.engine.tree import TreeShape
+from service.types import DecodedList, DecodeRequest
+from tests.engine.conftest import Setting, assert_equal, random_draft, random_requests, random_setting
+
+gpu_steps = pytest.importorskip("service.engine.gpu.steps", reason="there is no Triton for this platform")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TREE = TreeShape(num_passes=3, width=2, num_candidates=5, num_places=14, min_probability=0.001)
+
+
+@pytest.fixture
+def write(monkeypatch) -> Callable[..., list[DecodedList]]:
+    """Lists by way of one kind of steps, in the shapes of a GPU, and nothing of it a graph."""
+    monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))
+    monkeypatch.setattr(passes, "capture_on", lambda _: None)
+
+    def write(kind: type[Steps], setting: Setting, requests: list[DecodeRequest], *others) -> list[DecodedList]:
+        for name in ("Steps", "KernelSteps"):
+            monkeypatch.setattr(passes, name, kind)
+        return Engine(setting.model, setting.catalogue, setting.layout, 3, *others).write(requests)
+
+    return write
+
+
+def untimed(lists: list[DecodedList]) -> list[DecodedList]:
+    """Their scores rounded, and without what they took."""
+    return [
+        replace(
+            done,
+            prefill_seconds=0.0,
+            decode_seconds=0.0,
+            items=tuple(replace(item, score=0.0) for item in done.items),
+        )
+        for done in lists
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("variant", "features", "sampled"),
+    [(None, "last", False), ("none", "last", False), ("slots", "last", False), ("slots", "fused", True)],
+)
+def test_lists_and_guesses_are_those_of_the_plain_steps(
+    write, variant: str | None, features: str, sampled: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    num_levels, size, num_items = [(1, 20, 30), (2, 5, 40), (3, 4, 60)][seed]
+    setting = random_setting(rng.integers(size, size=(num_items, num_levels)), (size,) * num_levels, seed=seed)
+    setting.model.to(DEVICE)
+    draft = None if variant is None else random_draft(setting, variant, features, seed).to(DEVICE)
+    requests = [
+        replace(request, num_items=min(request.num_items, 4))
+        for request in random_requests(5, num_items, seed=seed, sampled=sampled)
+    ]
+    others = () if draft is None else (draft, Always(TREE))
+    expected = write(Steps, setting, requests, *others)
+    found = write(gpu_steps.KernelSteps, setting, requests, *others)
+    assert untimed(found) == untimed(expected)
+    for request, done in zip(requests, found, strict=True):
+        assert_equal(done, write_list(setting.model, setting.catalogue.codes, setting.layout, request))
+
+
+def test_a_catalogue_of_more_items_than_one_program_looks_at(write) -> None:
+    codes = np.random.default_rng(5).integers(40, size=(2_100, 2))
+    setting = random_setting(codes, (40, 40))
+    setting.model.to(DEVICE)
+    draft = random_draft(setting, "slots").to(DEVICE)
+    requests = [replace(request, num_items=3) for request in random_requests(2, 2_100, seed=4, sampled=False)]
+    tree = Always(replace(TREE, num_passes=2, width=1, num_candidates=3))
+    expected = write(Steps, setting, requests, draft, tree)
+    assert untimed(write(gpu_steps.KernelSteps, setting, requests, draft, tree)) == untimed(expected)

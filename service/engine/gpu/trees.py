@@ -246,7 +246,7 @@ def _joint(
     largest = tl.load(of_part, mask=exists, other=NOT_ALLOWED)
     total = tl.load(of_part + 1, mask=exists, other=0.0)
     base = tl.max(largest)
-    log_total = base + tl.log(tl.sum(total * tl.exp(largest - base)))
+    log_total = base + tl.log(tl.maximum(tl.sum(total * tl.exp(largest - base)), 1e-30))
     num_written = 0
     for i in tl.static_range(WRITTEN):
         num_written += (tl.load(written + of_list * written_stride + number * WRITTEN + i) >= 0).to(tl.int32)

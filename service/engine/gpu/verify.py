@@ -87,7 +87,7 @@ def _choose(
     logit = tl.load(logits + (at * LEVELS + depth) * num_codes + code, mask=allowed, other=0.0).to(tl.float32)
     logit = tl.where(allowed, logit, NOT_ALLOWED)
     largest = tl.max(logit)
-    log_total = tl.log(tl.sum(tl.where(allowed, tl.exp(logit - largest), 0.0)))
+    log_total = tl.log(tl.maximum(tl.sum(tl.where(allowed, tl.exp(logit - largest), 0.0)), 1e-30))
     of_child = tl.where(allowed, (logit - largest) - log_total, NOT_ALLOWED)
     is_best = lane == tl.argmax(of_child, axis=0)
     tl.store(choice + at, tl.sum(tl.where(is_best & exists, child, 0)))

@@ -8,7 +8,7 @@ rounds; list i stands in row i of everything that is on the device.
 """
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -98,8 +98,7 @@ class Engine:
                 unknown.append(request)
             else:
                 known.append((request, prefix))
-        known.sort(key=lambda pair: len(pair[0].history) - len(pair[1].history))
-        for part in _parts(known, self._passes.most_incoming):
+        for part in self._alike(known, lambda pair: len(pair[0].history) - len(pair[1].history)):
             held: list[tuple[DecodeRequest, Prefix]] = []
             for request, prefix in part:
                 if self._prefixes is not None and self._prefixes.still_has(prefix):
@@ -108,9 +107,18 @@ class Engine:
                     unknown.append(request)
             if held:
                 self._begin([request for request, _ in held], [prefix for _, prefix in held])
-        unknown.sort(key=lambda request: len(request.history))
-        for rest in _parts(unknown, self._passes.most_incoming):
+        for rest in self._alike(unknown, lambda request: len(request.history)):
             self._begin(rest, [])
+
+    def _alike(self, values: list[_Any], num_items: Callable[[_Any], int]) -> Iterator[list[_Any]]:
+        """Those to be prefilled together, given how many items are to be read of each."""
+        values.sort(key=num_items)
+        per_item, passes = self._layout.tokens_per_item, self._passes
+        lengths = [1 + per_item * num_items(value) for value in values]
+        begin = 0
+        for size in passes.shapes.parts(lengths, passes.most_incoming):
+            yield values[begin : begin + size]
+            begin += size
 
     def _begin(self, requests: Sequence[DecodeRequest], known: Sequence[Prefix]) -> None:
         """Prefill these, of which these beginnings are known already; empty: none is."""
@@ -260,8 +268,3 @@ class Engine:
         order = [moved.get(row, row) for row in range(len(kept))]
         self._flights = [self._flights[i] for i in order]
         self._summary = self._summary.select(order)
-
-
-def _parts(values: list[_Any], size: int) -> Iterator[list[_Any]]:
-    for begin in range(0, len(values), size):
-        yield values[begin : begin + size]

@@ -19,7 +19,8 @@ from service.types import DecodedList, DecodeRequest
 
 Tree = TreeShape | None
 
-_WEIGHT = 0.1  # of the latest round in a running mean
+_MEMORY = 400  # rounds of one list that a running mean goes back to
+_ENOUGH = 48  # such rounds, before a mean of tokens is believed: one round says little of the next
 _LATEST = 9  # rounds whose median counts
 _MARGIN = 1.03
 _TRIES = 5
@@ -79,6 +80,7 @@ class ByLoad(TreeChoice):
         self._patience = patience
         self._num_rounds = 0
         self._tokens: dict[Tree, float] = {}  # a round and list, a running mean
+        self._seen: Counter[Tree] = Counter()  # rounds of one list that it is made of
         self._seconds: dict[tuple[Tree, int], deque[float]] = {}  # of the latest rounds, by size
         self._tries: Counter[tuple[Tree, int]] = Counter()
 
@@ -94,8 +96,10 @@ class ByLoad(TreeChoice):
         return self.best(batch)
 
     def knows(self, batch: int) -> bool:
-        """Whether all trees were tried with so many lists."""
-        return all(self._tries[tree, _size(batch)] >= _TRIES for tree in self._trees)
+        """Whether all trees were tried with so many lists, and often enough with any."""
+        return all(
+            self._tries[tree, _size(batch)] >= _TRIES and self._seen[tree] >= _ENOUGH for tree in self._trees
+        )
 
     def best(self, batch: int) -> Tree:
         """What is worth most with so many lists, where all trees are known."""
@@ -107,8 +111,9 @@ class ByLoad(TreeChoice):
         self._tries[key] += 1
         if self._tries[key] == 1:  # what is done for the first time takes longer than it ever will again
             return
-        known = self._tokens.get(tree, num_tokens / batch)
-        self._tokens[tree] = known + _WEIGHT * (num_tokens / batch - known)
+        self._seen[tree] = min(_MEMORY, self._seen[tree] + batch)
+        known = self._tokens.get(tree, 0.0)
+        self._tokens[tree] = known + min(1.0, batch / self._seen[tree]) * (num_tokens / batch - known)
         self._seconds.setdefault(key, deque(maxlen=_LATEST)).append(seconds)
 
     def _worth(self, tree: Tree, size: int) -> float:

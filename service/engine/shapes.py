@@ -1,5 +1,6 @@
 """In which shapes a round is computed: exactly what its lists need, or one of few that hold it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,16 +62,18 @@ class Shapes:
         tokens: of a pass, a multiple of this.
         places: of a cache, likewise.
         pads: whether shapes are few; else each round's own.
+        pass_tokens: what a pass costs beside its tokens, in tokens.
     """
 
     tokens: int
     places: int
     pads: bool
+    pass_tokens: int = 64
 
     @classmethod
     def of(cls, device: torch.device) -> "Shapes":
         """What suits a device."""
-        return cls(16, 64, pads=True) if device.type == "cuda" else cls(1, 1, pads=False)
+        return cls(16, 64, pads=True, pass_tokens=512) if device.type == "cuda" else cls(1, 1, pads=False)
 
     def tokens_for(self, count: int) -> int:
         """Columns of a pass."""
@@ -84,13 +87,38 @@ class Shapes:
         """Columns of a prefill: few sizes, as prompts have any."""
         return self.tokens_for(count) if count <= self.places else self.places_for(count)
 
+    def parts(self, lengths: Sequence[int], most: int) -> list[int]:
+        """How many prompts, of these lengths in ascending order, to read together, `most` at most: what costs least.
+
+        All of a pass are padded to the longest; but each pass costs something of its own.
+        """
+        costs, sizes = [0], [0]
+        for end in range(1, len(lengths) + 1):
+            columns = self.prompt_columns(lengths[end - 1])
+            cost, size = min(
+                (costs[end - size] + self.pass_tokens + self._batch_for(size, most) * columns, size)
+                for size in range(1, min(most, end) + 1)
+            )
+            costs.append(cost)
+            sizes.append(size)
+        parts: list[int] = []
+        end = len(lengths)
+        while end:
+            parts.insert(0, sizes[end])
+            end -= sizes[end]
+        return parts
+
+    def _batch_for(self, count: int, most: int) -> int:
+        """Rows of a pass."""
+        return min(most, 1 << (count - 1).bit_length()) if self.pads else count
+
     def prefill(
         self, batch: int, *, most_batch: int, num_tokens: int, most_known: int, is_sampled: bool
     ) -> PrefillShape:
         """The shape for prompts of which so many tokens are to be read, and so many are known, at most."""
         columns = self.prompt_columns(num_tokens)
         return PrefillShape(
-            batch=min(most_batch, 1 << (batch - 1).bit_length()) if self.pads else batch,
+            batch=self._batch_for(batch, most_batch),
             num_tokens=columns,
             num_places=self.places_for(most_known + columns),
             is_sampled=is_sampled,
@@ -103,7 +131,7 @@ class Shapes:
         batch, longest = len(summary.length), int(summary.length.max())
         news = int((summary.num_unread + summary.num_pending).max())
         if self.pads:
-            batch = min(max_batch, 1 << (batch - 1).bit_length())
+            batch = self._batch_for(batch, max_batch)
             return self._padded(batch, news, self.places_for(longest), widths, tree, is_sampled=is_sampled)
         return RoundShape(
             batch=batch,

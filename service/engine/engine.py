@@ -177,10 +177,11 @@ class Engine:
                 is_sampled=any(flight.request.temperature > 0 for flight in self._flights),
             )
             self._passes.reserve(self._passes.places_for(shape))
-            self._passes.round(shape)
+            is_timed = self._passes.round(shape)
             self._summary = self._passes.summary(batch)
             num_tokens = int((self._summary.num_round_tokens - before.num_round_tokens).sum())
-            self._trees.note(self._tree, batch, num_tokens, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._trees.note(self._tree, batch, num_tokens, seconds if is_timed else None)
             finished += self._leave()
         return finished
 

@@ -35,19 +35,25 @@ class Graphs:
         self._capture = capture
         self._graphs: dict[Hashable, Graph | None] = {}
 
-    def run(self, function: Callable[[Shape], None], shape: Shape) -> None:
-        """The function, for this shape; each shape has always the same."""
+    def run(self, function: Callable[[Shape], None], shape: Shape) -> bool:
+        """The function, for this shape; each shape has always the same.
+
+        Returns:
+            Whether it took no longer than it will from now on.
+        """
         if self._capture is None:
             function(shape)
-            return
+            return True
         if shape not in self._graphs:
             self._graphs[shape] = None
             function(shape)
-            return
+            return False
         graph = self._graphs[shape]
+        is_new = graph is None
         if graph is None:
             graph = self._graphs[shape] = self._capture(lambda: function(shape))
         graph.replay()
+        return not is_new
 
 
 def capture_on(device: torch.device) -> Capture | None:

@@ -22,7 +22,7 @@ Tree = TreeShape | None
 _MEMORY = 400  # rounds of one list that a running mean goes back to
 _ENOUGH = 48  # such rounds, before a mean of tokens is believed: one round says little of the next
 _LATEST = 9  # rounds whose median counts
-_MARGIN = 1.03
+_MARGIN = 1.1
 _TRIES = 5
 
 
@@ -39,8 +39,11 @@ class TreeChoice(Protocol):
         """What the next round guesses, for so many lists; None: nothing."""
         ...
 
-    def note(self, tree: Tree, batch: int, num_tokens: int, seconds: float) -> None:
-        """A round with this tree made so many tokens certain, of all its lists, in so many seconds."""
+    def note(self, tree: Tree, batch: int, num_tokens: int, seconds: float | None) -> None:
+        """A round with this tree made so many tokens certain, of all its lists, in so many seconds.
+
+        None: what it took says nothing of the next, as something had to be made ready first.
+        """
         ...
 
 
@@ -60,7 +63,7 @@ class Always(TreeChoice):
         """See `TreeChoice`."""
         return self._tree
 
-    def note(self, tree: Tree, batch: int, num_tokens: int, seconds: float) -> None:
+    def note(self, tree: Tree, batch: int, num_tokens: int, seconds: float | None) -> None:
         """See `TreeChoice`."""
 
 
@@ -105,16 +108,17 @@ class ByLoad(TreeChoice):
         """What is worth most with so many lists, where all trees are known."""
         return max(self._trees, key=lambda tree: self._worth(tree, _size(batch)))
 
-    def note(self, tree: Tree, batch: int, num_tokens: int, seconds: float) -> None:
+    def note(self, tree: Tree, batch: int, num_tokens: int, seconds: float | None) -> None:
         """See `TreeChoice`."""
-        key = tree, _size(batch)
-        self._tries[key] += 1
-        if self._tries[key] == 1:  # what is done for the first time takes longer than it ever will again
-            return
         self._seen[tree] = min(_MEMORY, self._seen[tree] + batch)
         known = self._tokens.get(tree, 0.0)
         self._tokens[tree] = known + min(1.0, batch / self._seen[tree]) * (num_tokens / batch - known)
-        self._seconds.setdefault(key, deque(maxlen=_LATEST)).append(seconds)
+        if seconds is None:
+            return
+        key = tree, _size(batch)
+        self._tries[key] += 1
+        if self._tries[key] > 1:  # what is done for the first time takes longer than it ever will again
+            self._seconds.setdefault(key, deque(maxlen=_LATEST)).append(seconds)
 
     def _worth(self, tree: Tree, size: int) -> float:
         """Tokens per second and list; guessing has to be worth some more than what it is measured to be.
@@ -137,12 +141,13 @@ def warm_up(
     """
     until = time.perf_counter() + seconds
     sizes = sorted({min(1 << power, engine.max_batch) for power in range(engine.max_batch.bit_length() + 1)})
+    source = cycle(requests)  # of one user alone nobody learns how well guesses fit others
     for size in sizes:
-        batch = [
-            replace(request, request_id=f"warm-up {number}")
-            for number, request in zip(range(size), cycle(requests), strict=False)
-        ]
         while not choice.knows(size) and time.perf_counter() < until:
+            batch = [
+                replace(request, request_id=f"warm-up {number}")
+                for number, request in zip(range(size), source, strict=False)
+            ]
             engine.add(batch)
             while engine.num_running == size and not choice.knows(size) and time.perf_counter() < until:
                 engine.round()

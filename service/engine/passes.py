@@ -122,9 +122,13 @@ class Passes:
         """Read what is incoming and decide each list's first code; `reserve` first."""
         self._graphs.run(self._prefill, shape)
 
-    def round(self, shape: RoundShape) -> None:
-        """A round for the first lists; `reserve` first. What is computed for rows after theirs is nobody's."""
-        self._graphs.run(self._round, shape)
+    def round(self, shape: RoundShape) -> bool:
+        """A round for the first lists; `reserve` first. What is computed for rows after theirs is nobody's.
+
+        Returns:
+            Whether it took no longer than the next of this shape will.
+        """
+        return self._graphs.run(self._round, shape)
 
     def summary(self, count: int) -> Summary:
         """How the first lists stand, as the latest prefill or round left them; waits for it."""

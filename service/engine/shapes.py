@@ -73,7 +73,7 @@ class Shapes:
     @classmethod
     def of(cls, device: torch.device) -> "Shapes":
         """What suits a device."""
-        return cls(16, 64, pads=True, pass_tokens=512) if device.type == "cuda" else cls(1, 1, pads=False)
+        return cls(16, 128, pads=True, pass_tokens=512) if device.type == "cuda" else cls(1, 1, pads=False)
 
     def tokens_for(self, count: int) -> int:
         """Columns of a pass."""
@@ -85,7 +85,8 @@ class Shapes:
 
     def prompt_columns(self, count: int) -> int:
         """Columns of a prefill: few sizes, as prompts have any."""
-        return self.tokens_for(count) if count <= self.places else self.places_for(count)
+        grain = self.tokens if count <= 4 * self.tokens else 4 * self.tokens
+        return -(-count // grain) * grain
 
     def parts(self, lengths: Sequence[int], most: int) -> list[int]:
         """How many prompts, of these lengths in ascending order, to read together, `most` at most: what costs least.

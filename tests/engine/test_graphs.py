@@ -56,8 +56,7 @@ def test_the_first_call_runs_the_second_captures_and_all_replay() -> None:
             calls.append(f"replay {self.shape}")
 
     graphs = Graphs(Fake)
-    for shape in "aabab":
-        graphs.run(calls.append, shape)
+    assert [graphs.run(calls.append, shape) for shape in "aabab"] == [False, False, False, True, False]
     assert calls == ["a", "replay a", "b", "replay a", "replay b"]
     assert captured == ["a", "b"]
 
@@ -65,8 +64,7 @@ def test_the_first_call_runs_the_second_captures_and_all_replay() -> None:
 def test_without_graphs_shapes_are_not_remembered() -> None:
     calls: list[str] = []
     graphs = Graphs(None)
-    for shape in "abca":
-        graphs.run(calls.append, shape)
+    assert all(graphs.run(calls.append, shape) for shape in "abca")
     assert calls == list("abca")
     assert not graphs._graphs
 

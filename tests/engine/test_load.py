@@ -64,7 +64,8 @@ def test_each_size_gets_the_tree_with_the_most_tokens_per_second(monkeypatch, re
     monkeypatch.setattr(load.time, "perf_counter", lambda: engine.clock)
     found = warm_up(engine, choice, requests, seconds=1e9)
     best = {
-        size: max(TOKENS, key=lambda tree: TOKENS[tree] / seconds(tree, size))
+        # Guessing has to be worth a tenth more than it is measured to be.
+        size: max(TOKENS, key=lambda tree: TOKENS[tree] / seconds(tree, size) / (1.1 if tree else 1.0))
         for size in (1, 2, 4, 8, 16, 32, 64)
     }
     assert found == {size: load.label_of(tree) for size, tree in best.items()}
@@ -77,9 +78,9 @@ def test_a_start_that_takes_too_long_leaves_the_rest_to_service(monkeypatch, req
     choice = ByLoad([LARGE])
     engine = Engine(32, choice)
     monkeypatch.setattr(load.time, "perf_counter", lambda: engine.clock)
-    found = warm_up(engine, choice, requests, seconds=25)
+    found = warm_up(engine, choice, requests, seconds=200)
     assert 1 <= len(found) < 6
-    assert engine.clock < 60
+    assert engine.clock < 240
     assert not choice.knows(32)
     for _ in range(20):
         tree = choice.choose(32)
@@ -103,6 +104,7 @@ def test_what_changes_in_service_is_noticed(monkeypatch, requests) -> None:
             choice.note(trees[-1], 1, round(TOKENS[trees[-1]]), cost(trees[-1], 1))
         return float(np.mean([tree is LARGE for tree in trees]))
 
+    share(100)  # until it is known what guesses bring
     assert share(100) > 0.8
     busy = True
     share(100)
@@ -114,16 +116,37 @@ def test_what_changes_in_service_is_noticed(monkeypatch, requests) -> None:
 
 def test_a_round_that_had_to_wait_is_not_held_against_its_tree() -> None:
     choice = ByLoad([SMALL])
-    for n in range(40):
+    for n in range(140):
         tree = choice.choose(1)
-        waits = tree is SMALL and n in (2, 3, 15)
+        waits = tree is SMALL and n in (82, 83, 95)
         choice.note(tree, 1, 5 if tree else 2, 100.0 if waits else 1.0)
     assert choice.choose(1) is SMALL
 
 
+def test_what_had_to_be_made_ready_is_not_timed() -> None:
+    choice = ByLoad([SMALL])
+    for n in range(200):
+        tree = choice.choose(1)
+        choice.note(tree, 1, 5 if tree else 2, None if n % 3 else 1.0)
+    assert choice.choose(1) is SMALL
+
+
+def test_users_whose_lists_are_easy_do_not_speak_for_all(monkeypatch) -> None:
+    """Warm-up goes through all the requests it is given, and asks none twice before it has asked each once."""
+    choice = ByLoad([SMALL])
+    engine = Engine(2, choice)
+    asked: list[tuple[int, ...]] = []
+    add = engine.add
+    monkeypatch.setattr(engine, "add", lambda batch: (asked.extend(r.history for r in batch), add(batch)))
+    monkeypatch.setattr(load.time, "perf_counter", lambda: engine.clock)
+    warm_up(engine, choice, [DecodeRequest(str(n), (n,), 10) for n in range(5)], seconds=1e9)
+    assert asked == [(n % 5,) for n in range(len(asked))]
+    assert len(asked) >= 5
+
+
 def test_guessing_that_brings_nothing_is_left_alone() -> None:
     choice = ByLoad([SMALL])
-    for _ in range(20):
+    for _ in range(120):
         tree = choice.choose(1)
         choice.note(tree, 1, 2, 1.0)
     assert choice.choose(1) is None

@@ -134,12 +134,13 @@ def bench_prefix(
     bundle: BundlePath,
     history_items: Annotated[int, typer.Option(min=2, help="Items of a history.")] = 100,
     users: Annotated[int, typer.Option(min=1, help="Users of either kind.")] = 30,
+    batch: Annotated[int, typer.Option(min=1, help="Users who come at the same time.")] = 1,
     device: Device = "auto",
     dtype: DtypeName = Dtype.AUTO,
     seed: Seed = 0,
     json_file: JsonFile = None,
 ) -> None:
-    """Time the prefill of users who are new, and of those who come back with one more item.
+    """Time the prefill of users who are new, and of those who come back with one more item; milliseconds per user.
 
     Histories may be longer than the bundle's target would be given; what they hold is random.
     """
@@ -154,11 +155,12 @@ def bench_prefix(
     opened = Bundle.open(bundle)
     with bar("prefilling") as progress:
         row = measure_prefixes(
-            lambda kept: build_engine(opened, _settings(device, dtype, Speculation.ON, 1, kept)),
+            lambda kept: build_engine(opened, _settings(device, dtype, Speculation.ON, batch, kept)),
             device=chosen,
             num_rows=opened.manifest.num_items,
             history_items=history_items,
             num_users=users,
+            batch=batch,
             seed=seed,
             on_progress=progress.update,
         )

@@ -13,6 +13,8 @@ from service.errors import InputError
 from service.evaluation.timing import synchronize
 from service.types import DecodeRequest
 
+History = tuple[int, ...]
+
 
 def measure_prefixes(
     make_engine: Callable[[int], Engine],
@@ -21,10 +23,11 @@ def measure_prefixes(
     num_rows: int,
     history_items: int,
     num_users: int,
+    batch: int,
     seed: int,
     on_progress: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> dict[str, Any]:
-    """Prefill users one at a time, those who are new and those who come back in turns.
+    """Prefill users, so many at a time, those who are new and those who come back in turns.
 
     Every prefill has its shape met before the clock runs, so that on a GPU it is a graph.
 
@@ -33,26 +36,29 @@ def measure_prefixes(
         device: where it is.
         num_rows: of the catalogue.
         history_items: of a user who is new, and of one who comes back, the new item included.
-        num_users: of either kind that are timed.
+        num_users: of either kind that are timed, at least.
+        batch: that come at the same time.
         seed: of the histories, which are random.
 
     Raises:
         InputError: they are so short, or the catalogue so small, that one begins like another.
     """
     rng = np.random.default_rng(seed)
-    total = num_users + 3
+    timed = -(-num_users // batch)
+    rounds = timed + 3
+    total = rounds * batch
     engine = make_engine(3 * total)
     histories = [tuple(rng.integers(num_rows, size=history_items).tolist()) for _ in range(2 * total)]
-    cold, warm = histories[:total], histories[total:]
-    for history in warm:
-        _prefill(engine, history[:-1], device)
+    cold, warm = (_in_batches(part, batch) for part in (histories[:total], histories[total:]))
+    for of_batch in warm:
+        _prefill(engine, [history[:-1] for history in of_batch], device)
     seconds: dict[str, list[float]] = {"cold": [], "returning": []}
     for number, pair in enumerate(zip(cold, warm, strict=True)):
-        for kind, history in zip(seconds, pair, strict=True):
-            taken = _prefill(engine, history, device)
-            if number >= total - num_users:
-                seconds[kind].append(taken)
-        on_progress(number + 1, total, "users")
+        for kind, of_batch in zip(seconds, pair, strict=True):
+            taken = _prefill(engine, of_batch, device)
+            if number >= rounds - timed:
+                seconds[kind].append(taken / batch)
+        on_progress(number + 1, rounds, "batches of users")
     if engine.prefix_counts != (3 * total, total):
         raise InputError(
             f"random histories of {history_items} items begin like each other; ask for longer ones"
@@ -60,20 +66,27 @@ def measure_prefixes(
     milliseconds = {kind: median(of_kind) * 1e3 for kind, of_kind in seconds.items()}
     return {
         "history_items": history_items,
-        "users": num_users,
+        "users": timed * batch,
+        "batch": batch,
         "cold_ms": milliseconds["cold"],
         "returning_ms": milliseconds["returning"],
         "times_cheaper": milliseconds["cold"] / milliseconds["returning"],
     }
 
 
-def _prefill(engine: Engine, history: Sequence[int], device: torch.device) -> float:
-    """Seconds until a list with this history could have its first round."""
-    request = DecodeRequest("user", tuple(history), num_items=1)
+def _in_batches(histories: Sequence[History], batch: int) -> list[Sequence[History]]:
+    return [histories[begin : begin + batch] for begin in range(0, len(histories), batch)]
+
+
+def _prefill(engine: Engine, histories: Sequence[History], device: torch.device) -> float:
+    """Seconds until lists with these histories could have their first round."""
+    requests = [
+        DecodeRequest(f"user {n}", tuple(history), num_items=1) for n, history in enumerate(histories)
+    ]
     synchronize(device)
     started = time.perf_counter()
-    engine.add([request])
+    engine.add(requests)
     synchronize(device)
     seconds = time.perf_counter() - started
-    engine.drop([request.request_id])
+    engine.drop([request.request_id for request in requests])
     return seconds

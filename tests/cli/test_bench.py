@@ -257,11 +257,12 @@ def test_a_soak(padrec, bundle: Path, dataset: Path, tmp_path: Path) -> None:
 def test_prefills_of_users_who_come_back(padrec, bundle: Path, tmp_path: Path) -> None:
     file = tmp_path / "prefix.json"
     done = padrec(
-        *("bench", "prefix", bundle, "--history-items", 30, "--users", 3, "--device", "cpu", "--json", file)
+        *("bench", "prefix", bundle, "--history-items", 30, "--users", 3, "--batch", 2, "--device", "cpu"),
+        *("--json", file),
     )
     assert done.returncode == 0, done.stderr
     [row] = json.loads(file.read_text())["rows"]
-    assert (row["history_items"], row["users"]) == (30, 3)
+    assert (row["history_items"], row["users"], row["batch"]) == (30, 4, 2)
     assert row["times_cheaper"] == row["cold_ms"] / row["returning_ms"]
 
 

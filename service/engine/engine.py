@@ -264,7 +264,8 @@ class Engine:
             return
         movers = [i for i in kept if i >= len(kept)]
         holes = sorted(set(range(len(kept))) - set(kept))
-        self._passes.move(movers, holes)
+        if movers:
+            self._passes.move(movers, holes, int(self._summary.length[movers].max()))
         moved = dict(zip(holes, movers, strict=True))
         order = [moved.get(row, row) for row in range(len(kept))]
         self._flights = [self._flights[i] for i in order]

@@ -117,10 +117,6 @@ class KvCache:
         source, target = (places.clamp(max=self.num_positions - 1) for places in (source, target))
         self._data[:, :, row, :, target] = self._data[:, :, row, :, source]
 
-    def move_row(self, source: int, target: int) -> None:
-        """Copy one row over another."""
-        self._data[:, :, target] = self._data[:, :, source]
-
     def copy_rows(
         self, other: "KvCache", source: torch.Tensor, target: torch.Tensor, num_positions: int
     ) -> None:

@@ -136,16 +136,14 @@ class Passes:
             torch.cuda.current_stream(self.device).synchronize()
         return Summary(*self._summary[:, :count].numpy().copy())
 
-    def move(self, source: list[int], target: list[int]) -> None:
-        """Move lists into other rows."""
-        for one, other in zip(source, target, strict=True):
-            for cache in self.caches.values():
-                cache.move_row(one, other)
-        if source:
-            rows = torch.tensor([source, target], device=self.device)
-            self.states.move(*rows)
-            self.sampling.move(*rows)
-            self._steps.features[rows[1]] = self._steps.features[rows[0]]
+    def move(self, source: list[int], target: list[int], num_tokens: int) -> None:
+        """Move lists, of so many tokens at most, into other rows; none of either stands among the others."""
+        rows = torch.tensor([source, target], device=self.device)
+        for cache in self.caches.values():
+            cache.copy_rows(cache, rows[0], rows[1], num_tokens)
+        self.states.move(*rows)
+        self.sampling.move(*rows)
+        self._steps.features[rows[1]] = self._steps.features[rows[0]]
 
     def _prefill(self, shape: PrefillShape) -> None:
         """Read what is incoming, in the rows after all lists, decide each first code, and move to the lists' rows."""

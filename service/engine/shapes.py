@@ -85,6 +85,8 @@ class Shapes:
 
     def prompt_columns(self, count: int) -> int:
         """Columns of a prefill: few sizes, as prompts have any."""
+        if not self.pads:
+            return count
         grain = self.tokens if count <= 4 * self.tokens else 4 * self.tokens
         return -(-count // grain) * grain
 

@@ -62,15 +62,16 @@ class TreeShape:
     def menu(cls, draft: DraftConfig, device: torch.device) -> tuple["TreeShape", ...]:
         """What is worth trying, the largest first; on a GPU, trees that with five pending tokens fill a pass."""
         largest = cls.default(draft, device)
-        fewer = max(1, largest.num_passes // 2)
+        fewer, some = max(1, largest.num_passes // 2), max(1, largest.num_passes * 3 // 4)
         shapes = [largest, replace(largest, num_passes=fewer)]
         if device.type == "cuda":
             shapes += [
-                replace(largest, num_passes=max(1, largest.num_passes * 3 // 4)),
-                replace(largest, num_places=75),
-                replace(largest, num_places=43),
-                replace(largest, num_places=27, width=4),
+                replace(largest, num_passes=some),
+                replace(largest, num_passes=some, num_places=75),
+                replace(largest, num_passes=some, num_places=43),
+                replace(largest, num_passes=some, num_places=27, width=4),
                 replace(largest, num_passes=fewer, num_places=11, width=2),
+                replace(largest, num_passes=1, num_places=5, width=1),
             ]
         return tuple(dict.fromkeys(shapes))  # one pass has no half
 

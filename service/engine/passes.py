@@ -23,12 +23,11 @@ from service.engine.steps import Steps, cached_and
 from service.engine.target_pass import TargetPass
 from service.engine.tree import Trees, TreeShape
 from service.model.draft import Draft
+from service.model.kernels import HAS_TRITON, runs_triton
 from service.model.layers import at
 
-try:
+if HAS_TRITON:
     from service.engine.gpu.steps import KernelSteps
-except ImportError:  # torch comes without Triton where it comes without CUDA
-    KernelSteps = None  # type: ignore[assignment,misc]
 
 _MOST_INCOMING = 16  # prompts in one pass; more would only make the lists that run wait longer
 
@@ -91,7 +90,7 @@ class Passes:
         self._summary = torch.zeros(
             Summary.NUM_COLUMNS, self.num_rows, dtype=torch.int64, pin_memory=model.device.type == "cuda"
         )
-        kind = KernelSteps if model.device.type == "cuda" else Steps
+        kind = KernelSteps if runs_triton(code_heads) else Steps
         self._steps = kind(
             self._index, code_heads, self.widths, self.shapes, self._target, self._drafter, self.num_rows
         )

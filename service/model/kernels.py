@@ -11,8 +11,10 @@ from service.model.attention import additive, for_groups, grouped_attention
 
 try:
     from service.model import triton_kernels
-except ImportError:  # torch comes without Triton where it comes without CUDA
-    triton_kernels = None  # type: ignore[assignment]
+
+    HAS_TRITON = True
+except ImportError:  # torch comes without it where it comes without CUDA
+    HAS_TRITON = False
 
 # Weights of queries and keys, each [head_dim], and what is added to a variance.
 HeadNorms = tuple[torch.Tensor, torch.Tensor, float]
@@ -21,16 +23,21 @@ HeadNorms = tuple[torch.Tensor, torch.Tensor, float]
 CachePart = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
+def runs_triton(where: torch.Tensor) -> bool:
+    """Whether kernels of ours are there for tensors of this one's device."""
+    return HAS_TRITON and where.is_cuda
+
+
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """RMSNorm over the last dimension, rounded once."""
-    if x.is_cuda:
+    if runs_triton(x):
         return triton_kernels.rms_norm(x, weight, eps)
     return F.rms_norm(x, weight.shape, weight, eps)
 
 
 def silu_times(gate_up: torch.Tensor) -> torch.Tensor:
     """silu(gate) * up, [..., width], of both side by side, [..., 2 * width]."""
-    if gate_up.is_cuda:
+    if runs_triton(gate_up):
         return triton_kernels.silu_times(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
@@ -56,7 +63,7 @@ def rotate(
         norms: of each head before it is rotated, where a family has them.
         cache: None where there are queries alone.
     """
-    if joined.is_cuda:
+    if runs_triton(joined):
         return triton_kernels.rotate(joined, positions, frequencies, scaling, num_heads, norms, cache)
     kv_heads = (joined.shape[2] - num_heads) // 2
     queries = joined[:, :, :num_heads]
@@ -77,7 +84,7 @@ def rotate(
 
 def mask_for(mask: torch.Tensor, num_heads: int, kv_heads: int, dtype: torch.dtype) -> torch.Tensor:
     """A mask, bool [batch, n, m], as `attend` wants it on its device: made once, for all layers."""
-    if mask.is_cuda:
+    if runs_triton(mask):
         return mask
     return additive(for_groups(mask.unsqueeze(1), num_heads, kv_heads), dtype)
 
@@ -100,7 +107,7 @@ def attend(
         scale: of the scores.
         ends: int64 [batch], no token of a list may look at this place or past it; None: nobody knows.
     """
-    if queries.is_cuda:
+    if runs_triton(queries):
         return triton_kernels.attend(queries, keys, values, mask, scale, ends)
     return grouped_attention(queries.transpose(1, 2), keys, values, mask, scale).transpose(1, 2)
 

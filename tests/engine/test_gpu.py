@@ -58,7 +58,7 @@ def write(monkeypatch) -> Callable[..., list[DecodedList]]:
 
 
 def untimed(lists: list[DecodedList]) -> list[DecodedList]:
-    """Their scores rounded, and without what they took."""
+    """Without scores, which differ in their last digits, and what they took."""
     return [
         replace(
             done,

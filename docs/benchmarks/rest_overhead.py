@@ -1,0 +1,51 @@
+"""What a REST request takes beside the engine's time, at a steady rate: URL REQUESTS-PER-SECOND SECONDS.
+
+Requests leave when they are due, whatever became of those before; a request's own clock runs from then on. The engine's
+time is what the answer says of prefill and decoding; the rest is gateway, worker's queue, sockets and JSON.
+"""
+
+import asyncio
+import sys
+import time
+
+import httpx
+import numpy as np
+
+
+async def ask(client: httpx.AsyncClient, user: str, due: float) -> tuple[float, float]:
+    """Milliseconds from when it was due to the answer, and the engine's of them."""
+    await asyncio.sleep(max(0.0, due - time.perf_counter()))
+    answer = await client.post("/recommend", json={"user_id": user, "num_items": 10})
+    answer.raise_for_status()
+    timings = answer.json()["timings"]
+    return (time.perf_counter() - due) * 1e3, timings["prefill_ms"] + timings["decode_ms"]
+
+
+async def main(url: str, rate: float, seconds: float) -> None:
+    """Give users histories, ask for their lists, and print percentiles."""
+    rng = np.random.default_rng(0)
+    async with httpx.AsyncClient(base_url=url, timeout=30.0) as client:
+        found = (await client.post("/recommend", json={"user_id": "nobody"})).json()
+        items = [item["item_id"] for item in found["items"]]
+        users = [f"user-{number}" for number in range(50)]
+        events = [
+            {"user_id": user, "item_id": item, "timestamp": place, "event_id": f"{user}/{place}"}
+            for user in users
+            for place, item in enumerate(rng.choice(items, size=rng.integers(2, 8)).tolist())
+        ]
+        (await client.post("/events", json={"events": events})).raise_for_status()
+        for due in (time.perf_counter(), time.perf_counter() + seconds):
+            # Poisson arrivals; the first lot warms up.
+            gaps = rng.exponential(1 / rate, size=max(20, int(rate * seconds)))
+            times = due + np.cumsum(gaps)
+            asked = rng.choice(users, size=len(times)).tolist()
+            done = np.array(await asyncio.gather(*map(ask, [client] * len(times), asked, times)))
+    over = done[:, 0] - done[:, 1]
+    for name, values in (("request", done[:, 0]), ("engine", done[:, 1]), ("over the engine", over)):
+        print(
+            f"{name}: p50 {np.median(values):.2f} ms, p99 {np.quantile(values, 0.99):.2f} ms ({len(values)} requests)"
+        )
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3])))

@@ -40,7 +40,7 @@ proto: setup
 	@$(BIN)/python -m service.rpc.generate
 
 constraints: setup
-	@{ head -1 constraints.txt; $(PIP) freeze --exclude-editable --exclude pip --exclude setuptools | sed 's/+cpu//'; } > constraints.new
+	@{ head -1 constraints.txt; $(PIP) freeze --exclude-editable --exclude pip --exclude setuptools | sed 's/+cpu//' | grep -v ^triton=; } > constraints.new
 	@mv constraints.new constraints.txt
 
 clean:

@@ -20,6 +20,9 @@ import redis
 # For this process, before it imports torch, and for its children: on a busy machine two threads of one small pass wait
 # for each other, and it takes up to 90 times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Likewise before anything imports Triton: where there is no GPU its interpreter runs the kernels.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from service.catalog.bundle import ITEMS, POPULAR, DecodingDefaults, seal
 from service.catalog.items import Catalogue

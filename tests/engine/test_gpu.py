@@ -1,10 +1,5 @@
-"""A round's kernels write what the functions do of which they are versions.
+"""A round's kernels write what the functions do of which they are versions: on a GPU, or in Triton's interpreter."""
 
-On a GPU, or without one in Triton's interpreter: `pip install triton==3.6.0`, then TRITON_INTERPRET=1.
-"""
-
-import importlib
-import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -22,9 +17,7 @@ from service.engine.tree import TreeShape
 from service.types import DecodedList, DecodeRequest
 from tests.engine.conftest import Setting, assert_equal, random_draft, random_requests, random_setting
 
-if not torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ:
-    pytest.skip("there is no GPU", allow_module_level=True)
-gpu_steps = importlib.import_module("service.engine.gpu.steps")
+gpu_steps = pytest.importorskip("service.engine.gpu.steps", reason="Triton is for Linux alone")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 VARIANTS = [
     (None, "last", False),

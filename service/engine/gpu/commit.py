@@ -185,7 +185,7 @@ def _remember(
     column = tl.where(is_guess, root - 1 + guess, order)
     place = 1 + tl.load(length + row) - tl.load(start + row) + order
     lane = tl.arange(0, WIDTH)
-    mask = is_verified & (place < places) & (column < n) & (lane < width)
+    mask = lane < tl.where(is_verified & (place < places) & (column < n), width, 0)
     values = tl.load(hidden + (row * n + column) * width + lane, mask=mask)
     tl.store(features + (row * places + place) * width + lane, values, mask=mask)
 

@@ -215,14 +215,11 @@ def _lay_out(
     other = place - of_length
     is_cached = other < 0
     is_pending = (other >= 0) & (other < root)
-    is_tree = (other >= root) & (other < columns)
-    sees_it = tl.load(
-        sees + (of_list * n + guess) * n + other - root + 1,
-        mask=is_tree & is_guess & (place < num_places),
-        other=0,
-    )
+    # A pending token looks at no guess; the tree ends where the pending ones do.
+    is_tree = (other >= root) & (other < tl.where(is_guess, columns, root)) & (place < num_places)
+    sees_it = tl.load(sees + (of_list * n + guess) * n + other - root + 1, mask=is_tree, other=0)
     limit = tl.where(is_guess, last, column)
-    seen = is_cached | (is_pending & (other <= limit)) | (is_tree & is_guess & (sees_it != 0))
+    seen = is_cached | (is_pending & (other <= limit)) | (is_tree & (sees_it != 0))
     tl.store(mask + out * num_places + place, seen, mask=place < num_places)
 
 

@@ -474,7 +474,7 @@ def _choose_tokens(
         candidate = tl.load(field + total)
         rows = tl.load(
             written + (of_list * num_candidates + candidate - 1) * num_written + item,
-            mask=(item < num_written) & (candidate > 0),
+            mask=item < tl.where(candidate > 0, num_written, 0),
             other=-1,
         )
         tl.store(out_written + out * num_written + item, rows, mask=item < num_written)

@@ -281,7 +281,8 @@ class Drafter:
         slots = (news.slot.unsqueeze(1) - (last - place)) % self._layout.tokens_per_item
         u = self.tokens.inputs(told, news.tokens, slots, 1, place >= news.num_verified.unsqueeze(1))
         context = torch.arange(news.num_places, device=told.device) < begin + last + 1
-        return _Placed(u, begin + place, last, context.unsqueeze(1))
+        # What is nobody's may have more that is new than anyone in flight; whatever is read there, it exists.
+        return _Placed(u, begin + place, last.clamp(max=longest - 1), context.unsqueeze(1))
 
     def _branches_placed(
         self, step: int, branches: Branches, told: torch.Tensor, scratch: _Scratch

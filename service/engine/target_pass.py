@@ -114,6 +114,7 @@ class TargetPass:
         if self._window is None:
             return dict.fromkeys(self._kinds, mask)
         seen = torch.arange(mask.shape[2], device=mask.device).expand(len(mask), -1)
-        seen = seen.scatter(1, places, positions)  # guesses of a tree do not stand at their own place
+        # Guesses of a tree do not stand at their own place; what is nobody's may stand past all there are.
+        seen = seen.scatter(1, places.clamp(max=mask.shape[2] - 1), positions)
         near = positions.unsqueeze(2) - seen.unsqueeze(1) < self._window
         return {_FULL: mask, _WINDOWED: mask & near}

@@ -84,9 +84,12 @@ def test_rounds_wait_for_nothing_and_write_the_reference_s_lists(
         assert_equal(done, write_list(shop.model, shop.catalogue.codes, shop.layout, request))
 
 
-def test_rows_of_lists_that_left_harm_nobody(shop, monkeypatch) -> None:
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_rows_of_lists_that_left_harm_nobody(make_setting, family: str, monkeypatch) -> None:
     """Three dropped lists go on in rows that are nobody's, further than there is memory for them."""
     monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))
+    codes = np.random.default_rng(0).integers(8, size=(200, 3))
+    shop = make_setting(codes, (8, 8, 8), family=family)
     engine = Engine(shop.model, shop.catalogue, shop.layout, 8, random_draft(shop, "slots"), Always(TREE))
     waiting = [DecodeRequest(f"short-{n}", (n,), 9) for n in range(60)]
     engine.add([waiting.pop() for _ in range(5)])
@@ -100,6 +103,25 @@ def test_rows_of_lists_that_left_harm_nobody(shop, monkeypatch) -> None:
     for written in done[-10:]:
         request = DecodeRequest(written.request_id, (int(written.request_id[6:]),), 9)
         assert_equal(written, write_list(shop.model, shop.catalogue.codes, shop.layout, request))
+
+
+@pytest.mark.parametrize("variant", ["none", "slots"])
+def test_nor_do_rows_of_lists_of_which_the_draft_knows_little(shop, variant: str, monkeypatch) -> None:
+    """Lists that were long written without a draft leave; guesses for those after them are made beside their rows."""
+    monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))
+    choice = Always(TREE)
+    engine = Engine(shop.model, shop.catalogue, shop.layout, 4, random_draft(shop, variant), choice)
+    engine.add([DecodeRequest(f"long-{n}", (n,), 50) for n in range(4)])
+    monkeypatch.setattr(choice, "choose", lambda _: None)
+    for _ in range(80):
+        engine.round()
+    assert engine.num_running == 4
+    engine.drop([f"long-{n}" for n in range(4)])
+    monkeypatch.undo()
+    monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))
+    requests = [DecodeRequest(f"short-{n}", (n,), 5) for n in range(3)]
+    for done, request in zip(engine.write(requests), requests, strict=True):
+        assert_equal(done, write_list(shop.model, shop.catalogue.codes, shop.layout, request))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])

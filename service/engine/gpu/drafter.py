@@ -10,7 +10,7 @@ from service.engine.constraint import NOT_ALLOWED, TrieIndex
 from service.engine.drafter import Drafter
 from service.engine.extensions import ByItem
 from service.engine.gpu.inputs import Position, news_features, place_branches, place_news
-from service.engine.gpu.trees import Candidates, extend_by_item, grow
+from service.engine.gpu.trees import Candidates, can_extend, extend_by_item, grow
 from service.engine.shapes import RoundShape
 from service.engine.states import ListStates
 from service.engine.tree import Trees, TreeShape
@@ -30,7 +30,8 @@ class KernelDrafter:
         self._drafter, self._extension, self._index = drafter, extension, index
         draft = drafter.draft
         # A product whose rows are not aligned takes twice as long.
-        self._vectors = F.pad(extension.vectors, (0, 0, 0, -len(extension.vectors) % 8))
+        padding = -len(extension.vectors) % 8
+        self._vectors = F.pad(extension.vectors, (0, 0, 0, padding)) if padding else extension.vectors
         module, config = draft.position, draft.config
         of_slots = module.alpha * module.item_slot if module.knows_slot else None
         gate = (module.gate.weight[0], module.gate.bias) if module.knows_step else None
@@ -41,7 +42,7 @@ class KernelDrafter:
 
     def can_grow(self, tree: TreeShape, lists: Lists) -> bool:
         """Whether it can; else `Drafter.grow` does."""
-        return lists.sampling.noise is None and tree.num_candidates <= lists.rows.free.shape[1]
+        return lists.sampling.noise is None and can_extend(lists.rows.free.shape[1], tree.num_candidates)
 
     def grow(
         self,

@@ -178,7 +178,7 @@ def _free_before(free, before, num_items, free_stride, BLOCK: tl.constexpr, BLOC
     out = before + of_list * (num_items + 1)
     total = tl.load(free + of_list * free_stride).to(tl.int64) * 0
     tl.store(out, total)
-    for block in tl.static_range(BLOCKS):
+    for block in range(BLOCKS):
         row = block * BLOCK + lane
         inside = row < num_items
         is_free = tl.load(free + of_list * free_stride + row, mask=inside, other=0).to(tl.int32)
@@ -297,7 +297,8 @@ def _place_news(
     tl.store(u + out * width + lane, placed, mask=lane < width)
     tl.store(positions + out, begin + read + column)
     if column == 0:
-        tl.store(last_column + row, last)
+        # What is nobody's may have more that is new than anyone in flight; whatever is read there, it exists.
+        tl.store(last_column + row, tl.minimum(last, columns - 1))
         place = tl.arange(0, PLACES)
         tl.store(mask + row * num_places + place, place < begin + read + last + 1, mask=place < num_places)
 

@@ -9,6 +9,18 @@ from service.engine.constraint import NOT_ALLOWED, TrieIndex
 from service.engine.tree import Trees
 
 _PART = 1024  # items that one program looks through
+_MOST_KEPT = (
+    4096  # of all parts of the catalogue together; the best of them are found by comparing each with each
+)
+
+
+def can_extend(num_items: int, count: int) -> bool:
+    """Whether the best `count` extensions by so many items are found in kernels."""
+    kept = triton.next_power_of_2(count)
+    return (
+        count <= min(num_items, _PART)
+        and triton.next_power_of_2(triton.cdiv(num_items, _PART)) * kept <= _MOST_KEPT
+    )
 
 
 class Candidates:

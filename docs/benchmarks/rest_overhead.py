@@ -34,10 +34,9 @@ async def main(url: str, rate: float, seconds: float) -> None:
             for place, item in enumerate(rng.choice(items, size=rng.integers(2, 8)).tolist())
         ]
         (await client.post("/events", json={"events": events})).raise_for_status()
-        for due in (time.perf_counter(), time.perf_counter() + seconds):
-            # Poisson arrivals; the first lot warms up.
-            gaps = rng.exponential(1 / rate, size=max(20, int(rate * seconds)))
-            times = due + np.cumsum(gaps)
+        for _ in range(2):  # the first lot warms up
+            gaps = rng.exponential(1 / rate, size=max(20, int(rate * seconds)))  # Poisson arrivals
+            times = time.perf_counter() + np.cumsum(gaps)
             asked = rng.choice(users, size=len(times)).tolist()
             done = np.array(await asyncio.gather(*map(ask, [client] * len(times), asked, times)))
     over = done[:, 0] - done[:, 1]

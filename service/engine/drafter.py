@@ -10,7 +10,6 @@ All tokens of a round are codes or separators, so what the draft's projection ma
 once.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,8 +19,8 @@ from transformers import PreTrainedModel
 
 from service.catalog.layout import TokenLayout
 from service.engine.branches import Branches, Lists
-from service.engine.constraint import NOT_ALLOWED, TrieIndex
-from service.engine.extensions import AnyToken, Best, ByCode, ByItem, Extension
+from service.engine.constraint import TrieIndex
+from service.engine.extensions import AnyToken, ByCode, ByItem, Extension
 from service.engine.kv_cache import KvCache
 from service.engine.tree import Trees, TreeShape, grow
 from service.errors import InputError
@@ -75,7 +74,7 @@ class _Scratch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Placed:
+class Placed:
     """What a pass reads.
 
     Attributes:
@@ -207,11 +206,9 @@ class Drafter:
             news: what the lists bring.
             lists: their free rows and sampling.
         """
-        root, least = (news.node, news.slot), NOT_ALLOWED / 2
-        if shape.min_probability:
-            least = math.log(shape.min_probability)
         passes = self.passes(shape, news, lists)
-        return grow(passes, root, shape.num_places, least, self._layout.tokens_per_item)
+        least, num_slots = shape.least_log_probability, self._layout.tokens_per_item
+        return grow(passes, (news.node, news.slot), shape.num_places, least, num_slots)
 
     def passes(self, shape: TreeShape, news: News, lists: Lists) -> list[Branches]:
         """The candidates of each pass, [batch, n], of which the first `width` were extended; arguments as `grow`."""
@@ -229,9 +226,7 @@ class Drafter:
             if step:
                 branches = passes[-1].first(shape.width)
                 states, scratch = self._read_branches(step, branches, states, scratch)
-            scores = self.extension.score(step + 1, branches, states, lists)
-            best = Best.of(scores, shape.num_candidates)
-            passes.append(self.extension.extend(branches, lists, best))
+            passes.append(self.extension(step + 1, branches, states, lists, shape.num_candidates))
         return passes
 
     def _read_news(self, news: News) -> tuple[torch.Tensor, _Scratch]:
@@ -241,8 +236,7 @@ class Drafter:
         self.cache.reserve(batch, news.num_places + self.num_scratch_places)
         self.cache.begin_pass(slice(0, batch), placed.positions, news.num_places)
         nothing = torch.zeros(batch, 1, 0, dtype=torch.bool, device=news.tokens.device)
-        state = self.read(placed.u, placed.positions, placed.last, placed.mask)
-        return state, _Scratch(news.num_places, placed.mask, nothing, nothing[:, 0])
+        return self.read(placed), _Scratch(news.num_places, placed.mask, nothing, nothing[:, 0])
 
     def _read_branches(
         self, step: int, branches: Branches, states: torch.Tensor, scratch: _Scratch
@@ -253,26 +247,16 @@ class Drafter:
         placed, sees, real = self._branches_placed(step, branches, self.tokens.of_features(states), scratch)
         places = scratch.base + torch.arange(written, end, device=states.device).repeat(batch, 1)
         self.cache.begin_pass(slice(0, batch), places, scratch.base + end)
-        found = self.read(placed.u, placed.positions, placed.last, placed.mask)
-        return found, _Scratch(scratch.base, scratch.context, sees, real)
+        return self.read(placed), _Scratch(scratch.base, scratch.context, sees, real)
 
-    def read(
-        self, u: torch.Tensor, positions: torch.Tensor, last: torch.Tensor, mask: torch.Tensor
-    ) -> torch.Tensor:
-        """norm(g) of the tokens that are asked for, [batch, m, hidden], in a pass of the cache that has begun.
-
-        Args:
-            u: the draft's inputs, [batch, n, hidden].
-            positions: int64 [batch, n].
-            last: int64 [batch, m], which of them are asked for a guess.
-            mask: bool [batch, m, places], what these may look at.
-        """
+    def read(self, placed: Placed) -> torch.Tensor:
+        """norm(g) of the tokens that are asked for, [batch, m, hidden], in a pass of the cache that has begun."""
         config = self.draft.config
-        prepared = mask_for(mask, config.num_heads, config.num_kv_heads, u.dtype)
-        g = self._layer.read(u, positions, self.cache.part(0), prepared, last=last)
+        mask = mask_for(placed.mask, config.num_heads, config.num_kv_heads, placed.u.dtype)
+        g = self._layer.read(placed.u, placed.positions, self.cache.part(0), mask, last=placed.last)
         return rms_norm(g, self.draft.norm.weight, config.rms_norm_eps)
 
-    def _news_placed(self, news: News, told: torch.Tensor) -> _Placed:
+    def _news_placed(self, news: News, told: torch.Tensor) -> Placed:
         """News as inputs, where they go, and what the last of each list may look at."""
         batch, longest = news.tokens.shape
         place = torch.arange(longest, device=told.device).expand(batch, -1)
@@ -282,11 +266,11 @@ class Drafter:
         u = self.tokens.inputs(told, news.tokens, slots, 1, place >= news.num_verified.unsqueeze(1))
         context = torch.arange(news.num_places, device=told.device) < begin + last + 1
         # What is nobody's may have more that is new than anyone in flight; whatever is read there, it exists.
-        return _Placed(u, begin + place, last.clamp(max=longest - 1), context.unsqueeze(1))
+        return Placed(u, begin + place, last.clamp(max=longest - 1), context.unsqueeze(1))
 
     def _branches_placed(
         self, step: int, branches: Branches, told: torch.Tensor, scratch: _Scratch
-    ) -> tuple[_Placed, torch.Tensor, torch.Tensor]:
+    ) -> tuple[Placed, torch.Tensor, torch.Tensor]:
         """Likewise of branches; and which branches each one stands under, and which of their places hold a token."""
         batch, width, most = branches.tokens.shape
         place = torch.arange(most, device=told.device)
@@ -310,7 +294,7 @@ class Drafter:
             dim=2,
         )
         last = torch.arange(width, device=told.device) * most + last.clamp(min=0)
-        return _Placed(u, positions.flatten(1), last, mask), sees, real
+        return Placed(u, positions.flatten(1), last, mask), sees, real
 
     @property
     def most_places(self) -> int:

@@ -113,10 +113,8 @@ class Engine:
     def _alike(self, values: list[_Any], num_items: Callable[[_Any], int]) -> Iterator[list[_Any]]:
         """Those to be prefilled together, given how many items are to be read of each."""
         values.sort(key=num_items)
-        per_item, passes = self._layout.tokens_per_item, self._passes
-        lengths = [1 + per_item * num_items(value) for value in values]
-        begin = 0
-        for size in passes.shapes.parts(lengths, passes.most_incoming):
+        lengths, begin = [self._layout.prompt_length(num_items(value)) for value in values], 0
+        for size in self._passes.shapes.parts(lengths, self._passes.most_incoming):
             yield values[begin : begin + size]
             begin += size
 

@@ -11,51 +11,27 @@ from service.engine.constraint import DEAD, NOT_ALLOWED, ROOT_NODE, FreeRows, Tr
 from service.engine.sampling import perturbed_log_softmax
 from service.model.draft import Draft
 
-_PART = 1024  # of a row that one block of threads looks through
 _LEAST_SHARE = 1e-9  # what a code may have is a difference of sums, which are no more exact than that
 
 
 class Extension(Protocol):
-    """Makes the candidates of a pass, in two halves: how good each would be, and what the best ones are."""
+    """Makes the candidates of a pass."""
 
     most_tokens: int
 
-    def score(self, step: int, branches: Branches, states: torch.Tensor, lists: Lists) -> torch.Tensor:
-        """Joint log-probabilities of all extensions of all branches, [batch, n, m]; `NOT_ALLOWED` or less for none.
+    def __call__(
+        self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
+    ) -> Branches:
+        """The `count` best extensions of all branches of each list, best first.
 
         Args:
             step: of the guess, from 1.
             branches: [batch, n].
             states: the draft's norm(g) at their ends, [batch, n, hidden].
             lists: that they belong to.
+            count: fewer are given where there are fewer.
         """
         ...
-
-    def extend(self, branches: Branches, lists: Lists, best: "Best") -> Branches:
-        """Some of these extensions as branches."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Best:
-    """The best extensions of each list, best first, all [batch, count].
-
-    Attributes:
-        log_probability: joint.
-        parent: the branch that each one extends.
-        which: of its extensions.
-    """
-
-    log_probability: torch.Tensor
-    parent: torch.Tensor
-    which: torch.Tensor
-
-    @classmethod
-    def of(cls, scores: torch.Tensor, count: int) -> "Best":
-        """Of scores [batch, n, m]; fewer where there are fewer."""
-        flat = scores.flatten(1)
-        best, index = _top(flat, min(count, flat.shape[1]))
-        return cls(best, index // scores.shape[2], index % scores.shape[2])
 
 
 class ByCode:
@@ -67,7 +43,9 @@ class ByCode:
         self._draft = draft
         self._code_heads = code_heads
 
-    def score(self, step: int, branches: Branches, states: torch.Tensor, lists: Lists) -> torch.Tensor:
+    def __call__(
+        self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
+    ) -> Branches:
         """See `Extension`."""
         index = self._index
         children, allowed = allowed_children(index, lists.rows, branches.node, branches.written)
@@ -82,19 +60,13 @@ class ByCode:
             lists.sampling.temperature.unsqueeze(1),
             None if noise is None else noise.gather(-1, codes),
         )
-        return _joint(branches, lists, log_q, allowed)
-
-    def extend(self, branches: Branches, lists: Lists, best: Best) -> Branches:
-        """See `Extension`."""
-        index, parent = self._index, best.parent
-        # Only the parents that are extended: their children are asked for again.
+        best, parent, which = _best(branches, lists, log_q, allowed, count)
+        child = _of_parent(children, parent).gather(-1, which.unsqueeze(-1)).squeeze(-1)
+        lone = _of_parent(allowed.sum(dim=-1), parent) == 1
         written = _of_parent(branches.written, parent)
-        children, allowed = allowed_children(index, lists.rows, _of_parent(branches.node, parent), written)
-        child = children.gather(-1, best.which.unsqueeze(-1)).squeeze(-1)
-        lone = allowed.sum(dim=-1) == 1
         depth = _of_parent(branches.slot, parent) + 1
         first, end = next_choice(index, lists.rows, child, depth, written)
-        return _extended(index, branches, best, first, end, lone.unsqueeze(-1))
+        return _extended(index, branches, best, parent, first, end, lone.unsqueeze(-1))
 
 
 class ByItem:
@@ -116,7 +88,9 @@ class ByItem:
         self._leaf = leaves - leaves.min()
         self.leaf_begin = index.node_begin[leaves]
 
-    def score(self, step: int, branches: Branches, states: torch.Tensor, lists: Lists) -> torch.Tensor:
+    def __call__(
+        self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
+    ) -> Branches:
         """See `Extension`."""
         index = self._index
         node = branches.node.unsqueeze(-1)
@@ -136,11 +110,7 @@ class ByItem:
             log_q = perturbed_log_softmax(scores, allowed, sharpness, sampling.temperature.unsqueeze(1), None)
         else:
             log_q = self._perturbed(scores, allowed, sharpness, branches, lists)
-        return _joint(branches, lists, log_q, allowed)
-
-    def extend(self, branches: Branches, lists: Lists, best: Best) -> Branches:
-        """See `Extension`."""
-        index, parent, row = self._index, best.parent, best.which
+        best, parent, row = _best(branches, lists, log_q, allowed, count)
         path = index.path[row]
         written = _of_parent(branches.written, parent)
         num_left = lists.rows.count(index.node_begin[path], index.node_end[path], written.unsqueeze(2))
@@ -149,7 +119,7 @@ class ByItem:
         place = slot.unsqueeze(-1) + torch.arange(index.num_levels, device=row.device)
         lone = lone.gather(-1, place.clamp(max=index.num_levels - 1))
         whole = torch.full_like(row, index.num_levels)
-        return _extended(index, branches, best, row, whole, lone)
+        return _extended(index, branches, best, parent, row, whole, lone)
 
     def _perturbed(
         self,
@@ -232,25 +202,23 @@ class AnyToken:
         self._draft = draft
         self._head = head
 
-    def score(self, step: int, branches: Branches, states: torch.Tensor, lists: Lists) -> torch.Tensor:
-        """See `Extension`."""
+    def __call__(
+        self, step: int, branches: Branches, states: torch.Tensor, lists: Lists, count: int
+    ) -> Branches:
+        """See `Extension`; a branch that leaves the trie goes on, and is never accepted."""
         temperature = lists.sampling.temperature.unsqueeze(1).unsqueeze(-1)
         sharpness = self._draft.sharpness(step, torch.zeros_like(branches.slot)).unsqueeze(-1)
         scale = torch.where(temperature > 0, 1 / temperature, sharpness)
         scores = F.linear(states, self._head).float() * scale
         log_q = torch.log_softmax(scores, dim=-1)
         everything = torch.ones(1, 1, 1, dtype=torch.bool, device=states.device)
-        return _joint(branches, lists, log_q, everything)
-
-    def extend(self, branches: Branches, lists: Lists, best: Best) -> Branches:
-        """See `Extension`; a branch that leaves the trie goes on, and is never accepted."""
-        parent, token = best.parent, best.which
+        best, parent, token = _best(branches, lists, log_q, everything, count)
         written = _of_parent(branches.written, parent)
         node, row = self._follow(branches, parent, token, written, lists.rows)
         column = (written >= 0).sum(dim=-1, keepdim=True)
         return Branches(
             parent=parent,
-            log_probability=best.log_probability,
+            log_probability=best,
             node=node,
             written=written.scatter(-1, column, row.unsqueeze(-1)),
             slot=(_of_parent(branches.slot, parent) + 1) % (self._index.num_levels + 1),
@@ -286,24 +254,15 @@ class AnyToken:
         return torch.where(is_code, child, torch.where(is_separator, ROOT_NODE, DEAD)), row
 
 
-def _joint(branches: Branches, lists: Lists, log_q: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-    """Joint log-probabilities of extensions [batch, n, m]; a list that has all its items is not extended."""
+def _best(
+    branches: Branches, lists: Lists, log_q: torch.Tensor, allowed: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The best of all extensions [batch, n, m]: joint log-probabilities, parents and which, each [batch, count]."""
     is_open = branches.num_written() < lists.num_wanted.unsqueeze(1)
     allowed = allowed & is_open.unsqueeze(-1)
-    return torch.where(allowed, branches.log_probability.unsqueeze(-1) + log_q, 2 * NOT_ALLOWED)
-
-
-def _top(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The largest of each row [batch, m], in their order, and where they are: first of each part, then of all."""
-    batch, m = values.shape
-    parts = -(-m // _PART)
-    if count > _PART or parts == 1:
-        return values.topk(count, dim=1)
-    padded = F.pad(values, (0, parts * _PART - m), value=-torch.inf).view(batch, parts, _PART)
-    best, index = padded.topk(count, dim=2, sorted=False)
-    index = index + torch.arange(0, parts * _PART, _PART, device=values.device).unsqueeze(1)
-    best, which = best.flatten(1).topk(count, dim=1)
-    return best, index.flatten(1).gather(1, which)
+    joint = torch.where(allowed, branches.log_probability.unsqueeze(-1) + log_q, 2 * NOT_ALLOWED).flatten(1)
+    best, index = joint.topk(min(count, joint.shape[1]), dim=1)
+    return best, index // log_q.shape[2], index % log_q.shape[2]
 
 
 def _of_parent(values: torch.Tensor, parent: torch.Tensor) -> torch.Tensor:
@@ -315,7 +274,8 @@ def _of_parent(values: torch.Tensor, parent: torch.Tensor) -> torch.Tensor:
 def _extended(
     index: TrieIndex,
     branches: Branches,
-    best: Best,
+    log_probability: torch.Tensor,
+    parent: torch.Tensor,
     row: torch.Tensor,
     end_depth: torch.Tensor,
     lone: torch.Tensor,
@@ -324,7 +284,7 @@ def _extended(
 
     `lone` says of the first tokens whether they were the only ones allowed; later ones are forced.
     """
-    num_levels, parent = index.num_levels, best.parent
+    num_levels = index.num_levels
     slot = _of_parent(branches.slot, parent)
     written = _of_parent(branches.written, parent)
     complete = end_depth == num_levels
@@ -342,7 +302,7 @@ def _extended(
     next_slot = torch.where(complete, 0, end_depth)
     return Branches(
         parent=parent,
-        log_probability=best.log_probability,
+        log_probability=log_probability,
         node=path.gather(-1, next_slot.unsqueeze(-1)).squeeze(-1),
         written=written.scatter(-1, column, row.unsqueeze(-1)),
         slot=next_slot,

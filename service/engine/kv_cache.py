@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from service.model.kernels import CachePart
+from service.model.kernels import CachePart, enter
 
 _GRAIN = 64  # positions are reserved in multiples of this
 
@@ -102,11 +102,9 @@ class KvCache:
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write a layer's keys and values, [rows, heads, n, head_dim], and return all that the pass may look at."""
-        all_keys, all_values, places = self.part(layer)
-        index = places.clamp(max=all_keys.shape[2] - 1)[:, None, :, None].expand_as(keys)
-        all_keys.scatter_(2, index, keys)
-        all_values.scatter_(2, index, values)
-        return all_keys, all_values
+        part = self.part(layer)
+        enter(part, keys, values)
+        return part[:2]
 
     def keep(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Move entries of the first rows from `source` to `target` places, each int64 [num_rows, n].

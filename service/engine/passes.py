@@ -18,7 +18,7 @@ from service.engine.incoming import Incoming
 from service.engine.kv_cache import KvCache
 from service.engine.sampling import Sampling
 from service.engine.shapes import PrefillShape, RoundShape, Shapes
-from service.engine.states import ListStates, Summary, Widths
+from service.engine.states import NUM_SUMMARIES, ListStates, Summary, Widths
 from service.engine.steps import Steps, cached_and
 from service.engine.target_pass import TargetPass
 from service.engine.tree import Trees, TreeShape
@@ -88,7 +88,7 @@ class Passes:
         self.sampling = Sampling.buffers(self.num_rows, model.device)
         # What the host reads after each pass; where there is a GPU, without waiting for a copy of its own.
         self._summary = torch.zeros(
-            Summary.NUM_COLUMNS, self.num_rows, dtype=torch.int64, pin_memory=model.device.type == "cuda"
+            NUM_SUMMARIES, self.num_rows, dtype=torch.int64, pin_memory=model.device.type == "cuda"
         )
         kind = KernelSteps if runs_triton(code_heads) else Steps
         self._steps = kind(
@@ -178,9 +178,7 @@ class Passes:
         """Draft, verify, accept, commit."""
         steps, states, root = self._steps, self.states.first(shape.batch), shape.pending
         lists = steps.lists(states, self.sampling.first(shape.batch, with_noise=shape.is_sampled))
-        trees = Trees.bare(states.node.clone())
-        if shape.tree is not None:
-            trees = steps.grow(shape.tree, shape, states, lists)
+        trees = steps.grow(shape, states, lists)
         num_places = self.shapes.places_for(shape.longest + root + trees.num_places - 1)
         read = steps.lay_out(root, num_places, states, trees)
         hidden, of_pass = self._target(

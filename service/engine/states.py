@@ -1,7 +1,6 @@
 """Where the lists in flight stand, as tensors: row i is list i. A round changes them without a word from the host."""
 
 from dataclasses import dataclass, fields
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -264,11 +263,12 @@ class Summary:
     length: Int64Array
     num_round_tokens: Int64Array
 
-    NUM_COLUMNS: ClassVar[int] = 6
-
     def select(self, which: list[int]) -> "Summary":
         """Some of the lists."""
         return Summary(*(getattr(self, name)[which] for name in self.__slots__))
+
+
+NUM_SUMMARIES = len(fields(Summary))
 
 
 @dataclass(frozen=True, slots=True)

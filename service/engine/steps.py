@@ -72,8 +72,13 @@ class Steps:
         """What drafting and verifying need of the lists."""
         return states.lists(sampling)
 
-    def grow(self, tree: TreeShape, shape: RoundShape, states: ListStates, lists: Lists) -> Trees:
-        """A tree for each list; there is a draft."""
+    def grow(self, shape: RoundShape, states: ListStates, lists: Lists) -> Trees:
+        """A tree for each list; bare roots where nothing is guessed."""
+        if self._drafter is None or shape.tree is None:
+            return Trees.bare(states.node.clone())
+        return self._grow(shape.tree, shape, states, lists)
+
+    def _grow(self, tree: TreeShape, shape: RoundShape, states: ListStates, lists: Lists) -> Trees:
         assert self._drafter is not None
         trees = self._drafter.grow(tree, self._news(shape, states), lists)
         return trees if self._pads else trees.first(int(trees.is_real.sum(dim=1).max()))
@@ -127,7 +132,7 @@ class Steps:
         self._keep(root, states, done)
         if self._drafter is not None:
             self._remember(root, states, done, of_pass)
-        states.put(0, states.after(trees, done, is_round=True, is_drafted=is_drafted))
+        self._commit(states, trees, done, is_drafted)
 
     def summarize(self, states: ListStates) -> torch.Tensor:
         """See `ListStates.summary`."""
@@ -154,6 +159,10 @@ class Steps:
             slot=self._index.node_depth[states.node],
             most_wanted=shape.wanted,
         )
+
+    def _commit(self, states: ListStates, trees: Trees, done: Accepted, is_drafted: bool) -> None:
+        """Have the states move on."""
+        states.put(0, states.after(trees, done, is_round=True, is_drafted=is_drafted))
 
     def _keep(self, root: int, states: ListStates, done: Accepted) -> None:
         """Move the cache's entries of accepted guesses to where they belong."""

@@ -4,7 +4,7 @@ import torch
 from transformers import PreTrainedModel
 
 from service.engine.kv_cache import KvCache
-from service.model.attention import additive, for_groups, use_grouped_attention
+from service.model.attention import mask_of_groups, use_grouped_attention
 from service.model.kernels import mask_for, rms_norm
 from service.model.layers import layers_of, norm_of
 
@@ -89,7 +89,7 @@ class TargetPass:
         """The same, for a model whose layers we do not know."""
         dtype = self.model.dtype
         grouped = {
-            kind: additive(for_groups(mask.unsqueeze(1), self._num_heads, self._num_kv_heads), dtype)
+            kind: mask_of_groups(mask, self._num_heads, self._num_kv_heads, dtype)
             for kind, mask in masks.items()
         }
         # A model that tells its layers apart wants a mask for each kind; one that does not, the mask itself.

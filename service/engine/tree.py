@@ -4,6 +4,7 @@ It grows as in EAGLE-2 (arXiv 2406.16858): each pass of the draft extends the br
 and of all candidates of all passes the most probable tokens are kept, within a budget.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from service.engine.branches import Branches
+from service.engine.constraint import NOT_ALLOWED
 from service.model.draft import DraftConfig
 
 ROOT = 0  # the place of the last token that is certain; guesses hang off it
@@ -74,6 +76,11 @@ class TreeShape:
                 replace(largest, num_passes=1, num_places=5, width=1),
             ]
         return tuple(dict.fromkeys(shapes))  # one pass has no half
+
+    @property
+    def least_log_probability(self) -> float:
+        """Of a candidate that is worth a place; without a least probability, of any that may be written."""
+        return math.log(self.min_probability) if self.min_probability else NOT_ALLOWED / 2
 
     @property
     def label(self) -> str:

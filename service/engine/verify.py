@@ -202,4 +202,4 @@ def _ordered(
     """Those of the values [batch, n] that count, at the columns that `order` gives them, [batch, most]."""
     column = torch.where(counts, order, most)
     ordered = values.new_full((len(values), most + 1), padding)
-    return ordered.scatter(1, column, values)[:, :most]
+    return ordered.scatter(1, column, values)[:, :most].contiguous()

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 
 from service.engine.engine import Engine
+from service.engine.prefixes import History
 from service.errors import InputError
 from service.evaluation.timing import synchronize
 from service.types import DecodeRequest
-
-History = tuple[int, ...]
 
 
 def measure_prefixes(
@@ -80,9 +79,7 @@ def _in_batches(histories: Sequence[History], batch: int) -> list[Sequence[Histo
 
 def _prefill(engine: Engine, histories: Sequence[History], device: torch.device) -> float:
     """Seconds until lists with these histories could have their first round."""
-    requests = [
-        DecodeRequest(f"user {n}", tuple(history), num_items=1) for n, history in enumerate(histories)
-    ]
+    requests = [DecodeRequest(f"user {n}", history, num_items=1) for n, history in enumerate(histories)]
     synchronize(device)
     started = time.perf_counter()
     engine.add(requests)

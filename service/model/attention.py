@@ -49,6 +49,17 @@ def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
+def mask_of_groups(mask: torch.Tensor, num_heads: int, num_kv_heads: int, dtype: torch.dtype) -> torch.Tensor:
+    """A mask, bool [batch, n, m], `additive` and `for_groups`."""
+    return additive(for_groups(mask.unsqueeze(1), num_heads, num_kv_heads), dtype)
+
+
+def rotated(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Heads [..., head_dim] under the rotary position embedding, given cosines and sines of half as many angles."""
+    low, high = heads.chunk(2, dim=-1)
+    return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)
+
+
 def use_grouped_attention(model: PreTrainedModel) -> None:
     """Have a model of any family attend so where it is given a mask `for_groups`; else it does as ever."""
     AttentionInterface.register(_NAME, _forward)

@@ -52,7 +52,7 @@ from transformers import PretrainedConfig
 
 from service.errors import InputError, first_line
 from service.files import write_json
-from service.model.attention import for_groups, grouped_attention
+from service.model.attention import for_groups, grouped_attention, rotated
 
 Variant = Literal["none", "item", "step", "both", "slots"]
 Features = Literal["last", "fused"]
@@ -385,8 +385,7 @@ class Draft(nn.Module):
         """Rotary position embedding of [batch, heads, n, head_dim] at positions [batch, n]."""
         angles = positions.unsqueeze(1).unsqueeze(-1) * self.frequencies
         cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
-        low, high = heads.chunk(2, dim=-1)
-        return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)
+        return rotated(heads, cos, sin)
 
     def num_parameters(self) -> int:
         """All of its own; the target's embedding and head are not."""

@@ -7,7 +7,7 @@ a GPU these are Triton's (`service.model.triton_kernels`); elsewhere what `torch
 import torch
 from torch.nn import functional as F
 
-from service.model.attention import additive, for_groups, grouped_attention
+from service.model.attention import grouped_attention, mask_of_groups, rotated
 
 try:
     from service.model import triton_kernels
@@ -65,7 +65,6 @@ def rotate(
     """
     if runs_triton(joined):
         return triton_kernels.rotate(joined, positions, frequencies, scaling, num_heads, norms, cache)
-    kv_heads = (joined.shape[2] - num_heads) // 2
     queries = joined[:, :, :num_heads]
     keys, values = joined[:, :, num_heads:].chunk(2, dim=2)
     if norms is not None:
@@ -74,19 +73,23 @@ def rotate(
     angles = (positions.unsqueeze(-1) * frequencies).unsqueeze(2)
     cos, sin = (angles.cos() * scaling).to(joined.dtype), (angles.sin() * scaling).to(joined.dtype)
     if cache is not None:
-        of_keys, of_values, places = cache
-        index = places.clamp(max=of_keys.shape[2] - 1)[:, None, :, None]
-        index = index.expand(-1, kv_heads, -1, joined.shape[3])
-        of_keys.scatter_(2, index, _rotated(keys, cos, sin).transpose(1, 2))
-        of_values.scatter_(2, index, values.transpose(1, 2))
-    return _rotated(queries, cos, sin)
+        enter(cache, rotated(keys, cos, sin).transpose(1, 2), values.transpose(1, 2))
+    return rotated(queries, cos, sin)
+
+
+def enter(cache: CachePart, keys: torch.Tensor, values: torch.Tensor) -> None:
+    """Write the keys and values, each [batch, kv_heads, n, head_dim], of a pass's tokens into the cache."""
+    all_keys, all_values, places = cache
+    index = places.clamp(max=all_keys.shape[2] - 1)[:, None, :, None].expand_as(keys)
+    all_keys.scatter_(2, index, keys)
+    all_values.scatter_(2, index, values)
 
 
 def mask_for(mask: torch.Tensor, num_heads: int, kv_heads: int, dtype: torch.dtype) -> torch.Tensor:
     """A mask, bool [batch, n, m], as `attend` wants it on its device: made once, for all layers."""
     if runs_triton(mask):
         return mask
-    return additive(for_groups(mask.unsqueeze(1), num_heads, kv_heads), dtype)
+    return mask_of_groups(mask, num_heads, kv_heads, dtype)
 
 
 def attend(
@@ -110,8 +113,3 @@ def attend(
     if runs_triton(queries):
         return triton_kernels.attend(queries, keys, values, mask, scale, ends)
     return grouped_attention(queries.transpose(1, 2), keys, values, mask, scale).transpose(1, 2)
-
-
-def _rotated(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    low, high = heads.chunk(2, dim=-1)
-    return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)

@@ -7,7 +7,6 @@ import torch
 from service.engine.branches import Branches, Lists
 from service.engine.constraint import NOT_ALLOWED, FreeRows, TrieIndex
 from service.engine.drafter import Drafter, News
-from service.engine.extensions import Best
 from service.engine.sampling import Sampling
 from service.engine.tree import TreeShape
 from service.model.draft import Draft
@@ -112,8 +111,7 @@ def test_branches_are_what_each_alone_would_be(shop: Setting, variant: str) -> N
                 )
                 for step, which in enumerate(chain):
                     # All extensions of this branch alone; the one that was taken is among them.
-                    scores = extension.score(step + 1, branch, slow.state(), own)
-                    found = extension.extend(branch, own, Best.of(scores, 200))
+                    found = extension(step + 1, branch, slow.state(), own, 200)
                     taken = passes[step]
                     read = taken.tokens[i, which, : int(taken.length[i, which])].tolist()
                     same = (found.tokens[0] == taken.tokens[i, which]).all(-1)

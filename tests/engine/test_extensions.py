@@ -7,7 +7,7 @@ import torch
 
 from service.engine.branches import Branches, Lists
 from service.engine.constraint import NOT_ALLOWED, ROOT_NODE, FreeRows, TrieIndex
-from service.engine.extensions import Best, ByItem
+from service.engine.extensions import ByItem
 from service.engine.sampling import Sampling
 from tests.engine.conftest import Setting, random_draft
 
@@ -59,9 +59,8 @@ def test_items_are_ranked_code_by_code(shop: Setting, temperature: float, slot: 
     )
     # So small that no code is out of the question: what has hardly a share is known to few digits.
     states = 0.1 * torch.randn(1, 1, draft.config.hidden_size).expand(2, -1, -1)
-    extension = ByItem(index, heads, draft)
-    best = Best.of(extension.score(1, start, states, lists), len(shop.catalogue))
-    found = extension.extend(start, lists, best)
+    extend = ByItem(index, heads, draft)
+    found = extend(1, start, states, lists, len(shop.catalogue))
 
     begin, end = int(index.node_begin[node]), int(index.node_end[node])
     allowed = {}  # of items that share an ID the first free one stands for all

@@ -18,7 +18,7 @@ from service.types import DecodedList, DecodeRequest
 from tests.engine.conftest import Setting, assert_equal, random_draft, random_requests, random_setting
 
 gpu_steps = pytest.importorskip("service.engine.gpu.steps", reason="Triton is for Linux alone")
-gpu_trees = pytest.importorskip("service.engine.gpu.trees", reason="Triton is for Linux alone")
+gpu_extensions = pytest.importorskip("service.engine.gpu.extensions", reason="Triton is for Linux alone")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 VARIANTS = [
     (None, "last", False),
@@ -110,4 +110,4 @@ def test_a_catalogue_of_more_items_than_one_program_looks_at(write) -> None:
     [(100, 24, True), (100, 101, False), (100_000, 24, True), (1_000_000, 24, False)],
 )
 def test_catalogues_that_are_too_large_for_kernels(num_items: int, count: int, can: bool) -> None:
-    assert gpu_trees.can_extend(num_items, count) == can
+    assert gpu_extensions.can_extend(num_items, count) == can

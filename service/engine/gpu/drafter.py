@@ -1,20 +1,18 @@
 """`Drafter.grow` for greedy lists of a draft that guesses items."""
 
-import math
-
 import torch
 from torch.nn import functional as F
 
 from service.engine.branches import Branches, Lists
-from service.engine.constraint import NOT_ALLOWED, TrieIndex
+from service.engine.constraint import TrieIndex
 from service.engine.drafter import Drafter
 from service.engine.extensions import ByItem
+from service.engine.gpu.extensions import Candidates, can_extend, extend_by_item
 from service.engine.gpu.inputs import Position, news_features, place_branches, place_news
-from service.engine.gpu.trees import Candidates, can_extend, extend_by_item, grow
+from service.engine.gpu.tree import grow
 from service.engine.shapes import RoundShape
 from service.engine.states import ListStates
 from service.engine.tree import Trees, TreeShape
-from service.model.kernels import rms_norm
 
 
 class KernelDrafter:
@@ -45,12 +43,7 @@ class KernelDrafter:
         return lists.sampling.noise is None and can_extend(lists.rows.free.shape[1], tree.num_candidates)
 
     def grow(
-        self,
-        tree: TreeShape,
-        shape: RoundShape,
-        states: ListStates,
-        features: torch.Tensor,
-        lists: Lists,
+        self, tree: TreeShape, shape: RoundShape, states: ListStates, features: torch.Tensor, lists: Lists
     ) -> Trees:
         """The tree of each list.
 
@@ -61,56 +54,35 @@ class KernelDrafter:
             features: of all rows, [rows, places, hidden].
             lists: of the same rows.
         """
-        num_places = shape.draft_places
-        drafter, index, tokens = self._drafter, self._index, self._drafter.tokens
-        batch, num_passes = len(states.length), min(tree.num_passes, shape.wanted)
-        found = Candidates(
-            batch,
-            num_passes,
-            tree.num_candidates,
-            tree.num_passes + 1,
-            self._extension.most_tokens,
-            features.device,
-        )
+        drafter, index, inputs = self._drafter, self._index, self._drafter.tokens
+        batch, num_places = len(states.length), shape.draft_places
+        num_passes, width = min(tree.num_passes, shape.wanted), min(tree.width, tree.num_candidates)
+        most_written, most_tokens = tree.num_passes + 1, self._extension.most_tokens
+        found = Candidates(batch, num_passes, tree.num_candidates, most_written, most_tokens, features.device)
         slot = index.node_depth[states.node]
         branches = Branches.start(
             *(values.unsqueeze(1) for values in (states.node, slot, states.length + states.num_pending)),
-            most_written=tree.num_passes + 1,
-            most_tokens=self._extension.most_tokens,
+            most_written=most_written,
+            most_tokens=most_tokens,
         )
-        normed = news_features(features, states, shape.news, *tokens.norm)
-        u, positions, last, context = place_news(
-            F.linear(normed, tokens.of_feature),
-            tokens.of_token,
-            tokens.row,
-            self._positions[0],
-            index,
-            states,
-            num_places,
-        )
+        told = F.linear(news_features(features, states, shape.news, *inputs.norm), inputs.of_feature)
+        placed = place_news(told, inputs, self._positions[0], index, states, num_places)
+        context, end = placed.mask, num_places
         drafter.cache.reserve(batch, num_places + drafter.num_scratch_places)
-        drafter.cache.begin_pass(slice(0, batch), positions, num_places)
-        state = drafter.read(u, positions, last, context)
+        drafter.cache.begin_pass(slice(0, batch), placed.positions, num_places)
+        state = drafter.read(placed)
         self._extend(1, branches, state, lists, found)
         for step in range(1, num_passes):
-            width = min(tree.width, tree.num_candidates)
-            u, positions, last, mask = place_branches(
-                step,
-                F.linear(rms_norm(state, *tokens.norm), tokens.of_feature),
-                tokens.of_token,
-                tokens.row,
-                self._positions[min(step, len(self._positions) - 1)],
-                found,
-                width,
-                context,
-            )
-            begin = num_places + (step - 1) * u.shape[1]
-            places = torch.arange(begin, begin + u.shape[1], device=u.device).repeat(batch, 1)
-            drafter.cache.begin_pass(slice(0, batch), places, mask.shape[2])
-            state = drafter.read(u, positions, last, mask)
+            position = self._positions[min(step, len(self._positions) - 1)]
+            told = inputs.of_features(state)
+            placed = place_branches(step, told, inputs, position, found, width, context)
+            begin, end = end, placed.mask.shape[2]
+            places = torch.arange(begin, end, device=told.device).repeat(batch, 1)
+            drafter.cache.begin_pass(slice(0, batch), places, end)
+            state = drafter.read(placed)
             self._extend(step + 1, found.of_pass(step - 1).first(width), state, lists, found)
-        least = math.log(tree.min_probability) if tree.min_probability else NOT_ALLOWED / 2
-        return grow(found, (states.node, slot), tree.num_places, least, index.num_levels + 1)
+        least, num_slots = tree.least_log_probability, index.num_levels + 1
+        return grow(found, (states.node, slot), tree.num_places, least, num_slots)
 
     def _extend(
         self, step: int, branches: Branches, state: torch.Tensor, lists: Lists, found: Candidates

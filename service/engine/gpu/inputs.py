@@ -1,11 +1,14 @@
 """What the passes of a round read."""
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
 
 from service.engine.constraint import TrieIndex
-from service.engine.gpu.trees import Candidates
+from service.engine.drafter import Placed, TokenInputs
+from service.engine.gpu.extensions import Candidates
 from service.engine.states import ListStates
 from service.engine.steps import Layout
 from service.engine.tree import Trees
@@ -59,39 +62,34 @@ def news_features(
     return normed
 
 
+@dataclass(frozen=True, slots=True)
 class Position:
     """What a draft adds for where a token stands, as one tensor each; see `PositionModule`.
 
-    Args:
+    Attributes:
         of_slots: [num_slots, hidden], scaled already; None: it does not know.
         of_step: [hidden], of the pass; None likewise.
         gate: its weight [hidden] and bias [1].
     """
 
-    def __init__(
-        self,
-        of_slots: torch.Tensor | None,
-        of_step: torch.Tensor | None,
-        gate: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> None:
-        self.of_slots, self.of_step, self.gate = of_slots, of_step, gate
+    of_slots: torch.Tensor | None
+    of_step: torch.Tensor | None
+    gate: tuple[torch.Tensor, torch.Tensor] | None
 
 
 def place_news(
     told: torch.Tensor,
-    of_token: torch.Tensor,
-    token_row: torch.Tensor,
+    inputs: TokenInputs,
     position: Position,
     index: TrieIndex,
     states: ListStates,
     num_places: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What is new to the draft as its inputs [batch, n, hidden]; positions; the last of each list; what that may see.
+) -> Placed:
+    """What is new to the draft, as its inputs.
 
     Args:
         told: the features' part of the inputs, [batch, n, hidden].
-        of_token: the tokens' part, [tokens, hidden].
-        token_row: int64 [vocabulary], which of these is each token's.
+        inputs: the tokens' part.
         position: of the first pass.
         index: the trie.
         states: of the first rows.
@@ -104,7 +102,7 @@ def place_news(
     mask = torch.empty(batch, 1, num_places, dtype=torch.bool, device=told.device)
     slots, step, (weight, bias) = _parts_of(position, told)
     _place_news[(batch, n)](
-        told, of_token, token_row, slots, step, weight, bias,
+        told, inputs.of_token, inputs.row, slots, step, weight, bias,
         states.tokens, states.pending, states.num_pending, states.length, states.start, states.num_read, states.node,
         index.node_depth, u, positions, last, mask,
         states.tokens.shape[1], states.pending.shape[1], num_places, width,
@@ -112,26 +110,24 @@ def place_news(
         position.of_slots is not None, position.of_step is not None,
         num_warps=8,
     )  # fmt: skip
-    return u, positions, last, mask
+    return Placed(u, positions, last, mask)
 
 
 def place_branches(
     step: int,
     told: torch.Tensor,
-    of_token: torch.Tensor,
-    token_row: torch.Tensor,
+    inputs: TokenInputs,
     position: Position,
     candidates: Candidates,
     width: int,
     context: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> Placed:
     """As `place_news`, of the tokens of the best candidates of pass `step - 1`, [batch, width * s].
 
     Args:
         step: of the pass that reads them, from 1.
         told: the features' part of the inputs, of each branch that they may have grown from, [batch, m, hidden].
-        of_token: the tokens' part.
-        token_row: which of these is each token's.
+        inputs: the tokens' part.
         position: of this pass.
         candidates: of all passes so far.
         width: branches of a pass that are read.
@@ -147,7 +143,7 @@ def place_branches(
     mask = torch.empty(batch, width, num_places, dtype=torch.bool, device=told.device)
     slots, of_step, (weight, bias) = _parts_of(position, told)
     _place_branches[(batch, width * s)](
-        told, of_token, token_row, slots, of_step, weight, bias,
+        told, inputs.of_token, inputs.row, slots, of_step, weight, bias,
         branches.tokens, branches.parent, branches.length, branches.slot, branches.end,
         u, positions, last,
         step - 1, num_passes, count, m, width, hidden, s,
@@ -158,7 +154,7 @@ def place_branches(
         branches.parent, branches.length, context, mask,
         num_passes, count, width, base, num_places, s, step, triton.next_power_of_2(num_places),
     )  # fmt: skip
-    return u, positions, last, mask
+    return Placed(u, positions, last, mask)
 
 
 def _parts_of(

@@ -1,7 +1,6 @@
 """The steps of a round in kernels of Triton."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from service.engine.gpu.inputs import free_before, lay_out
 from service.engine.gpu.verify import decide
 from service.engine.sampling import Sampling
 from service.engine.shapes import RoundShape
-from service.engine.states import ListStates, Summary
+from service.engine.states import NUM_SUMMARIES, ListStates
 from service.engine.steps import Layout, Steps
 from service.engine.tree import Trees, TreeShape
 from service.engine.verify import Accepted
@@ -27,10 +26,8 @@ class KernelSteps(Steps):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        num_rows = len(self.features)
-        self._summary = torch.zeros(
-            Summary.NUM_COLUMNS, num_rows, dtype=torch.int64, device=self.features.device
-        )
+        shape = NUM_SUMMARIES, len(self.features)
+        self._summary = torch.zeros(shape, dtype=torch.int64, device=self.features.device)
         self._grows: KernelDrafter | None = None
         if self._drafter is not None and isinstance(self._drafter.extension, ByItem):
             self._grows = KernelDrafter(self._drafter, self._drafter.extension, self._index)
@@ -40,12 +37,6 @@ class KernelSteps(Steps):
         free = states.free[:, :-1]
         rows = FreeRows(free, free_before(free))
         return Lists(rows, sampling, states.num_items, states.limit - states.num_items)
-
-    def grow(self, tree: TreeShape, shape: RoundShape, states: ListStates, lists: Lists) -> Trees:
-        """See `Steps`."""
-        if self._grows is None or not self._grows.can_grow(tree, lists):
-            return super().grow(tree, shape, states, lists)
-        return self._grows.grow(tree, shape, states, self.features, lists)
 
     def lay_out(self, root: int, num_places: int, states: ListStates, trees: Trees) -> Layout:
         """See `Steps`."""
@@ -58,26 +49,27 @@ class KernelSteps(Steps):
         logits = F.linear(hidden, self._code_heads.flatten(0, 1))
         return decide(self._index, logits, trees, lists, self._deepest(trees))
 
-    def keep(
-        self,
-        root: int,
-        states: ListStates,
-        trees: Trees,
-        done: Accepted,
-        of_pass: Sequence[torch.Tensor],
-        *,
-        is_drafted: bool,
-    ) -> None:
-        """See `Steps`."""
-        done = replace(done, path=done.path.contiguous())
-        keep(self._cache.data, root, states, done)
-        if self._drafter is not None and self._drafter.draft.config.features == "last":
-            remember(self.features, root, states, done, of_pass[-1])
-        elif self._drafter is not None:
-            self._remember(root, states, done, of_pass)
-        commit(states, trees, done, is_drafted=is_drafted)
-
     def summarize(self, states: ListStates) -> torch.Tensor:
         """See `Steps`."""
         summarize(states, self._summary)
         return self._summary
+
+    def _grow(self, tree: TreeShape, shape: RoundShape, states: ListStates, lists: Lists) -> Trees:
+        if self._grows is None or not self._grows.can_grow(tree, lists):
+            return super()._grow(tree, shape, states, lists)
+        return self._grows.grow(tree, shape, states, self.features, lists)
+
+    def _keep(self, root: int, states: ListStates, done: Accepted) -> None:
+        keep(self._cache.data, root, states, done)
+
+    def _remember(
+        self, root: int, states: ListStates, done: Accepted, of_pass: Sequence[torch.Tensor]
+    ) -> None:
+        assert self._drafter is not None
+        if self._drafter.draft.config.features == "last":
+            remember(self.features, root, states, done, of_pass[-1])
+        else:
+            super()._remember(root, states, done, of_pass)
+
+    def _commit(self, states: ListStates, trees: Trees, done: Accepted, is_drafted: bool) -> None:
+        commit(states, trees, done, is_drafted=is_drafted)

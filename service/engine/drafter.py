@@ -25,7 +25,7 @@ from service.engine.kv_cache import KvCache
 from service.engine.tree import Trees, TreeShape, grow
 from service.errors import InputError
 from service.model.draft import Draft
-from service.model.kernels import mask_for, rms_norm
+from service.model.kernels import Spans, mask_for, rms_norm
 from service.model.layers import at, layer_of_draft
 
 
@@ -179,24 +179,26 @@ class Drafter:
         tokens: torch.Tensor,
         features: torch.Tensor,
         slots: torch.Tensor,
+        places: torch.Tensor,
+        spans: Spans,
         rows: slice,
-        positions: torch.Tensor,
         num_places: int,
     ) -> None:
         """Enter prompts, or what follows the part of them that it holds already, into the cache.
 
         Args:
-            tokens: int64 [batch, n], padded on the right.
-            features: the target's, of the token before each, [batch, n, hidden]; 0 before the first.
-            slots: int64 [batch, n], filled after each token.
+            tokens: int64 [t].
+            features: the target's, of the token before each, [t, hidden]; 0 before the first.
+            slots: int64 [t], filled after each token.
+            places: int64 [t], of each in its prompt.
+            spans: whose tokens are whose.
             rows: of the cache.
-            positions: int64 [batch, n].
             num_places: of the cache that they reach to.
         """
         self.cache.reserve(rows.stop, num_places)
         u = self.draft.inputs(features, self._embedding(tokens), slots, 0)
-        self.cache.begin_pass(rows, positions, num_places)
-        self._layer.enter(u, positions, self.cache.part(0))
+        self.cache.begin_pass(rows, places, num_places)
+        self._layer.enter(u, places, self.cache.part(0), spans)
 
     def grow(self, shape: TreeShape, news: News, lists: Lists) -> Trees:
         """The tree of each list.

@@ -8,8 +8,7 @@ rounds; list i stands in row i of everything that is on the device.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.engine.flight import Flight
+from service.engine.incoming import Prompt
 from service.engine.load import Always, TreeChoice, label_of
 from service.engine.passes import Passes
 from service.engine.prefixes import Prefix, Prefixes
@@ -26,8 +26,6 @@ from service.engine.tree import TreeShape
 from service.model.draft import Draft
 from service.model.memory import check_memory
 from service.types import MAX_NUM_ITEMS, DecodedList, DecodeRequest
-
-_Any = TypeVar("_Any")
 
 
 class Engine:
@@ -89,67 +87,61 @@ class Engine:
     @torch.inference_mode()
     def add(self, requests: Sequence[DecodeRequest]) -> None:
         """Prefill these requests; they run from the next round on."""
-        # Apart, as the longest decides what a pass costs; and what is known first, before others take its place.
-        known: list[tuple[DecodeRequest, Prefix]] = []
-        unknown: list[DecodeRequest] = []
-        for request in requests:
-            prefix = None if self._prefixes is None else self._prefixes.find(request.history)
-            if prefix is None:
-                unknown.append(request)
-            else:
-                known.append((request, prefix))
-        for part in self._alike(known, lambda pair: len(pair[0].history) - len(pair[1].history)):
-            held: list[tuple[DecodeRequest, Prefix]] = []
-            for request, prefix in part:
-                if self._prefixes is not None and self._prefixes.still_has(prefix):
-                    held.append((request, prefix))
-                else:
-                    unknown.append(request)
-            if held:
-                self._begin([request for request, _ in held], [prefix for _, prefix in held])
-        for rest in self._alike(unknown, lambda request: len(request.history)):
-            self._begin(rest, [])
-
-    def _alike(self, values: list[_Any], num_items: Callable[[_Any], int]) -> Iterator[list[_Any]]:
-        """Those to be prefilled together, given how many items are to be read of each."""
-        values.sort(key=num_items)
-        lengths, begin = [self._layout.prompt_length(num_items(value)) for value in values], 0
-        for size in self._passes.shapes.parts(lengths, self._passes.most_incoming):
-            yield values[begin : begin + size]
+        found = [
+            (request, None if self._prefixes is None else self._prefixes.find(request.history))
+            for request in requests
+        ]
+        # Those of a like length together: where lists' tokens are kept apart, the longest decides what it costs.
+        found.sort(key=lambda pair: self._num_new(*pair))
+        begin = 0
+        for size in self._passes.shapes.parts(
+            [self._num_new(*pair) for pair in found], self._passes.most_incoming
+        ):
+            self._begin(found[begin : begin + size])
             begin += size
 
-    def _begin(self, requests: Sequence[DecodeRequest], known: Sequence[Prefix]) -> None:
-        """Prefill these, of which these beginnings are known already; empty: none is."""
+    def _num_new(self, request: DecodeRequest, prefix: Prefix | None) -> int:
+        """Tokens of a request's prompt that are to be read."""
+        known = 0 if prefix is None else self._num_kept(prefix.history)
+        return self._layout.prompt_length(len(request.history)) - known
+
+    def _begin(self, found: Sequence[tuple[DecodeRequest, Prefix | None]]) -> None:
+        """Prefill these, each with the beginning that is known of it."""
+        passes, first = self._passes, len(self._flights)
+        requests = [request for request, _ in found]
         flights = [Flight(request) for request in requests]
-        first, count, passes = len(self._flights), len(requests), self._passes
-        prompts = [self._layout.prompt(self._catalogue.codes[list(r.history)]) for r in requests]
-        begin = [self._num_kept(prefix.history) for prefix in known] or [0] * count
-        lengths = [len(prompt) for prompt in prompts]
+        # What was found may have had to make room since.
+        known = {
+            i: prefix
+            for i, (_, prefix) in enumerate(found)
+            if self._prefixes is not None and prefix is not None and self._prefixes.still_has(prefix)
+        }
         # Rows after those in flight are nobody's: a prefill that fails, for lack of memory say, leaves no trace.
         sampling = Sampling.of(requests, self._layout.num_levels, passes.num_codes)
         passes.sampling.put(first, sampling, passes.widths.items * self._layout.num_levels)
+        prompts = [
+            Prompt(
+                request,
+                self._layout.prompt(self._catalogue.codes[list(request.history)]),
+                self._num_kept(known[i].history) if i in known else 0,
+                self._num_kept(request.history) - 1,
+                first + i,
+            )
+            for i, request in enumerate(requests)
+        ]
         shape = passes.shapes.prefill(
-            count,
+            len(prompts),
             most_batch=passes.most_incoming,
-            num_tokens=max(length - start for length, start in zip(lengths, begin, strict=True)),
-            most_known=max(begin),
+            num_tokens=sum(len(prompt.tokens) - prompt.start for prompt in prompts),
+            longest=max(len(prompt.tokens) for prompt in prompts),
             is_sampled=sampling.noise is not None,
         )
         passes.reserve(dict.fromkeys(passes.caches, shape.num_places), shape.num_tokens)
-        kept = [self._num_kept(request.history) for request in requests]
-        passes.incoming.put(
-            self._layout,
-            requests,
-            prompts,
-            begin,
-            [n - 1 for n in kept],
-            rows=range(first, first + count),
-            nobody=range(self.max_batch + count, self.max_batch + shape.batch),
-        )
-        self._load(known, max(begin))
+        passes.incoming.put(self._layout, shape, prompts, self.max_batch + len(prompts))
+        self._load(known)
         passes.prefill(shape)
-        self._keep([request.history for request in requests], known, first, max(kept))
-        self._summary = passes.summary(first + count)
+        self._keep({i: prompt.request.history for i, prompt in enumerate(prompts)}, known, first)
+        self._summary = passes.summary(first + len(prompts))
         for flight in flights:
             flight.decoding_since = time.perf_counter()
         self._flights += flights
@@ -214,7 +206,7 @@ class Engine:
         if self._prefixes is not None:
             parts["kept prompts"] = self._prefixes.num_bytes(longest_prompt)
         check_memory(parts, passes.device, "lower worker.max_batch or worker.kept_prompts")
-        passes.reserve(places, passes.shapes.prompt_columns(longest_prompt))
+        passes.reserve(places, passes.shapes.most_prompt_tokens(longest_prompt, passes.most_incoming))
         if self._prefixes is not None:
             self._prefixes.reserve(longest_prompt)
 
@@ -222,28 +214,25 @@ class Engine:
         """Tokens of a prompt with this history that are worth keeping; the last one is read again, so that one is."""
         return len(self._layout.prefix) + len(history) * self._layout.tokens_per_item - 1
 
-    def _load(self, known: Sequence[Prefix], num_tokens: int) -> None:
-        """Copy known beginnings to where the prefill goes on from them."""
+    def _load(self, known: dict[int, Prefix]) -> None:
+        """Copy the known beginnings of prompts to where the prefill goes on from them."""
         before = self._passes.incoming.before
-        if self._prefixes is None or not known:
-            before.zero_()
-        else:
-            before[: len(known)] = self._prefixes.load(known, self.max_batch, num_tokens)
+        before.zero_()
+        if self._prefixes is not None and known:
+            rows = [self.max_batch + i for i in known]
+            num_tokens = max(self._num_kept(prefix.history) for prefix in known.values())
+            which = torch.tensor(list(known), device=before.device)
+            before[which] = self._prefixes.load(list(known.values()), rows, num_tokens)
 
-    def _keep(
-        self,
-        histories: Sequence[tuple[int, ...]],
-        known: Sequence[Prefix],
-        first: int,
-        num_tokens: int,
-    ) -> None:
+    def _keep(self, histories: dict[int, tuple[int, ...]], known: dict[int, Prefix], first: int) -> None:
         """Keep the prompts of histories that are new, in the rows from `first` on."""
         if self._prefixes is None:
             return
-        new = [i for i, history in enumerate(histories) if not known or known[i].history != history]
+        new = {i: h for i, h in histories.items() if i not in known or known[i].history != h}
         if new:
-            features = self._passes.incoming.features[torch.tensor(new, device=self._passes.device)]
-            self._prefixes.keep([histories[i] for i in new], [first + i for i in new], num_tokens, features)
+            features = self._passes.incoming.features[torch.tensor(list(new), device=self._passes.device)]
+            num_tokens = max(self._num_kept(history) for history in new.values())
+            self._prefixes.keep(list(new.values()), [first + i for i in new], num_tokens, features)
 
     def _leave(self) -> list[DecodedList]:
         """Finished lists go."""

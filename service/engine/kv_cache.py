@@ -87,7 +87,7 @@ class KvCache:
 
         Args:
             rows: of the lists that take part.
-            positions: int64 [num_rows, n], the place of each token in its row.
+            positions: int64 [num_rows, n], or [t] for tokens side by side, the place of each in its row.
             length: places that the pass may look at, from 0; all it writes is among them.
         """
         self._view = self._data[:, :, rows, :, :length]
@@ -103,7 +103,7 @@ class KvCache:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write a layer's keys and values, [rows, heads, n, head_dim], and return all that the pass may look at."""
         part = self.part(layer)
-        enter(part, keys, values)
+        enter(part, keys.transpose(1, 2), values.transpose(1, 2))
         return part[:2]
 
     def keep(self, source: torch.Tensor, target: torch.Tensor) -> None:

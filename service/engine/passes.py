@@ -19,12 +19,11 @@ from service.engine.kv_cache import KvCache
 from service.engine.sampling import Sampling
 from service.engine.shapes import PrefillShape, RoundShape, Shapes
 from service.engine.states import NUM_SUMMARIES, ListStates, Summary, Widths
-from service.engine.steps import Steps, cached_and
-from service.engine.target_pass import TargetPass
+from service.engine.steps import Steps
+from service.engine.target_pass import Reading, TargetPass
 from service.engine.tree import Trees, TreeShape
 from service.model.draft import Draft
 from service.model.kernels import HAS_TRITON, runs_triton
-from service.model.layers import at
 
 if HAS_TRITON:
     from service.engine.gpu.steps import KernelSteps
@@ -105,7 +104,7 @@ class Passes:
     def places_for(self, shape: RoundShape) -> dict[str, int]:
         """Places of each cache that a round of a shape needs."""
         most = 0 if self._drafter is None else self._drafter.most_places
-        places = {"target": self.shapes.places_for(shape.longest + shape.pending + most)}
+        places = {"target": self._pass_places(shape.longest, most)}
         if self._drafter is not None:
             places["draft"] = shape.draft_places + self._drafter.num_scratch_places
         return places
@@ -146,28 +145,31 @@ class Passes:
 
     def _prefill(self, shape: PrefillShape) -> None:
         """Read what is incoming, in the rows after all lists, decide each first code, and move to the lists' rows."""
-        incoming, device = self.incoming.first(shape.batch, shape.num_tokens), self.device
+        incoming, device = self.incoming.arrivals(shape), self.device
         rows = slice(self._max_batch, self._max_batch + shape.batch)
-        start, last = incoming.begin.unsqueeze(1), (incoming.count - 1).unsqueeze(1)
-        order = torch.arange(shape.num_tokens, device=device).expand(shape.batch, -1)
-        positions, places = start + torch.minimum(order, last), start + order
-        causal = (order.unsqueeze(1) <= order.unsqueeze(2)).expand(shape.batch, -1, -1)
-        mask = cached_and(causal, start, shape.num_places)
-        hidden, of_pass = self._target(incoming.tokens, positions, places, mask, rows)
+        spans, places = incoming.spans, incoming.places
+        mask = torch.arange(shape.num_places, device=device) <= places.unsqueeze(1)
+        hidden, of_pass = self._target(Reading(incoming.tokens, places, places, mask, spans), rows)
+        last = (spans.begin[1:] - 1).clamp(min=0)
         features = of_pass[-1]
         if self._drafter is not None:
             features = self._drafter.draft.features_of(of_pass)
-            before = torch.cat((incoming.before.unsqueeze(1), features[:, :-1]), dim=1)
+            prompt = spans.row.clamp(min=0)
+            is_first = (places == incoming.start[prompt]).unsqueeze(1)
+            before = torch.where(is_first, incoming.before[prompt], features.roll(1, dims=0))
             self._drafter.read_prompts(
-                incoming.tokens, before, incoming.slots, rows, places, shape.num_places
+                incoming.tokens, before, incoming.slots, places, spans, rows, shape.num_places
             )
-            self._steps.features[incoming.row, 0] = at(features, last).squeeze(1)
-        incoming.features.copy_(at(features, incoming.kept.unsqueeze(1)).squeeze(1))
-        length = incoming.begin + incoming.count
-        states = ListStates.fresh(incoming.free, incoming.limit, length, self.widths, self._index.num_levels)
+            self._steps.features[incoming.row, 0] = features[last]
+        incoming.features.copy_(features[incoming.kept])
+        states = ListStates.fresh(
+            incoming.free, incoming.limit, spans.ends, self.widths, self._index.num_levels
+        )
         roots = Trees.bare(states.node)
         lists = self._steps.lists(states, self.sampling.select(incoming.row, with_noise=shape.is_sampled))
-        done = self._steps.decide(at(hidden, last), roots, lists)
+        done = self._steps.decide(
+            hidden[last], torch.arange(shape.batch, device=device).unsqueeze(1), roots, lists
+        )
         self.states.put(incoming.row, states.after(roots, done, is_round=False, is_drafted=False))
         self._tell()
         staged = torch.arange(rows.start, rows.stop, device=device)
@@ -176,17 +178,19 @@ class Passes:
 
     def _round(self, shape: RoundShape) -> None:
         """Draft, verify, accept, commit."""
-        steps, states, root = self._steps, self.states.first(shape.batch), shape.pending
+        steps, states = self._steps, self.states.first(shape.batch)
         lists = steps.lists(states, self.sampling.first(shape.batch, with_noise=shape.is_sampled))
         trees = steps.grow(shape, states, lists)
-        num_places = self.shapes.places_for(shape.longest + root + trees.num_places - 1)
-        read = steps.lay_out(root, num_places, states, trees)
-        hidden, of_pass = self._target(
-            read.tokens, read.positions, read.places, read.mask, slice(0, shape.batch)
-        )
-        done = steps.decide(at(hidden, read.asked), trees, lists)
-        steps.keep(root, states, trees, done, of_pass, is_drafted=shape.tree is not None)
+        num_places = self._pass_places(shape.longest, trees.num_places - 1)
+        layout = steps.lay_out(shape.num_tokens, num_places, states, trees)
+        hidden, of_pass = self._target(layout.read, slice(0, shape.batch))
+        done = steps.decide(hidden, layout.asked, trees, lists)
+        steps.keep(layout.read, states, trees, done, of_pass, is_drafted=shape.tree is not None)
         self._tell()
+
+    def _pass_places(self, longest: int, guesses: int) -> int:
+        """Places of the target's cache that a round looks at."""
+        return self.shapes.places_for(longest + self.widths.pending + guesses)
 
     def _tell(self) -> None:
         """Have the host know how all lists stand."""

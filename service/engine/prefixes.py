@@ -75,16 +75,16 @@ class Prefixes:
         """Whether what was found has been kept since."""
         return self._kept.get(_keys(prefix.history)[-1]) == prefix
 
-    def load(self, prefixes: Sequence[Prefix], first: int, num_tokens: int) -> torch.Tensor:
-        """Copy kept entries into the rows from `first` on, and beyond them what means nothing, up to `num_tokens`.
+    def load(self, prefixes: Sequence[Prefix], rows: Sequence[int], num_tokens: int) -> torch.Tensor:
+        """Copy kept entries into these rows, and beyond them what means nothing, up to `num_tokens`.
 
         Returns:
             The feature of each one's last token, [len(prefixes), hidden].
         """
         index = self._index([prefix.row for prefix in prefixes])
-        rows = self._index(range(first, first + len(prefixes)))
+        target = self._index(rows)
         for cache, kept in self._caches:
-            cache.copy_rows(kept, index, rows, num_tokens)
+            cache.copy_rows(kept, index, target, num_tokens)
         return self._features[index]
 
     def keep(

@@ -15,7 +15,7 @@ class RoundShape:
 
     Attributes:
         batch: rows.
-        pending: columns for pending tokens, at most.
+        num_tokens: that the target reads, at most.
         news: tokens that the draft reads, at most.
         longest: tokens in the target's cache, at most.
         draft_places: places of the draft's cache before those of its guesses.
@@ -25,7 +25,7 @@ class RoundShape:
     """
 
     batch: int
-    pending: int
+    num_tokens: int
     news: int
     longest: int
     draft_places: int
@@ -40,14 +40,16 @@ class PrefillShape:
 
     Attributes:
         batch: prompts.
-        num_tokens: columns for the tokens that are to be read of each.
+        num_tokens: that are to be read, of all of them.
         num_places: of a cache that they may look at.
+        is_padded: whether there may be fewer tokens.
         is_sampled: whether any list is.
     """
 
     batch: int
     num_tokens: int
     num_places: int
+    is_padded: bool
     is_sampled: bool
 
 
@@ -62,83 +64,79 @@ class Shapes:
         tokens: of a pass, a multiple of this.
         places: of a cache, likewise.
         pads: whether shapes are few; else each round's own.
-        pass_tokens: what a pass costs beside its tokens, in tokens.
+        most_tokens: of prompts that are read together, unless it is one alone.
     """
 
     tokens: int
     places: int
     pads: bool
-    pass_tokens: int = 64
+    most_tokens: int = 1024
 
     @classmethod
     def of(cls, device: torch.device) -> "Shapes":
         """What suits a device."""
-        return cls(16, 128, pads=True, pass_tokens=512) if device.type == "cuda" else cls(1, 1, pads=False)
+        return cls(16, 128, pads=True) if device.type == "cuda" else cls(1, 1, pads=False)
 
     def tokens_for(self, count: int) -> int:
-        """Columns of a pass."""
-        return -(-count // self.tokens) * self.tokens
+        """Tokens of a pass: four sizes from one power of two to the next."""
+        grain = max(self.tokens, 1 << max(0, (count - 1).bit_length() - 3)) if self.pads else 1
+        return -(-count // grain) * grain
 
     def places_for(self, count: int) -> int:
         """Places of a cache that a pass looks at."""
         return -(-count // self.places) * self.places
 
-    def prompt_columns(self, count: int) -> int:
-        """Columns of a prefill: few sizes, as prompts have any."""
-        if not self.pads:
-            return count
-        grain = self.tokens if count <= 4 * self.tokens else 4 * self.tokens
-        return -(-count // grain) * grain
-
     def parts(self, lengths: Sequence[int], most: int) -> list[int]:
-        """How many prompts, of these lengths in ascending order, to read together, `most` at most: what costs least.
+        """How many prompts, of these lengths, to read together, `most` at most."""
+        parts, room = [0], self.most_tokens
+        for length in lengths:
+            if parts[-1] == most or (parts[-1] and length > room):
+                parts.append(0)
+                room = self.most_tokens
+            parts[-1] += 1
+            room -= length
+        return parts if lengths else []
 
-        All of a pass are padded to the longest; but each pass costs something of its own.
-        """
-        costs, sizes = [0], [0]
-        for end in range(1, len(lengths) + 1):
-            columns = self.prompt_columns(lengths[end - 1])
-            cost, size = min(
-                (costs[end - size] + self.pass_tokens + self._batch_for(size, most) * columns, size)
-                for size in range(1, min(most, end) + 1)
-            )
-            costs.append(cost)
-            sizes.append(size)
-        parts: list[int] = []
-        end = len(lengths)
-        while end:
-            parts.insert(0, sizes[end])
-            end -= sizes[end]
-        return parts
+    def most_prompt_tokens(self, longest: int, most: int) -> int:
+        """Of prompts that are read together, `most` of so many tokens at most."""
+        return self.tokens_for(min(most * longest, max(longest, self.most_tokens)))
 
     def _batch_for(self, count: int, most: int) -> int:
         """Rows of a pass."""
         return min(most, 1 << (count - 1).bit_length()) if self.pads else count
 
     def prefill(
-        self, batch: int, *, most_batch: int, num_tokens: int, most_known: int, is_sampled: bool
+        self, batch: int, *, most_batch: int, num_tokens: int, longest: int, is_sampled: bool
     ) -> PrefillShape:
-        """The shape for prompts of which so many tokens are to be read, and so many are known, at most."""
-        columns = self.prompt_columns(num_tokens)
+        """The shape for prompts of which so many tokens are to be read in all, the longest of so many."""
         return PrefillShape(
             batch=self._batch_for(batch, most_batch),
-            num_tokens=columns,
-            num_places=self.places_for(most_known + columns),
+            num_tokens=self.tokens_for(num_tokens),
+            num_places=self.places_for(longest),
+            is_padded=self.pads,
             is_sampled=is_sampled,
         )
 
     def round(
-        self, summary: Summary, widths: Widths, max_batch: int, tree: TreeShape | None, *, is_sampled: bool
+        self,
+        summary: Summary,
+        widths: Widths,
+        max_batch: int,
+        tree: TreeShape | None,
+        *,
+        is_sampled: bool,
     ) -> RoundShape:
         """The shape for lists that stand so."""
         batch, longest = len(summary.length), int(summary.length.max())
         news = int((summary.num_unread + summary.num_pending).max())
+        num_tokens = int(summary.num_pending.sum()) + (0 if tree is None else batch * tree.num_places)
         if self.pads:
             batch = self._batch_for(batch, max_batch)
-            return self._padded(batch, news, self.places_for(longest), widths, tree, is_sampled=is_sampled)
+            longest = self.places_for(longest)
+            return self._padded(batch, num_tokens, news, longest, widths, tree, is_sampled=is_sampled)
         return RoundShape(
             batch=batch,
-            pending=int(summary.num_pending.max()),
+            num_tokens=num_tokens,
             news=news,
             longest=longest,
             draft_places=int((summary.length - summary.num_unread).max()) + news,
@@ -150,11 +148,13 @@ class Shapes:
     def largest(self, longest: int, widths: Widths, max_batch: int) -> RoundShape:
         """The largest shape there will be, for lists of so many tokens, prompts included."""
         news = widths.tokens + widths.pending
-        return self._padded(max_batch, news, self.places_for(longest), widths, None, is_sampled=True)
+        longest, num_tokens = self.places_for(longest), max_batch * (widths.pending + widths.guessed)
+        return self._padded(max_batch, num_tokens, news, longest, widths, None, is_sampled=True)
 
     def _padded(
         self,
         batch: int,
+        num_tokens: int,
         news: int,
         longest: int,
         widths: Widths,
@@ -168,7 +168,7 @@ class Shapes:
             width *= 2
         return RoundShape(
             batch=batch,
-            pending=widths.pending,
+            num_tokens=self.tokens_for(num_tokens),
             news=width,
             longest=longest,
             draft_places=self.places_for(longest + width),

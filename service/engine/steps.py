@@ -12,28 +12,23 @@ from service.engine.drafter import Drafter, News
 from service.engine.sampling import Sampling
 from service.engine.shapes import RoundShape, Shapes
 from service.engine.states import ListStates, Widths
-from service.engine.target_pass import TargetPass
+from service.engine.target_pass import Reading, TargetPass
 from service.engine.tree import Trees, TreeShape
 from service.engine.verify import Accepted, decide
+from service.model.kernels import Spans
 from service.model.layers import at
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the target reads in a round: pending tokens, then guesses.
+    """What the target reads in a round: of each list what is pending, then its guesses.
 
     Attributes:
-        tokens: int64 [batch, n].
-        positions: int64 [batch, n].
-        places: int64 [batch, n], in the cache.
-        mask: bool [batch, n, places of the cache], which a token may look at.
-        asked: int64 [batch, m], the columns of the trees' places; of the root, that of the last pending token.
+        read: all of it.
+        asked: int64 [batch, n], which token stands at each place of the trees; at the root, the last pending one.
     """
 
-    tokens: torch.Tensor
-    positions: torch.Tensor
-    places: torch.Tensor
-    mask: torch.Tensor
+    read: Reading
     asked: torch.Tensor
 
 
@@ -83,35 +78,67 @@ class Steps:
         trees = self._drafter.grow(tree, self._news(shape, states), lists)
         return trees if self._pads else trees.first(int(trees.is_real.sum(dim=1).max()))
 
-    def lay_out(self, root: int, num_places: int, states: ListStates, trees: Trees) -> Layout:
-        """What the target reads, given the columns for pending tokens, and how many places of its cache it looks at."""
-        batch, num_guessed = len(states.length), trees.num_places - 1
-        tokens = torch.cat((_widened(states.pending, root), trees.token[:, 1:]), dim=1)
-        column = torch.arange(root, device=trees.token.device).expand(batch, -1)
-        last = (states.num_pending - 1).clamp(min=0).unsqueeze(1)
-        length = states.length.unsqueeze(1)
-        ahead = torch.cat((torch.minimum(column, last), last + trees.depth[:, 1:]), dim=1)
-        of_pending = torch.cat(
-            (
-                column.unsqueeze(1) <= column.unsqueeze(2),
-                (column <= last).unsqueeze(1).expand(-1, num_guessed, -1),
-            ),
-            dim=1,
-        )
-        sees = torch.cat((of_pending, F.pad(trees.sees[:, 1:, 1:], (0, 0, root, 0))), dim=2)
-        places = length + torch.arange(root + num_guessed, device=trees.token.device)
-        guessed = root + torch.arange(num_guessed, device=trees.token.device).expand(batch, -1)
-        mask = cached_and(sees, length, num_places)
-        return Layout(tokens, length + ahead, places, mask, torch.cat((last, guessed), dim=1))
+    def lay_out(self, num_tokens: int, num_places: int, states: ListStates, trees: Trees) -> Layout:
+        """What the target reads, given for how many tokens and how many places of its cache there is room.
 
-    def decide(self, hidden: torch.Tensor, trees: Trees, lists: Lists) -> Accepted:
-        """What a pass of the target makes certain, given what its head reads at each place, [batch, places, hidden]."""
-        done = decide(self._index, self._code_heads, hidden, trees, lists, self._deepest(trees))
+        Where shapes are not padded it is as much as there is.
+        """
+        pending, length = states.num_pending, states.length
+        # Whoever has nothing pending is nobody; of those who have a place among the lists, the last ones are.
+        count = torch.where(pending > 0, pending + trees.is_real[:, 1:].sum(dim=1), 0)
+        begin = F.pad(count.cumsum(0), (1, 0))
+        most = states.pending.shape[1] + trees.num_places - 1
+        if not self._pads:
+            num_tokens, num_places, most = int(begin[-1]), int((length + count).max()), int(count.max())
+        token = torch.arange(num_tokens, device=count.device)
+        row = torch.searchsorted(begin[1:], token, right=True)
+        is_padding = row == len(count)
+        row = row.clamp(max=len(count) - 1)
+        column, own = token - begin[row], pending[row]
+        # Of guesses their place in the tree, which of pending tokens is none.
+        guess = column - own + 1
+        is_guess, last = guess > 0, trees.num_places - 1
+        guess = guess.clamp(0, last)
+        certain = states.pending[row, column.clamp(max=states.pending.shape[1] - 1)]
+        ahead = torch.where(is_guess, own - 1 + trees.depth[row, guess], column)
+        place = torch.arange(num_places, device=count.device) - length[row].unsqueeze(1)
+        other = place - own.unsqueeze(1) + 1
+        sees = trees.sees[row, guess].gather(1, other.clamp(0, last))
+        mask = (place < own.unsqueeze(1)) & (place <= column.unsqueeze(1))
+        mask |= is_guess.unsqueeze(1) & (other > 0) & (other <= last) & sees
+        begin = begin.clamp(max=num_tokens)
+        read = Reading(
+            tokens=torch.where(is_guess, trees.token[row, guess], certain),
+            positions=length[row] + ahead,
+            places=torch.where(is_padding, num_places, length[row] + column),
+            mask=mask,
+            spans=Spans(
+                row=torch.where(is_padding, -1, row),
+                begin=begin,
+                ends=length + count,
+                most=most,
+                has_padding=self._pads,
+            ),
+        )
+        of_tree = torch.arange(trees.num_places, device=count.device)
+        asked = (begin[:-1] + pending - 1).unsqueeze(1) + of_tree
+        return Layout(read, asked.clamp(0, num_tokens - 1))
+
+    def decide(self, hidden: torch.Tensor, asked: torch.Tensor, trees: Trees, lists: Lists) -> Accepted:
+        """What a pass of the target makes certain.
+
+        Args:
+            hidden: what the head reads, [t, hidden].
+            asked: int64 [batch, n], which of it belongs to each place of the trees.
+            trees: that were read.
+            lists: that they belong to.
+        """
+        done = decide(self._index, self._code_heads, hidden[asked], trees, lists, self._deepest(trees))
         return done if self._pads else replace(done, path=done.path[:, : int(done.num_path.max())])
 
     def keep(
         self,
-        root: int,
+        read: Reading,
         states: ListStates,
         trees: Trees,
         done: Accepted,
@@ -122,16 +149,16 @@ class Steps:
         """Keep of a round what is certain.
 
         Args:
-            root: columns of the pass before its guesses.
+            read: by the target.
             states: of the first rows; they change in their place.
             trees: that were verified.
             done: what became of them.
-            of_pass: hidden states of the pass that the draft's features are made of, each [batch, n, hidden].
+            of_pass: hidden states of the pass that the draft's features are made of, each [t, hidden].
             is_drafted: the draft has read the tokens that were certain before the pass.
         """
-        self._keep(root, states, done)
+        self._keep(states, done)
         if self._drafter is not None:
-            self._remember(root, states, done, of_pass)
+            self._remember(read, states, done, of_pass)
         self._commit(states, trees, done, is_drafted)
 
     def summarize(self, states: ListStates) -> torch.Tensor:
@@ -164,20 +191,19 @@ class Steps:
         """Have the states move on."""
         states.put(0, states.after(trees, done, is_round=True, is_drafted=is_drafted))
 
-    def _keep(self, root: int, states: ListStates, done: Accepted) -> None:
+    def _keep(self, states: ListStates, done: Accepted) -> None:
         """Move the cache's entries of accepted guesses to where they belong."""
         if not done.path.shape[1]:
             return
         order = torch.arange(done.path.shape[1], device=done.path.device)
-        length = states.length.unsqueeze(1)
-        target = length + states.num_pending.unsqueeze(1) + order
+        begin = (states.length + states.num_pending).unsqueeze(1)
         # Where a path has ended an entry stays where it is, in scratch.
-        source = torch.where(order < done.num_path.unsqueeze(1), length + root - 1 + done.path, target)
-        self._cache.keep(source, target)
+        source = torch.where(order < done.num_path.unsqueeze(1), done.path - 1, order)
+        self._cache.keep(begin + source, begin + order)
 
     def _remember(
         self,
-        root: int,
+        read: Reading,
         states: ListStates,
         done: Accepted,
         of_pass: Sequence[torch.Tensor],
@@ -185,30 +211,11 @@ class Steps:
         """Keep the features of the tokens that this pass verified."""
         assert self._drafter is not None
         columns = states.verified_from(done)
-        width = states.pending.shape[1]
+        width, own = states.pending.shape[1], states.num_pending.unsqueeze(1)
         if done.path.shape[1]:
-            of_path = root - 1 + done.path.gather(1, (columns - width).clamp(min=0))
+            of_path = own - 1 + done.path.gather(1, (columns - width).clamp(min=0))
             columns = torch.where(columns < width, columns, of_path)
-        columns = columns.clamp(max=of_pass[0].shape[1] - 1)
-        kept = self._drafter.draft.features_of([at(state, columns) for state in of_pass])
+        which = (read.spans.begin[:-1].unsqueeze(1) + columns).clamp(0, len(read.tokens) - 1)
+        kept = self._drafter.draft.features_of([state[which] for state in of_pass])
         places = 1 + states.verified_to(done)
         self.features[: len(places)].scatter_(1, places.unsqueeze(2).expand_as(kept), kept)
-
-
-def _widened(values: torch.Tensor, width: int) -> torch.Tensor:
-    """[batch, m] as [batch, width], cut or padded with 0."""
-    return F.pad(values[:, :width], (0, max(0, width - values.shape[1])))
-
-
-def cached_and(sees: torch.Tensor, length: torch.Tensor, num_places: int) -> torch.Tensor:
-    """The mask of a pass, bool [batch, n, num_places]: all that is cached, and of the pass what `sees` allows.
-
-    Args:
-        sees: bool [batch, n, n], which tokens of the pass may look at which.
-        length: int64 [batch, 1], cached tokens of each list.
-        num_places: of the cache.
-    """
-    place = torch.arange(num_places, device=sees.device) - length
-    within = place.clamp(0, sees.shape[2] - 1).unsqueeze(1).expand(-1, sees.shape[1], -1)
-    inside = (place >= 0) & (place < sees.shape[2])
-    return (place < 0).unsqueeze(1) | (sees.gather(2, within) & inside.unsqueeze(1))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from service.model.draft import Draft
-from service.model.kernels import CachePart, HeadNorms, attend, rms_norm, rotate, silu_times
+from service.model.kernels import CachePart, HeadNorms, Spans, attend, rms_norm, rotate, silu_times
 
 Norm = tuple[torch.Tensor, float]  # a weight, and what is added to a variance
 
@@ -65,14 +65,14 @@ class Layer:
         self._out, self._gate_up, self._down = out, gate_up, down
         self._norms, self._head_norms, self._rotation = norms, head_norms, rotation
 
-    def enter(self, hidden: torch.Tensor, positions: torch.Tensor, cache: CachePart) -> None:
+    def enter(self, hidden: torch.Tensor, positions: torch.Tensor, cache: CachePart, spans: Spans) -> None:
         """Enter tokens into the cache of which nothing else is asked; arguments as `read`."""
         weight, bias = self._heads
         begin = self._num_heads * self._head_dim
         joined = F.linear(
             rms_norm(hidden, *self._norms[0]), weight[begin:], None if bias is None else bias[begin:]
         )
-        self._rotate(joined, positions, 0, cache)
+        self._rotate(joined, positions, 0, cache, spans)
 
     def read(
         self,
@@ -80,32 +80,38 @@ class Layer:
         positions: torch.Tensor,
         cache: CachePart,
         mask: torch.Tensor,
-        ends: torch.Tensor | None = None,
+        *,
         last: torch.Tensor | None = None,
+        spans: Spans | None = None,
     ) -> torch.Tensor:
-        """What the layer makes of its input, [batch, n, width], which it may overwrite.
+        """What the layer makes of its input, [batch, n, width], which it may overwrite; [t, width] with spans.
 
         Args:
-            hidden: what the layer before it made, [batch, n, width].
-            positions: int64 [batch, n].
+            hidden: what the layer before it made, likewise.
+            positions: int64 [batch, n], or [t].
             cache: this layer's.
             mask: from `kernels.mask_for`.
-            ends: int64 [batch], nobody looks at this place or past it; None: nobody knows.
-            last: int64 [batch, m], the only tokens that are asked for; the mask is theirs.
+            last: int64 [batch, m], the only tokens that are asked for; the mask is theirs. Without spans.
+            spans: whose tokens are whose; None: row i is list i's.
         """
         joined = F.linear(rms_norm(hidden, *self._norms[0]), *self._heads)
-        queries = self._rotate(joined, positions, self._num_heads, cache)
+        queries = self._rotate(joined, positions, self._num_heads, cache, spans)
         if last is not None:
             queries = at(queries.flatten(2), last).view(*last.shape, self._num_heads, self._head_dim)
             hidden = at(hidden, last)
-        found = attend(queries, cache[0], cache[1], mask, self._scale, ends)
-        flat = hidden.flatten(0, 1)
+        found = attend(queries, cache[0], cache[1], mask, self._scale, spans)
+        flat = hidden.view(-1, hidden.shape[-1])
         flat.addmm_(found.reshape(len(flat), -1), self._out.T)
         gated = silu_times(F.linear(rms_norm(flat, *self._norms[1]), self._gate_up))
         return flat.addmm_(gated, self._down.T).view_as(hidden)
 
     def _rotate(
-        self, joined: torch.Tensor, positions: torch.Tensor, num_heads: int, cache: CachePart
+        self,
+        joined: torch.Tensor,
+        positions: torch.Tensor,
+        num_heads: int,
+        cache: CachePart,
+        spans: Spans | None,
     ) -> torch.Tensor:
         return rotate(
             joined.view(*positions.shape, -1, self._head_dim),
@@ -115,6 +121,7 @@ class Layer:
             num_heads,
             self._head_norms,
             cache,
+            spans,
         )
 
 

@@ -37,24 +37,26 @@ def rotate(
     num_heads: int,
     norms: tuple[torch.Tensor, torch.Tensor, float] | None,
     cache: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
+    rows: torch.Tensor | None,
 ) -> torch.Tensor:
-    """See `kernels`."""
-    batch, n, all_heads, head_dim = joined.shape
-    queries = joined.new_empty(batch, n, num_heads, head_dim)
+    """See `kernels`; `rows` are the lists of tokens that stand side by side."""
+    *shape, all_heads, head_dim = joined.shape
+    queries = joined.new_empty(*shape, num_heads, head_dim)
     # Where there is no cache, or no norm, nothing is read or written there.
     keys, values, places = (queries, queries, positions) if cache is None else cache
     of_queries, of_keys, eps = (frequencies, frequencies, 0.0) if norms is None else norms
-    _rotate[(batch * n, triton.cdiv(all_heads, _HEADS))](
+    _rotate[(positions.numel(), triton.cdiv(all_heads, _HEADS))](
         joined,
         positions,
         places,
+        positions if rows is None else rows,
         frequencies,
         of_queries,
         of_keys,
         queries,
         keys,
         values,
-        n,
+        shape[-1],
         num_heads,
         (all_heads - num_heads) // 2,
         keys.shape[2] - 1,
@@ -67,6 +69,7 @@ def rotate(
         triton.next_power_of_2(head_dim // 2),
         _HEADS,
         norms is not None,
+        rows is not None,
         num_warps=2,
     )
     return queries
@@ -78,11 +81,12 @@ def attend(
     values: torch.Tensor,
     mask: torch.Tensor,
     scale: float,
-    ends: torch.Tensor | None,
+    spans: tuple[torch.Tensor, torch.Tensor, int] | None,
 ) -> torch.Tensor:
-    """See `kernels`."""
-    batch, n, num_heads, head_dim = queries.shape
-    kv_heads, places = keys.shape[1], keys.shape[2]
+    """See `kernels`; of spans where each begins, where it ends in the cache, and the most tokens of any."""
+    num_heads, head_dim = queries.shape[-2:]
+    batch, kv_heads, places = keys.shape[:3]
+    begins, ends, n = spans or (queries, queries, queries.shape[1])
     num_rows = n * (num_heads // kv_heads)
     rows = 64
     while rows > 16 and (
@@ -96,7 +100,8 @@ def attend(
         values,
         mask,
         found,
-        queries if ends is None else ends,
+        begins,
+        ends,
         n,
         places,
         kv_heads,
@@ -110,7 +115,7 @@ def attend(
         rows,
         _PLACES,
         "ieee" if queries.dtype == torch.float32 else "tf32",
-        ends is not None,
+        spans is not None,
         num_warps=4,
     )
     return found
@@ -139,9 +144,10 @@ def _silu_times(gate_up, result, width, BLOCK: tl.constexpr):
 
 @triton.jit
 def _rotate(
-    joined, positions, places, frequencies, of_queries, of_keys, queries, keys, values,
+    joined, positions, places, rows, frequencies, of_queries, of_keys, queries, keys, values,
     n, num_heads, kv_heads, last_place, row_stride, head_stride, place_stride, scaling, eps,
     HALF: tl.constexpr, BLOCK: tl.constexpr, HEADS: tl.constexpr, HAS_NORMS: tl.constexpr,
+    HAS_ROWS: tl.constexpr,
 ):  # fmt: skip
     """Some heads of one token."""
     token = tl.program_id(0).to(tl.int64)
@@ -179,30 +185,38 @@ def _rotate(
     tl.store(target + HALF, high, mask=inside & is_query)
     place = tl.minimum(tl.load(places + token), last_place)
     kv_head = tl.where(is_value, head[:, None] - num_heads - kv_heads, head[:, None] - num_heads)
-    at = (token // n) * row_stride + kv_head.to(tl.int64) * head_stride + place * place_stride + lane[None, :]
-    is_key = inside & (is_query == 0) & (is_value == 0)
+    row = tl.load(rows + token) if HAS_ROWS else token // n
+    is_entry = (head < tl.where(row < 0, 0, num_all))[:, None] & is_lane[None, :]
+    at = row * row_stride + kv_head.to(tl.int64) * head_stride + place * place_stride + lane[None, :]
+    is_key = is_entry & (is_query == 0) & (is_value == 0)
     tl.store(keys + at, low, mask=is_key)
     tl.store(keys + at + HALF, high, mask=is_key)
-    tl.store(values + at, low, mask=inside & is_value)
-    tl.store(values + at + HALF, high, mask=inside & is_value)
+    tl.store(values + at, low, mask=is_entry & is_value)
+    tl.store(values + at + HALF, high, mask=is_entry & is_value)
 
 
 @triton.jit
 def _attend(
-    queries, keys, values, mask, found, ends,
+    queries, keys, values, mask, found, begins, ends,
     n, places, kv_heads, row_stride, head_stride, place_stride, scale,
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr,
-    ROWS: tl.constexpr, PLACES: tl.constexpr, PRECISION: tl.constexpr, HAS_ENDS: tl.constexpr,
+    ROWS: tl.constexpr, PLACES: tl.constexpr, PRECISION: tl.constexpr, HAS_SPANS: tl.constexpr,
 ):  # fmt: skip
     """Some queries of all heads that share keys, with the softmax taken as they come (FlashAttention)."""
     list_number = (tl.program_id(1) // kv_heads).to(tl.int64)
     kv_head = tl.program_id(1) % kv_heads
+    first_token, end = list_number * n, places
+    if HAS_SPANS:
+        first_token = tl.load(begins + list_number)
+        n = (tl.load(begins + list_number + 1) - first_token).to(tl.int32)
+        end = tl.minimum(tl.load(ends + list_number), places).to(tl.int32)
+        end = tl.where(tl.program_id(0) * ROWS < n * GROUP, end, 0)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     is_row = row < n * GROUP
     token, head = row // GROUP, kv_head * GROUP + row % GROUP
     lane = tl.arange(0, BLOCK)
     inside = lane < HEAD_DIM
-    of_query = ((list_number * n + token) * (kv_heads * GROUP) + head) * HEAD_DIM
+    of_query = ((first_token + token) * (kv_heads * GROUP) + head) * HEAD_DIM
     query = tl.load(
         queries + of_query[:, None] + lane[None, :], mask=is_row[:, None] & inside[None, :], other=0.0
     )
@@ -210,14 +224,11 @@ def _attend(
     largest = tl.full([ROWS], -float("inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     result = tl.zeros([ROWS, BLOCK], tl.float32)
-    end = places
-    if HAS_ENDS:
-        end = tl.minimum(tl.load(ends + list_number), places).to(tl.int32)
     for first in range(0, end, PLACES):
         place = first + tl.arange(0, PLACES)
         is_place = place < places
         sees = tl.load(
-            mask + (list_number * n + token)[:, None] * places + place[None, :],
+            mask + (first_token + token)[:, None] * places + place[None, :],
             mask=is_row[:, None] & is_place[None, :],
             other=0,
         )

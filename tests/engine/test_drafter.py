@@ -10,6 +10,7 @@ from service.engine.drafter import Drafter, News
 from service.engine.sampling import Sampling
 from service.engine.tree import TreeShape
 from service.model.draft import Draft
+from service.model.kernels import Spans
 from tests.engine.conftest import Setting, random_draft
 
 TREE = TreeShape(num_passes=4, width=3, num_candidates=5, num_places=20)
@@ -65,12 +66,13 @@ def test_branches_are_what_each_alone_would_be(shop: Setting, variant: str) -> N
     pending = [[shop.layout.code_tokens[0][code]] for code in index.node_code[nodes].tolist()]
     features = []
     for i, prompt in enumerate(prompts):
-        token = torch.as_tensor(prompt)[None]
-        hidden = shop.model.base_model(token).last_hidden_state
-        slots = torch.as_tensor(shop.layout.next_slots(len(prompt)))[None]
-        before = torch.nn.functional.pad(hidden[:, :-1], (0, 0, 1, 0))
-        positions = torch.arange(len(prompt))[None]
-        drafter.read_prompts(token, before, slots, slice(i, i + 1), positions, len(prompt))
+        token, count = torch.as_tensor(prompt), len(prompt)
+        hidden = shop.model.base_model(token[None]).last_hidden_state
+        slots = torch.as_tensor(shop.layout.next_slots(count))
+        before = torch.nn.functional.pad(hidden[0, :-1], (0, 0, 1, 0))
+        row, ends = torch.zeros(count, dtype=torch.int64), torch.tensor([count])
+        spans = Spans(row, torch.tensor([0, count]), ends, count, has_padding=False)
+        drafter.read_prompts(token, before, slots, torch.arange(count), spans, slice(i, i + 1), count)
         features.append(hidden[:, -1:])
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     one = torch.ones(2, dtype=torch.int64)

@@ -5,7 +5,7 @@ import torch
 
 from service.model import kernels
 from service.model.attention import for_groups, grouped_attention
-from service.model.kernels import attend, mask_for, rms_norm, rotate, silu_times
+from service.model.kernels import Spans, attend, mask_for, rms_norm, rotate, silu_times
 
 DEVICES = ["cpu", "cuda" if torch.cuda.is_available() else "interpreter"]
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -36,6 +36,18 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
     assert error < limit
 
 
+def spans_of(row: torch.Tensor, ends: list[int]) -> Spans:
+    """Of lists whose tokens end there."""
+    begin = torch.tensor([0, *ends], device=row.device)
+    return Spans(
+        row,
+        begin,
+        torch.full((len(ends),), 10_000, device=row.device),
+        int(begin.diff().max()),
+        has_padding=False,
+    )
+
+
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("width", [32, 96, 2048])
 def test_norms_and_gates(device, dtype, width: int) -> None:
@@ -49,9 +61,9 @@ def test_norms_and_gates(device, dtype, width: int) -> None:
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 8), (3, 1, 24), (8, 8, 64), (5, 0, 16)])
-@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize(("normed", "side_by_side"), [(False, False), (True, True)])
 def test_heads_are_rotated_and_go_into_the_cache(
-    device, dtype, heads: int, kv_heads: int, head_dim: int, normed: bool
+    device, dtype, heads: int, kv_heads: int, head_dim: int, normed: bool, side_by_side: bool
 ) -> None:
     batch, n, places = 2, 3, 10
     joined = torch.randn(batch, n, heads + 2 * kv_heads, head_dim, device=device, dtype=dtype)
@@ -63,7 +75,21 @@ def test_heads_are_rotated_and_go_into_the_cache(
     weights = torch.rand(2, head_dim, device=device, dtype=dtype) + 0.5
     norms = (weights[0], weights[1], 1e-6) if normed else None
     cache = (data[0], data[1], goes_to) if kv_heads else None
-    queries = rotate(joined, positions, frequencies, 1.5, heads, norms, cache)
+    if side_by_side:
+        row = torch.tensor([0, 0, 0, 1, 1, 1], device=device)
+        cache = cache and (data[0], data[1], goes_to.flatten())
+        queries = rotate(
+            joined.flatten(0, 1),
+            positions.flatten(),
+            frequencies,
+            1.5,
+            heads,
+            norms,
+            cache,
+            spans_of(row, [3, 6]),
+        ).view(batch, n, heads, head_dim)
+    else:
+        queries = rotate(joined, positions, frequencies, 1.5, heads, norms, cache)
 
     wide = joined.double().cpu()
     if normed:
@@ -105,21 +131,32 @@ def test_attention_under_any_mask(
     queries = torch.randn(batch, n, heads, head_dim, device=device, dtype=dtype)
     data = torch.randn(2, batch, kv_heads, places + 9, head_dim, device=device, dtype=dtype)
     keys, values = data[:, :, :, :places]  # a view, as a cache's is
-    ends = torch.randint(1, places + 20, (batch,), device=device)  # some say no more than what there is
     mask = torch.rand(batch, n, places, device=device) < 0.5
     mask[..., 0] = True
-    mask &= torch.arange(places, device=device) < ends[:, None, None]
     scale = 0.3
-    expected = grouped_attention(
-        queries.double().transpose(1, 2),
-        keys.double(),
-        values.double(),
-        for_groups(mask.unsqueeze(1), heads, kv_heads),
-        scale,
-    ).transpose(1, 2)
-    prepared = mask_for(mask, heads, kv_heads, dtype)
-    for known in (None, ends):
-        assert_close(attend(queries, keys, values, prepared, scale, known), expected)
+
+    def expected() -> torch.Tensor:
+        return grouped_attention(
+            queries.double().transpose(1, 2),
+            keys.double(),
+            values.double(),
+            for_groups(mask.unsqueeze(1), heads, kv_heads),
+            scale,
+        ).transpose(1, 2)
+
+    found = attend(queries, keys, values, mask_for(mask, heads, kv_heads, dtype), scale)
+    assert_close(found, expected())
+    # Of each list some tokens alone, which may be none, side by side; and nobody looks past some place.
+    counts = torch.randint(0, n + 1, (batch,), device=device)
+    counts[0] = n
+    ends = torch.randint(1, places + 20, (batch,), device=device)  # some say no more than what there is
+    mask &= torch.arange(places, device=device) < ends[:, None, None]
+    chosen = torch.arange(n, device=device) < counts.unsqueeze(1)
+    begin = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
+    spans = Spans(chosen.nonzero()[:, 0], begin, ends, n, has_padding=False)
+    prepared = mask_for(mask[chosen], heads, kv_heads, dtype, spans)
+    found = attend(queries[chosen], keys, values, prepared, scale, spans)
+    assert_close(found, expected()[chosen])
     lone = torch.zeros_like(mask)
     lone[..., -1] = True  # what is seen comes last, after whole blocks of what is not
     found = attend(queries, keys, values, mask_for(lone, heads, kv_heads, dtype), scale)

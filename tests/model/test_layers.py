@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from service.engine.target_pass import TargetPass
+from service.engine.target_pass import Reading, TargetPass
+from service.model.kernels import Spans
 from service.model.layers import layers_of
 
 SHAPE = {
@@ -54,6 +55,24 @@ def model_of(config):
     return model
 
 
+def which(parts: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """Rows and columns of tokens, given which each row has."""
+    rows = [row for row, (begin, end) in enumerate(parts) for _ in range(begin, end)]
+    return rows, [column for begin, end in parts for column in range(begin, end)]
+
+
+def reading(tokens: torch.Tensor, parts: list[tuple[int, int]], num_places: int = 9) -> Reading:
+    """Of each row these tokens, then two that are padding."""
+    rows, columns = (torch.tensor(values) for values in which(parts))
+    places = torch.cat((columns, torch.full((2,), num_places)))
+    ends = torch.tensor([end for _, end in parts])
+    begin = torch.tensor([0, *(end - begin for begin, end in parts)]).cumsum(0)
+    spans = Spans(torch.cat((rows, torch.full((2,), -1))), begin, ends, 7, has_padding=True)
+    mask = torch.arange(num_places) <= places.unsqueeze(1)
+    read = torch.cat((tokens[rows, columns], torch.zeros(2, dtype=torch.int64)))
+    return Reading(read, places, places, mask, spans)
+
+
 @pytest.mark.parametrize("name", [*KNOWN, *OTHERS])
 @pytest.mark.parametrize("features", [(), (0, 1, 4), (1, 2, 4)])
 def test_a_pass_is_what_transformers_makes_of_it(name: str, features: tuple[int, ...]) -> None:
@@ -62,18 +81,16 @@ def test_a_pass_is_what_transformers_makes_of_it(name: str, features: tuple[int,
     tokens = torch.randint(20, (2, 7))
     with torch.inference_mode():
         expected = copy.deepcopy(model).base_model(tokens, output_hidden_states=True)
-        read = TargetPass(model, features)
-        causal = torch.ones(7, 7, dtype=torch.bool).tril().expand(2, -1, -1)
-        order = torch.arange(7).expand(2, -1)
-        # In two parts, the second of which looks at what the cache has of the first.
-        parts = [
-            read(tokens[:, a:b], order[:, a:b], order[:, a:b], causal[:, a:b, :b], slice(0, 2))
-            for a, b in ((0, 4), (4, 7))
-        ]
-    torch.testing.assert_close(torch.cat([part[0] for part in parts], dim=1), expected.last_hidden_state)
-    for number, layer in enumerate(features or (4,)):
-        of_layer = torch.cat([part[1][number] for part in parts], dim=1)
-        torch.testing.assert_close(of_layer, expected.hidden_states[layer])
+        target = TargetPass(model, features)
+        # In parts, the later of which look at what the cache has of those before; two tokens are padding.
+        for parts in ([(0, 4), (0, 2)], [(4, 5), (2, 7)], [(5, 7), (7, 7)]):
+            hidden, of_pass = target(reading(tokens, parts), slice(0, 2))
+            rows, columns = which(parts)
+            count = len(rows)
+            torch.testing.assert_close(hidden[:count], expected.last_hidden_state[rows, columns])
+            for number, layer in enumerate(features or (4,)):
+                of_layer = expected.hidden_states[layer][rows, columns]
+                torch.testing.assert_close(of_pass[number][:count], of_layer)
 
 
 @pytest.mark.parametrize("name", KNOWN)

@@ -28,12 +28,11 @@ def commit(states: ListStates, trees: Trees, done: Accepted, *, is_drafted: bool
     )  # fmt: skip
 
 
-def keep(data: torch.Tensor, root: int, states: ListStates, done: Accepted) -> None:
+def keep(data: torch.Tensor, states: ListStates, done: Accepted) -> None:
     """Move the entries of accepted guesses to where they belong; before `commit`.
 
     Args:
         data: of a cache, [key or value, layer, row, head, position, head_dim].
-        root: columns of the pass before its guesses.
         states: of the first rows.
         done: what the pass made certain.
     """
@@ -43,28 +42,28 @@ def keep(data: torch.Tensor, root: int, states: ListStates, done: Accepted) -> N
     kinds, layers, _, heads, positions, head_dim = data.shape
     _keep[(batch, kinds * layers * heads)](
         data, done.path, done.num_path, states.length, states.num_pending,
-        root, most, layers, heads, positions - 1,
+        most, layers, heads, positions - 1,
         data.stride(0), data.stride(1), data.stride(2), data.stride(3), data.stride(4),
         head_dim, triton.next_power_of_2(head_dim), triton.next_power_of_2(most),
     )  # fmt: skip
 
 
 def remember(
-    features: torch.Tensor, root: int, states: ListStates, done: Accepted, hidden: torch.Tensor
+    features: torch.Tensor, begin: torch.Tensor, states: ListStates, done: Accepted, hidden: torch.Tensor
 ) -> None:
     """Keep the features of the tokens that a pass verified; before `commit`.
 
     Args:
         features: of all rows, [rows, places, hidden].
-        root: columns of the pass before its guesses.
+        begin: int64 [batch + 1], where each list's tokens begin in the pass.
         states: of the first rows.
         done: what the pass made certain.
-        hidden: of the pass, [batch, n, hidden].
+        hidden: of the pass, [t, hidden].
     """
-    (batch, most), width = done.path.shape, hidden.shape[2]
+    (batch, most), (num_tokens, width) = done.path.shape, hidden.shape
     _remember[(batch, states.pending.shape[1] + most)](
-        features, hidden, done.path, done.num_path, states.num_pending, states.length, states.start,
-        root, most, hidden.shape[1], features.shape[1], width, triton.next_power_of_2(width),
+        features, hidden, begin, done.path, done.num_path, states.num_pending, states.length, states.start,
+        most, num_tokens, features.shape[1], width, triton.next_power_of_2(width),
     )  # fmt: skip
 
 
@@ -150,7 +149,7 @@ def _commit(
 @triton.jit
 def _keep(
     data, path, num_path, length, num_pending,
-    root, most, layers, heads, last_position,
+    most, layers, heads, last_position,
     kind_stride, layer_stride, row_stride, head_stride, position_stride,
     head_dim, WIDTH: tl.constexpr, MOST: tl.constexpr,
 ):  # fmt: skip
@@ -159,9 +158,9 @@ def _keep(
     head, layer, kind = part % heads, part // heads % layers, part // (heads * layers)
     column, lane = tl.arange(0, MOST), tl.arange(0, WIDTH)
     on_path = column < tl.load(num_path + row)
-    begin = tl.load(length + row)
-    source = begin + root - 1 + tl.load(path + row * most + column, mask=on_path, other=0)
-    target = begin + tl.load(num_pending + row) + column
+    begin = tl.load(length + row) + tl.load(num_pending + row)
+    source = begin - 1 + tl.load(path + row * most + column, mask=on_path, other=0)
+    target = begin + column
     base = data + kind * kind_stride + layer * layer_stride + row * row_stride + head * head_stride
     mask = on_path[:, None] & (lane < head_dim)[None, :]
     source = tl.minimum(source, last_position)[:, None] * position_stride + lane[None, :]
@@ -173,8 +172,8 @@ def _keep(
 
 @triton.jit
 def _remember(
-    features, hidden, path, num_path, num_pending, length, start,
-    root, most, n, places, width, WIDTH: tl.constexpr,
+    features, hidden, begin, path, num_path, num_pending, length, start,
+    most, num_tokens, places, width, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """One token of one list."""
     row, order = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -182,11 +181,11 @@ def _remember(
     is_verified = order < pending + tl.load(num_path + row)
     is_guess = is_verified & (order >= pending)
     guess = tl.load(path + row * most + order - pending, mask=is_guess, other=0)
-    column = tl.where(is_guess, root - 1 + guess, order)
+    token = tl.load(begin + row) + tl.where(is_guess, pending - 1 + guess, order)
     place = 1 + tl.load(length + row) - tl.load(start + row) + order
     lane = tl.arange(0, WIDTH)
-    mask = lane < tl.where(is_verified & (place < places) & (column < n), width, 0)
-    values = tl.load(hidden + (row * n + column) * width + lane, mask=mask)
+    mask = lane < tl.where(is_verified & (place < places) & (token < num_tokens), width, 0)
+    values = tl.load(hidden + token * width + lane, mask=mask)
     tl.store(features + (row * places + place) * width + lane, values, mask=mask)
 
 

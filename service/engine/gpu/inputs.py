@@ -11,7 +11,9 @@ from service.engine.drafter import Placed, TokenInputs
 from service.engine.gpu.extensions import Candidates
 from service.engine.states import ListStates
 from service.engine.steps import Layout
+from service.engine.target_pass import Reading
 from service.engine.tree import Trees
+from service.model.kernels import Spans
 
 
 def free_before(free: torch.Tensor) -> torch.Tensor:
@@ -25,19 +27,29 @@ def free_before(free: torch.Tensor) -> torch.Tensor:
     return before
 
 
-def lay_out(root: int, num_places: int, states: ListStates, trees: Trees) -> Layout:
+def lay_out(num_tokens: int, num_places: int, states: ListStates, trees: Trees) -> Layout:
     """See `Steps.lay_out`."""
     batch, n = trees.token.shape
-    columns, device = root + n - 1, trees.token.device
-    tokens, positions, places = torch.empty(3, batch, columns, dtype=torch.int64, device=device)
-    mask = torch.empty(batch, columns, num_places, dtype=torch.bool, device=device)
+    device, most_pending = trees.token.device, states.pending.shape[1]
+    begin = torch.empty(batch + 1, dtype=torch.int64, device=device)
+    ends = torch.empty(batch, dtype=torch.int64, device=device)
     asked = torch.empty(batch, n, dtype=torch.int64, device=device)
-    _lay_out[(batch, columns)](
-        states.pending, states.num_pending, states.length, trees.token, trees.depth, trees.sees,
-        tokens, positions, places, mask, asked,
-        root, n, num_places, states.pending.shape[1], triton.next_power_of_2(num_places),
+    power, lists = triton.next_power_of_2, min(32, triton.next_power_of_2(batch))
+    _spans[(1,)](
+        states.num_pending, states.length, trees.is_real, begin, ends, asked,
+        batch, n, num_tokens, lists, triton.cdiv(batch, lists), power(n),
     )  # fmt: skip
-    return Layout(tokens, positions, places, mask, asked)
+    tokens, positions, places, row = torch.empty(4, num_tokens, dtype=torch.int64, device=device)
+    mask = torch.empty(num_tokens, num_places, dtype=torch.bool, device=device)
+    _lay_out[(num_tokens,)](
+        states.pending, states.num_pending, states.length, trees.token, trees.depth, trees.sees, begin,
+        tokens, positions, places, row, mask,
+        batch, n, num_places, most_pending, power(batch), power(num_places),
+    )  # fmt: skip
+    read = Reading(
+        tokens, positions, places, mask, Spans(row, begin, ends, most_pending + n - 1, has_padding=True)
+    )
+    return Layout(read, asked)
 
 
 def news_features(
@@ -183,40 +195,63 @@ def _free_before(free, before, num_items, free_stride, BLOCK: tl.constexpr, BLOC
 
 
 @triton.jit
-def _lay_out(
-    pending, num_pending, length, tree_token, tree_depth, sees, tokens, positions, places, mask, asked,
-    root, n, num_places, most_pending, PLACES: tl.constexpr,
+def _spans(
+    num_pending, length, is_real, begin, ends, asked, batch, n, num_tokens,
+    LISTS: tl.constexpr, BLOCKS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
-    """One column of one list."""
-    of_list, column = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    columns = root + n - 1
-    of_length = tl.load(length + of_list)
-    last = tl.maximum(tl.load(num_pending + of_list) - 1, 0)
-    is_guess = column >= root
-    guess = column - root + 1  # its place in the tree
-    token = tl.load(
-        pending + of_list * most_pending + column, mask=(is_guess == 0) & (column < most_pending), other=0
-    )
-    token += tl.load(tree_token + of_list * n + guess, mask=is_guess, other=0)
-    depth = tl.load(tree_depth + of_list * n + guess, mask=is_guess, other=0)
-    out = of_list * columns + column
-    tl.store(tokens + out, token)
-    tl.store(positions + out, of_length + tl.where(is_guess, last + depth, tl.minimum(last, column)))
-    tl.store(places + out, of_length + column)
-    if is_guess:
-        tl.store(asked + of_list * n + guess, column.to(tl.int64))
-    if column == 0:
-        tl.store(asked + of_list * n, last)
+    """How many tokens each list has, and where; some lists at a time."""
     place = tl.arange(0, PLACES)
-    other = place - of_length
-    is_cached = other < 0
-    is_pending = (other >= 0) & (other < root)
-    # A pending token looks at no guess; the tree ends where the pending ones do.
-    is_tree = (other >= root) & (other < tl.where(is_guess, columns, root)) & (place < num_places)
-    sees_it = tl.load(sees + (of_list * n + guess) * n + other - root + 1, mask=is_tree, other=0)
-    limit = tl.where(is_guess, last, column)
-    seen = is_cached | (is_pending & (other <= limit)) | (is_tree & (sees_it != 0))
-    tl.store(mask + out * num_places + place, seen, mask=place < num_places)
+    total = tl.load(num_pending) * 0
+    tl.store(begin, total)
+    for block in range(BLOCKS):
+        row = block * LISTS + tl.arange(0, LISTS)
+        exists = row < batch
+        inside = exists[:, None] & (place < n)[None, :]
+        at = row[:, None] * n + place[None, :]
+        guessed = tl.load(is_real + at, mask=inside & (place > 0)[None, :], other=0) != 0
+        pending = tl.load(num_pending + row, mask=exists, other=0)
+        # Whoever has nothing pending is nobody.
+        count = tl.where(pending > 0, pending + tl.sum(guessed.to(tl.int64), axis=1), 0)
+        end = total + tl.cumsum(count, axis=0)
+        tl.store(begin + row + 1, tl.minimum(end, num_tokens), mask=exists)
+        tl.store(ends + row, tl.load(length + row, mask=exists, other=0) + count, mask=exists)
+        which = (tl.minimum(end - count, num_tokens) + pending - 1)[:, None] + place[None, :]
+        tl.store(asked + at, tl.minimum(tl.maximum(which, 0), num_tokens - 1), mask=inside)
+        total += tl.sum(count)
+
+
+@triton.jit
+def _lay_out(
+    pending, num_pending, length, tree_token, tree_depth, sees, begin, tokens, positions, places, rows, mask,
+    batch, n, num_places, most_pending, LISTS: tl.constexpr, PLACES: tl.constexpr,
+):  # fmt: skip
+    """One token."""
+    at = tl.program_id(0).to(tl.int64)
+    every = tl.arange(0, LISTS)
+    end = tl.load(begin + 1 + every, mask=every < batch, other=at + 1)
+    row = tl.sum((end <= at).to(tl.int64))
+    is_padding = row == batch
+    row = tl.minimum(row, batch - 1)
+    column = at - tl.load(begin + row)
+    of_length, own = tl.load(length + row), tl.load(num_pending + row)
+    guess = column - own + 1  # its place in the tree; of pending tokens it is none
+    is_guess = guess > 0
+    guess = tl.minimum(tl.maximum(guess, 0), n - 1)
+    of_tree = row * n + guess
+    certain = row * most_pending + tl.minimum(column, most_pending - 1)
+    token = tl.where(is_guess, tl.load(tree_token + of_tree), tl.load(pending + certain))
+    ahead = tl.where(is_guess, own - 1 + tl.load(tree_depth + of_tree), column)
+    tl.store(tokens + at, token)
+    tl.store(positions + at, of_length + ahead)
+    tl.store(places + at, tl.where(is_padding, num_places, of_length + column))
+    tl.store(rows + at, tl.where(is_padding, -1, row))
+    block = tl.arange(0, PLACES)
+    place = block - of_length
+    other = place - own + 1
+    in_tree = (other > 0) & (other < tl.where(is_guess, n, 0)) & (block < num_places)
+    sees_it = tl.load(sees + of_tree * n + other, mask=in_tree, other=0) != 0
+    seen = (place < tl.minimum(own, column + 1)) | (in_tree & sees_it)
+    tl.store(mask + at * num_places + block, seen, mask=block < num_places)
 
 
 @triton.jit

@@ -17,6 +17,7 @@ from service.engine.sampling import Sampling
 from service.engine.shapes import RoundShape
 from service.engine.states import NUM_SUMMARIES, ListStates
 from service.engine.steps import Layout, Steps
+from service.engine.target_pass import Reading
 from service.engine.tree import Trees, TreeShape
 from service.engine.verify import Accepted
 
@@ -38,16 +39,16 @@ class KernelSteps(Steps):
         rows = FreeRows(free, free_before(free))
         return Lists(rows, sampling, states.num_items, states.limit - states.num_items)
 
-    def lay_out(self, root: int, num_places: int, states: ListStates, trees: Trees) -> Layout:
+    def lay_out(self, num_tokens: int, num_places: int, states: ListStates, trees: Trees) -> Layout:
         """See `Steps`."""
-        return lay_out(root, num_places, states, trees)
+        return lay_out(num_tokens, num_places, states, trees)
 
-    def decide(self, hidden: torch.Tensor, trees: Trees, lists: Lists) -> Accepted:
+    def decide(self, hidden: torch.Tensor, asked: torch.Tensor, trees: Trees, lists: Lists) -> Accepted:
         """See `Steps`."""
         if lists.sampling.noise is not None:
-            return super().decide(hidden, trees, lists)
+            return super().decide(hidden, asked, trees, lists)
         logits = F.linear(hidden, self._code_heads.flatten(0, 1))
-        return decide(self._index, logits, trees, lists, self._deepest(trees))
+        return decide(self._index, logits, asked, trees, lists, self._deepest(trees))
 
     def summarize(self, states: ListStates) -> torch.Tensor:
         """See `Steps`."""
@@ -59,17 +60,17 @@ class KernelSteps(Steps):
             return super()._grow(tree, shape, states, lists)
         return self._grows.grow(tree, shape, states, self.features, lists)
 
-    def _keep(self, root: int, states: ListStates, done: Accepted) -> None:
-        keep(self._cache.data, root, states, done)
+    def _keep(self, states: ListStates, done: Accepted) -> None:
+        keep(self._cache.data, states, done)
 
     def _remember(
-        self, root: int, states: ListStates, done: Accepted, of_pass: Sequence[torch.Tensor]
+        self, read: Reading, states: ListStates, done: Accepted, of_pass: Sequence[torch.Tensor]
     ) -> None:
         assert self._drafter is not None
         if self._drafter.draft.config.features == "last":
-            remember(self.features, root, states, done, of_pass[-1])
+            remember(self.features, read.spans.begin, states, done, of_pass[-1])
         else:
-            super()._remember(root, states, done, of_pass)
+            super()._remember(read, states, done, of_pass)
 
     def _commit(self, states: ListStates, trees: Trees, done: Accepted, is_drafted: bool) -> None:
         commit(states, trees, done, is_drafted=is_drafted)

@@ -10,8 +10,10 @@ from service.engine.tree import Trees
 from service.engine.verify import Accepted
 
 
-def decide(index: TrieIndex, logits: torch.Tensor, trees: Trees, lists: Lists, most: int) -> Accepted:
-    """See `verify.decide`; `logits` are those of all codes at each place, [batch, places, L * C]."""
+def decide(
+    index: TrieIndex, logits: torch.Tensor, asked: torch.Tensor, trees: Trees, lists: Lists, most: int
+) -> Accepted:
+    """See `Steps.decide`; `logits` are those of all codes after each token, [t, L * C]."""
     batch, n = trees.node.shape
     num_written = trees.written.shape[2]
     before = lists.rows.before
@@ -25,7 +27,7 @@ def decide(index: TrieIndex, logits: torch.Tensor, trees: Trees, lists: Lists, m
 
     choice, log_p, is_lone = ints(n), floats(n), torch.empty_like(trees.is_real)
     _choose[(batch * n,)](
-        logits, trees.node, trees.written, before,
+        logits, asked, trees.node, trees.written, before,
         index.node_begin, index.node_end, index.node_code, index.node_depth, index.child_begin,
         choice, log_p, is_lone,
         n, num_items, index.num_codes,
@@ -61,7 +63,7 @@ def decide(index: TrieIndex, logits: torch.Tensor, trees: Trees, lists: Lists, m
 
 @triton.jit
 def _choose(
-    logits, nodes, written, before, node_begin, node_end, node_code, node_depth, child_begin,
+    logits, asked, nodes, written, before, node_begin, node_end, node_code, node_depth, child_begin,
     choice, log_p, is_lone,
     n, num_items, num_codes,
     LEVELS: tl.constexpr, WRITTEN: tl.constexpr, CHILDREN: tl.constexpr, NOT_ALLOWED: tl.constexpr,
@@ -84,7 +86,8 @@ def _choose(
         left -= ((row >= begin) & (row < end)).to(tl.int64)
     allowed = exists & (left > 0)
     code = tl.load(node_code + child, mask=exists, other=0)
-    logit = tl.load(logits + (at * LEVELS + depth) * num_codes + code, mask=allowed, other=0.0).to(tl.float32)
+    of_place = logits + (tl.load(asked + at) * LEVELS + depth) * num_codes
+    logit = tl.load(of_place + code, mask=allowed, other=0.0).to(tl.float32)
     logit = tl.where(allowed, logit, NOT_ALLOWED)
     largest = tl.max(logit)
     log_total = tl.log(tl.maximum(tl.sum(tl.where(allowed, tl.exp(logit - largest), 0.0)), 1e-30))

@@ -94,11 +94,18 @@ class Engine:
         # Those of a like length together: where lists' tokens are kept apart, the longest decides what it costs.
         found.sort(key=lambda pair: self._num_new(*pair))
         begin = 0
-        for size in self._passes.shapes.parts(
-            [self._num_new(*pair) for pair in found], self._passes.most_incoming
-        ):
-            self._begin(found[begin : begin + size])
-            begin += size
+        try:
+            for size in self._passes.shapes.parts(
+                [self._num_new(*pair) for pair in found], self._passes.most_incoming
+            ):
+                self._begin(found[begin : begin + size])
+                begin += size
+        finally:
+            # Not after each, so that the host makes one ready while the device reads another.
+            self._summary = self._passes.summary(len(self._flights))
+            now = time.perf_counter()
+            for flight in self._flights[-begin:] if begin else []:
+                flight.decoding_since = now
 
     def _num_new(self, request: DecodeRequest, prefix: Prefix | None) -> int:
         """Tokens of a request's prompt that are to be read."""
@@ -141,9 +148,6 @@ class Engine:
         self._load(known)
         passes.prefill(shape)
         self._keep({i: prompt.request.history for i, prompt in enumerate(prompts)}, known, first)
-        self._summary = passes.summary(first + len(prompts))
-        for flight in flights:
-            flight.decoding_since = time.perf_counter()
         self._flights += flights
 
     @torch.inference_mode()

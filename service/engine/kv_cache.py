@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from service.model.kernels import CachePart, enter
+from service.model.kernels import CachePart, copy_rows, enter
 
 _GRAIN = 64  # positions are reserved in multiples of this
 
@@ -120,4 +120,4 @@ class KvCache:
     ) -> None:
         """Copy the first entries of another cache's rows over those of this one's, rows int64 [n] each."""
         count = min(num_positions, self.num_positions, other.num_positions)
-        self._data[:, :, target, :, :count] = other._data[:, :, source, :, :count]
+        copy_rows(other._data, self._data, source, target, count)

@@ -28,7 +28,7 @@ from service.model.kernels import HAS_TRITON, runs_triton
 if HAS_TRITON:
     from service.engine.gpu.steps import KernelSteps
 
-_MOST_INCOMING = 16  # prompts in one pass; more would only make the lists that run wait longer
+_MOST_INCOMING = 32  # prompts in one pass; more would only make the lists that run wait longer
 
 
 class Passes:

@@ -177,3 +177,25 @@ def attend(
     apart = queries if spans is None else spans.apart(queries)
     found = grouped_attention(apart.transpose(1, 2), keys, values, mask, scale).transpose(1, 2)
     return found if spans is None else spans.together(found)
+
+
+def copy_rows(
+    source: torch.Tensor,
+    target: torch.Tensor,
+    source_rows: torch.Tensor,
+    target_rows: torch.Tensor,
+    count: int,
+) -> None:
+    """Copy the first places of some rows of one cache over those of rows of another, or of others of the same.
+
+    Args:
+        source: all of a cache, [key or value, layer, row, head, place, head_dim].
+        target: likewise, of the same model.
+        source_rows: int64 [n].
+        target_rows: int64 [n].
+        count: of places.
+    """
+    if runs_triton(source):
+        triton_kernels.copy_rows(source, target, source_rows, target_rows, count)
+    else:
+        target[:, :, target_rows, :, :count] = source[:, :, source_rows, :, :count]

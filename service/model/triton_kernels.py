@@ -121,6 +121,23 @@ def attend(
     return found
 
 
+def copy_rows(
+    source: torch.Tensor,
+    target: torch.Tensor,
+    source_rows: torch.Tensor,
+    target_rows: torch.Tensor,
+    count: int,
+) -> None:
+    """See `kernels`."""
+    kinds, layers, _, heads, _, head_dim = source.shape
+    width = count * head_dim  # places of a head lie one after another
+    _copy_rows[(len(source_rows), kinds * layers, heads)](
+        source, target, source_rows, target_rows, width, layers,
+        *source.stride()[:4], *target.stride()[:4],
+        min(4096, triton.next_power_of_2(width)),
+    )  # fmt: skip
+
+
 @triton.jit
 def _rms_norm(x, weight, normed, width, eps, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
@@ -248,3 +265,21 @@ def _attend(
         largest = larger
     result /= tl.where(total > 0, total, 1.0)[:, None]
     tl.store(found + of_query[:, None] + lane[None, :], result, mask=is_row[:, None] & inside[None, :])
+
+
+@triton.jit
+def _copy_rows(
+    source, target, source_rows, target_rows, width, layers,
+    source_kind, source_layer, source_row, source_head, target_kind, target_layer, target_row, target_head,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One head of one layer, keys or values, of one row."""
+    number, part, head = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    kind, layer = part // layers, part % layers
+    begin = source + kind * source_kind + layer * source_layer + head * source_head
+    begin += tl.load(source_rows + number) * source_row
+    goes_to = target + kind * target_kind + layer * target_layer + head * target_head
+    goes_to += tl.load(target_rows + number) * target_row
+    for first in range(0, width, BLOCK):
+        place = first + tl.arange(0, BLOCK)
+        tl.store(goes_to + place, tl.load(begin + place, mask=place < width), mask=place < width)

@@ -5,7 +5,7 @@ import torch
 
 from service.model import kernels
 from service.model.attention import for_groups, grouped_attention
-from service.model.kernels import Spans, attend, mask_for, rms_norm, rotate, silu_times
+from service.model.kernels import Spans, attend, copy_rows, mask_for, rms_norm, rotate, silu_times
 
 DEVICES = ["cpu", "cuda" if torch.cuda.is_available() else "interpreter"]
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -162,3 +162,16 @@ def test_attention_under_any_mask(
     found = attend(queries, keys, values, mask_for(lone, heads, kv_heads, dtype), scale)
     last = values[:, :, -1].repeat_interleave(heads // kv_heads, dim=1)
     torch.testing.assert_close(found, last.unsqueeze(1).expand_as(found))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_rows_are_copied_and_nothing_else_changes(device, dtype) -> None:
+    source = torch.randn(2, 3, 5, 2, 9, 24, device=device, dtype=dtype)
+    target = torch.randn(2, 3, 4, 2, 300, 24, device=device, dtype=dtype)
+    expected = target.clone()
+    expected[:, :, [3, 0], :, :7] = source[:, :, [1, 4], :, :7]
+    copy_rows(source, target, *torch.tensor([[1, 4], [3, 0]], device=device), 7)
+    assert torch.equal(target, expected)
+    expected[:, :, 2] = expected[:, :, 1]
+    copy_rows(target, target, *torch.tensor([[1], [2]], device=device), 300)
+    assert torch.equal(target, expected)

@@ -102,9 +102,10 @@ class Engine:
                 begin += size
         finally:
             # Not after each, so that the host makes one ready while the device reads another.
-            self._summary = self._passes.summary(len(self._flights))
+            if begin:
+                self._summary = self._passes.summary(len(self._flights))
             now = time.perf_counter()
-            for flight in self._flights[-begin:] if begin else []:
+            for flight in self._flights[len(self._flights) - begin :]:
                 flight.decoding_since = now
 
     def _num_new(self, request: DecodeRequest, prefix: Prefix | None) -> int:
@@ -171,7 +172,7 @@ class Engine:
                 is_sampled=any(flight.request.temperature > 0 for flight in self._flights),
             )
             self._passes.reserve(self._passes.places_for(shape))
-            is_timed = self._passes.round(shape)
+            is_timed = self._passes.round(shape, batch)
             self._summary = self._passes.summary(batch)
             num_tokens = int((self._summary.num_round_tokens - before.num_round_tokens).sum())
             seconds = time.perf_counter() - started

@@ -120,12 +120,13 @@ class Passes:
         """Read what is incoming and decide each list's first code; `reserve` first."""
         self._graphs.run(self._prefill, shape)
 
-    def round(self, shape: RoundShape) -> bool:
-        """A round for the first lists; `reserve` first. What is computed for rows after theirs is nobody's.
+    def round(self, shape: RoundShape, count: int) -> bool:
+        """A round for the first `count` lists; `reserve` first. What is computed for rows after theirs is nobody's.
 
         Returns:
             Whether it took no longer than the next of this shape will.
         """
+        self._steps.num_lists.fill_(count)
         return self._graphs.run(self._round, shape)
 
     def summary(self, count: int) -> Summary:
@@ -184,6 +185,7 @@ class Passes:
         num_places = self._pass_places(shape.longest, trees.num_places - 1)
         layout = steps.lay_out(shape.num_tokens, num_places, states, trees)
         hidden, of_pass = self._target(layout.read, slice(0, shape.batch))
+        trees = layout.trees
         done = steps.decide(hidden, layout.asked, trees, lists)
         steps.keep(layout.read, states, trees, done, of_pass, is_drafted=shape.tree is not None)
         self._tell()

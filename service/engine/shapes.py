@@ -129,7 +129,9 @@ class Shapes:
         """The shape for lists that stand so."""
         batch, longest = len(summary.length), int(summary.length.max())
         news = int((summary.num_unread + summary.num_pending).max())
-        num_tokens = int(summary.num_pending.sum()) + (0 if tree is None else batch * tree.num_places)
+        num_tokens = int(summary.num_pending.sum())
+        if tree is not None:
+            num_tokens += batch * (tree.share or tree.num_places)
         if self.pads:
             batch = self._batch_for(batch, max_batch)
             longest = self.places_for(longest)

@@ -25,10 +25,12 @@ class Layout:
 
     Attributes:
         read: all of it.
+        trees: the guesses among it.
         asked: int64 [batch, n], which token stands at each place of the trees; at the root, the last pending one.
     """
 
     read: Reading
+    trees: Trees
     asked: torch.Tensor
 
 
@@ -46,6 +48,7 @@ class Steps:
 
     Attributes:
         features: of each prompt's last token and of the list's, [rows, places, hidden]; the last place is nobody's.
+        num_lists: int64 [1], in flight; the rows after theirs are nobody's.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Steps:
         self._cache, self._drafter = target.cache, drafter
         places = 0 if drafter is None else widths.tokens + 2
         self.features = code_heads.new_zeros(num_rows, places, code_heads.shape[2])
+        self.num_lists = torch.zeros(1, dtype=torch.int64, device=code_heads.device)
 
     def lists(self, states: ListStates, sampling: Sampling) -> Lists:
         """What drafting and verifying need of the lists."""
@@ -81,11 +85,14 @@ class Steps:
     def lay_out(self, num_tokens: int, num_places: int, states: ListStates, trees: Trees) -> Layout:
         """What the target reads, given for how many tokens and how many places of its cache there is room.
 
-        Where shapes are not padded it is as much as there is.
+        There is for all that is pending, and of all trees for the guesses that are most probable. Where shapes are not
+        padded it takes no more than there is.
         """
         pending, length = states.num_pending, states.length
-        # Whoever has nothing pending is nobody; of those who have a place among the lists, the last ones are.
-        count = torch.where(pending > 0, pending + trees.is_real[:, 1:].sum(dim=1), 0)
+        is_list = torch.arange(len(pending), device=pending.device) < self.num_lists
+        pending = torch.where(is_list, pending, 0)
+        trees = replace(trees, is_real=_most_probable(trees, is_list, num_tokens - pending.sum()))
+        count = pending + trees.is_real[:, 1:].sum(dim=1)
         begin = F.pad(count.cumsum(0), (1, 0))
         most = states.pending.shape[1] + trees.num_places - 1
         if not self._pads:
@@ -122,7 +129,7 @@ class Steps:
         )
         of_tree = torch.arange(trees.num_places, device=count.device)
         asked = (begin[:-1] + pending - 1).unsqueeze(1) + of_tree
-        return Layout(read, asked.clamp(0, num_tokens - 1))
+        return Layout(read, trees, asked.clamp(0, num_tokens - 1))
 
     def decide(self, hidden: torch.Tensor, asked: torch.Tensor, trees: Trees, lists: Lists) -> Accepted:
         """What a pass of the target makes certain.
@@ -219,3 +226,14 @@ class Steps:
         kept = self._drafter.draft.features_of([state[which] for state in of_pass])
         places = 1 + states.verified_to(done)
         self.features[: len(places)].scatter_(1, places.unsqueeze(2).expand_as(kept), kept)
+
+
+def _most_probable(trees: Trees, is_list: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
+    """As `Trees.is_real`, of the most probable guesses of all lists, as many as there is room for.
+
+    Those that are equally probable have room together or not at all.
+    """
+    probability = torch.where(is_list.unsqueeze(1), trees.probability[:, 1:], 0.0)
+    falling = F.pad(probability.flatten().sort(descending=True).values, (0, 1))
+    least = falling[room.clamp(0, len(falling) - 1)]
+    return torch.cat((trees.is_real[:, :1], trees.is_real[:, 1:] & (probability > least)), dim=1)

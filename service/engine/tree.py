@@ -28,6 +28,8 @@ class TreeShape:
         num_candidates: guesses kept of each pass, of which the first `width` are extended.
         num_places: the most tokens that the target verifies, forced ones included.
         min_probability: guesses less likely than this are not worth a place.
+        share: tokens of all trees of a round, for each list; the most probable ones have a place, whosever they are.
+            None: as many as there are places.
         constrained: guesses are kept inside the trie, and forced tokens are free; off is the plain baseline.
     """
 
@@ -37,6 +39,7 @@ class TreeShape:
     num_places: int
     min_probability: float = 0.0
     constrained: bool = True
+    share: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what guesses nothing."""
@@ -62,18 +65,19 @@ class TreeShape:
 
     @classmethod
     def menu(cls, draft: DraftConfig, device: torch.device) -> tuple["TreeShape", ...]:
-        """What is worth trying, the largest first; on a GPU, trees that with five pending tokens fill a pass."""
+        """What is worth trying, the largest first; the more lists there are, the less of it each may have."""
         largest = cls.default(draft, device)
         fewer, some = max(1, largest.num_passes // 2), max(1, largest.num_passes * 3 // 4)
         shapes = [largest, replace(largest, num_passes=fewer)]
         if device.type == "cuda":
             shapes += [
                 replace(largest, num_passes=some),
-                replace(largest, num_passes=some, num_places=75),
-                replace(largest, num_passes=some, num_places=43),
-                replace(largest, num_passes=some, num_places=27, width=4),
-                replace(largest, num_passes=fewer, num_places=11, width=2),
-                replace(largest, num_passes=1, num_places=5, width=1),
+                replace(largest, num_passes=some, share=48),
+                replace(largest, num_passes=some, num_places=75, share=24),
+                replace(largest, num_passes=some, num_places=43, share=12, width=4),
+                replace(largest, num_passes=fewer, num_places=27, share=8, width=4),
+                replace(largest, num_passes=fewer, num_places=19, share=5, width=2),
+                replace(largest, num_passes=1, num_places=9, share=3, width=1),
             ]
         return tuple(dict.fromkeys(shapes))  # one pass has no half
 
@@ -84,8 +88,9 @@ class TreeShape:
 
     @property
     def label(self) -> str:
-        """Passes, width and places, for metrics and logs."""
-        return f"{self.num_passes}x{self.width}x{self.num_places}"
+        """Passes, width, places, and its share of all, for metrics and logs."""
+        of_all = "" if self.share is None else f"/{self.share}"
+        return f"{self.num_passes}x{self.width}x{self.num_places}{of_all}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,8 @@ class Trees:
         written: int64 [batch, n + 1, k], rows of the items completed on the way, -1 on padding.
         is_guess: bool [batch, n + 1], whether the token was not the only one allowed.
         is_real: bool [batch, n + 1], False on padding.
+        probability: float32 [batch, n + 1], that a token is accepted, as the draft sees it; never rises from one place
+            to the next, 1 at the root.
         sees: bool [batch, n + 1, n + 1], whether a token, its row, follows another, its column, or is it.
     """
 
@@ -116,6 +123,7 @@ class Trees:
     written: torch.Tensor
     is_guess: torch.Tensor
     is_real: torch.Tensor
+    probability: torch.Tensor
     sees: torch.Tensor
 
     @classmethod
@@ -134,6 +142,7 @@ class Trees:
             written=(zero - 1).unsqueeze(2),
             is_guess=no,
             is_real=~no,
+            probability=torch.ones_like(zero, dtype=torch.float32),
             sees=~no.unsqueeze(2),
         )
 
@@ -222,8 +231,7 @@ def grow(
     every = _Tokens(*(torch.cat([getattr(t, name) for t in found], dim=1) for name in _Tokens.__slots__))
     # Stable, so that a parent goes before the child that is as probable.
     probability, which = every.probability.sort(dim=1, descending=True, stable=True)
-    which, is_real = which[:, :num_places], probability[:, :num_places] > 0
-    return _chosen(every, which, is_real, passes, node)
+    return _chosen(every, which[:, :num_places], probability[:, :num_places], passes, node)
 
 
 def _merge(
@@ -286,13 +294,13 @@ def _merge(
 def _chosen(
     every: _Tokens,
     which: torch.Tensor,
-    is_real: torch.Tensor,
+    probability: torch.Tensor,
     passes: Sequence[Branches],
     node: torch.Tensor,
 ) -> Trees:
-    """The trees of the tokens `which` [batch, n]."""
+    """The trees of the tokens `which` [batch, n], of these probabilities."""
     bare = Trees.bare(node)
-    count = which.shape[1]
+    count, is_real = which.shape[1], probability > 0
     place = torch.arange(1, count + 1, device=which.device).expand_as(which)
     place_of = torch.zeros_like(every.token[:, :1]).repeat(1, every.token.shape[1] + 1)
     place_of = place_of.scatter(1, which + 1, place)
@@ -318,6 +326,7 @@ def _chosen(
         written=F.pad(written.gather(1, of_token), (0, 0, 1, 0), value=-1),
         is_guess=joined("is_guess"),
         is_real=torch.cat((bare.is_real, is_real), dim=1),
+        probability=torch.cat((bare.probability, probability), dim=1),
         sees=_ancestors(parent, sum(branches.tokens.shape[2] for branches in passes)),
     )
 

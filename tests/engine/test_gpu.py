@@ -20,11 +20,12 @@ from tests.engine.conftest import Setting, assert_equal, random_draft, random_re
 gpu_steps = pytest.importorskip("service.engine.gpu.steps", reason="Triton is for Linux alone")
 gpu_extensions = pytest.importorskip("service.engine.gpu.extensions", reason="Triton is for Linux alone")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-VARIANTS = [
-    (None, "last", False),
-    ("none", "last", False),
-    ("slots", "last", False),
-    ("slots", "fused", True),
+VARIANTS = [  # draft, its features, whether lists are sampled, share of a tree
+    (None, "last", False, None),
+    ("none", "last", False, None),
+    ("slots", "last", False, None),
+    ("slots", "last", False, 4),
+    ("slots", "fused", True, 5),
 ]
 SHAPES = [(1, 20, 30), (2, 5, 40), (3, 4, 60)]  # levels, codes of each, items
 CASES = [(*variant, *shape, 4, 5) for variant in VARIANTS for shape in SHAPES]
@@ -65,13 +66,14 @@ def untimed(lists: list[DecodedList]) -> list[DecodedList]:
 
 
 @pytest.mark.parametrize(
-    ("variant", "features", "sampled", "num_levels", "size", "num_items", "longest", "count"), CASES
+    ("variant", "features", "sampled", "share", "num_levels", "size", "num_items", "longest", "count"), CASES
 )
 def test_lists_and_guesses_are_those_of_the_plain_steps(
     write,
     variant: str | None,
     features: str,
     sampled: bool,
+    share: int | None,
     num_levels: int,
     size: int,
     num_items: int,
@@ -86,7 +88,7 @@ def test_lists_and_guesses_are_those_of_the_plain_steps(
         replace(request, num_items=min(request.num_items, longest))
         for request in random_requests(count, num_items, seed=1, sampled=sampled)
     ]
-    others = () if draft is None else (draft, Always(TREE))
+    others = () if draft is None else (draft, Always(replace(TREE, share=share)))
     expected = write(Steps, setting, requests, *others)
     found = write(gpu_steps.KernelSteps, setting, requests, *others)
     assert untimed(found) == untimed(expected)

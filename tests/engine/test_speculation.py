@@ -86,7 +86,8 @@ def random_case(seed: int) -> tuple[Setting, Draft, TreeShape, list[DecodeReques
     draft = Draft(shape).eval().requires_grad_(False)
     passes, width, candidates, guesses = (int(n) for n in rng.integers(1, (8, 6, 9, 30)))
     least, constrained = float(rng.choice([0, 0, 0.01, 0.3])), variant == "slots" or bool(rng.random() < 0.7)
-    tree = TreeShape(passes, width, candidates, guesses, least, constrained)
+    share = None if rng.random() < 0.5 else int(rng.integers(1, guesses + 1))
+    tree = TreeShape(passes, width, candidates, guesses, least, constrained, share)
     requests = []
     history: tuple[int, ...] = ()
     for index in range(int(rng.integers(1, 10))):

@@ -27,17 +27,21 @@ def free_before(free: torch.Tensor) -> torch.Tensor:
     return before
 
 
-def lay_out(num_tokens: int, num_places: int, states: ListStates, trees: Trees) -> Layout:
-    """See `Steps.lay_out`."""
+def lay_out(
+    num_tokens: int, num_places: int, num_lists: torch.Tensor, states: ListStates, trees: Trees
+) -> Layout:
+    """See `Steps.lay_out`; guesses for which there is no room become padding where they are."""
     batch, n = trees.token.shape
     device, most_pending = trees.token.device, states.pending.shape[1]
     begin = torch.empty(batch + 1, dtype=torch.int64, device=device)
     ends = torch.empty(batch, dtype=torch.int64, device=device)
     asked = torch.empty(batch, n, dtype=torch.int64, device=device)
-    power, lists = triton.next_power_of_2, min(32, triton.next_power_of_2(batch))
+    power = triton.next_power_of_2
+    lists = max(1, min(power(batch), 16384 // power(n)))
     _spans[(1,)](
-        states.num_pending, states.length, trees.is_real, begin, ends, asked,
+        num_lists, states.num_pending, states.length, trees.probability, trees.is_real, begin, ends, asked,
         batch, n, num_tokens, lists, triton.cdiv(batch, lists), power(n),
+        num_warps=8,
     )  # fmt: skip
     tokens, positions, places, row = torch.empty(4, num_tokens, dtype=torch.int64, device=device)
     mask = torch.empty(num_tokens, num_places, dtype=torch.bool, device=device)
@@ -49,7 +53,7 @@ def lay_out(num_tokens: int, num_places: int, states: ListStates, trees: Trees) 
     read = Reading(
         tokens, positions, places, mask, Spans(row, begin, ends, most_pending + n - 1, has_padding=True)
     )
-    return Layout(read, asked)
+    return Layout(read, trees, asked)
 
 
 def news_features(
@@ -195,28 +199,58 @@ def _free_before(free, before, num_items, free_stride, BLOCK: tl.constexpr, BLOC
 
 
 @triton.jit
+def _probabilities(
+    probability, is_real, num_lists, block, n, LISTS: tl.constexpr, PLACES: tl.constexpr,
+):  # fmt: skip
+    """Of the guesses of some lists, as the bits of numbers that are not negative, which have their order."""
+    row, place = block * LISTS + tl.arange(0, LISTS), tl.arange(0, PLACES)
+    inside = (row < num_lists)[:, None] & ((place > 0) & (place < n))[None, :]
+    at = row[:, None] * n + place[None, :]
+    real = tl.load(is_real + at, mask=inside, other=0) != 0
+    likely = tl.load(probability + at, mask=inside, other=0.0)
+    return tl.where(real, likely, 0.0).to(tl.int32, bitcast=True)
+
+
+@triton.jit
 def _spans(
-    num_pending, length, is_real, begin, ends, asked, batch, n, num_tokens,
+    num_lists, num_pending, length, probability, is_real, begin, ends, asked, batch, n, num_tokens,
     LISTS: tl.constexpr, BLOCKS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
     """How many tokens each list has, and where; some lists at a time."""
     place = tl.arange(0, PLACES)
-    total = tl.load(num_pending) * 0
+    num_lists = tl.load(num_lists)
+    total = num_lists * 0
+    room, num_guesses = total + num_tokens, total
+    for block in range(BLOCKS):
+        row = block * LISTS + tl.arange(0, LISTS)
+        room -= tl.sum(tl.load(num_pending + row, mask=row < num_lists, other=0))
+        likely = _probabilities(probability, is_real, num_lists, block, n, LISTS, PLACES)
+        num_guesses += tl.sum((likely > 0).to(tl.int64))
+    # The least number of which no more are larger than there is room for, bit by bit.
+    least = tl.zeros([], tl.int32)
+    if num_guesses > room:
+        for bit in range(30):
+            lower = least + (1 << (29 - bit))
+            larger = total
+            for block in range(BLOCKS):
+                likely = _probabilities(probability, is_real, num_lists, block, n, LISTS, PLACES)
+                larger += tl.sum((likely >= lower).to(tl.int64))
+            least = tl.where(larger > room, lower, least)
     tl.store(begin, total)
     for block in range(BLOCKS):
         row = block * LISTS + tl.arange(0, LISTS)
         exists = row < batch
-        inside = exists[:, None] & (place < n)[None, :]
-        at = row[:, None] * n + place[None, :]
-        guessed = tl.load(is_real + at, mask=inside & (place > 0)[None, :], other=0) != 0
-        pending = tl.load(num_pending + row, mask=exists, other=0)
-        # Whoever has nothing pending is nobody.
-        count = tl.where(pending > 0, pending + tl.sum(guessed.to(tl.int64), axis=1), 0)
+        kept = _probabilities(probability, is_real, num_lists, block, n, LISTS, PLACES) > least
+        pending = tl.load(num_pending + row, mask=row < num_lists, other=0)
+        count = pending + tl.sum(kept.to(tl.int64), axis=1)
         end = total + tl.cumsum(count, axis=0)
-        tl.store(begin + row + 1, tl.minimum(end, num_tokens), mask=exists)
+        tl.store(begin + row + 1, end, mask=exists)
         tl.store(ends + row, tl.load(length + row, mask=exists, other=0) + count, mask=exists)
-        which = (tl.minimum(end - count, num_tokens) + pending - 1)[:, None] + place[None, :]
+        at = row[:, None] * n + place[None, :]
+        inside = exists[:, None] & (place < n)[None, :]
+        which = (end - count + pending - 1)[:, None] + place[None, :]
         tl.store(asked + at, tl.minimum(tl.maximum(which, 0), num_tokens - 1), mask=inside)
+        tl.store(is_real + at, kept, mask=inside & (place > 0)[None, :])
         total += tl.sum(count)
 
 

@@ -41,7 +41,7 @@ class KernelSteps(Steps):
 
     def lay_out(self, num_tokens: int, num_places: int, states: ListStates, trees: Trees) -> Layout:
         """See `Steps`."""
-        return lay_out(num_tokens, num_places, states, trees)
+        return lay_out(num_tokens, num_places, self.num_lists, states, trees)
 
     def decide(self, hidden: torch.Tensor, asked: torch.Tensor, trees: Trees, lists: Lists) -> Accepted:
         """See `Steps`."""

@@ -53,12 +53,13 @@ def grow(
         written=ints(*shape, branches.written.shape[3]),
         is_guess=torch.empty(batch, *shape, dtype=torch.bool, device=device),
         is_real=torch.empty(batch, *shape, dtype=torch.bool, device=device),
+        probability=torch.empty(batch, *shape, device=device),
         sees=torch.empty(batch, *shape, *shape, dtype=torch.bool, device=device),
     )
     _choose_tokens[(batch, num_places + 1)](
         which, place_of, probability, fields, branches.tokens, branches.nodes, branches.forced, branches.written,
         node, trees.token, trees.parent, trees.node, trees.slot, trees.depth, trees.step, trees.row, trees.written,
-        trees.is_guess, trees.is_real,
+        trees.is_guess, trees.is_real, trees.probability,
         num_places, total, num_passes * n, branches.written.shape[3],
         triton.next_power_of_2(branches.written.shape[3]),
         num_warps=1,
@@ -171,6 +172,7 @@ def _rank(probability, which, place_of, total, num_places, BLOCK: tl.constexpr, 
 def _choose_tokens(
     which, place_of, probability, fields, tokens, nodes, forced, written, root,
     out_token, out_parent, out_node, out_slot, out_depth, out_step, out_row, out_written, out_guess, out_real,
+    out_probability,
     num_places, total, num_candidates, num_written, WRITTEN: tl.constexpr,
 ):  # fmt: skip
     """One place of one tree."""
@@ -189,12 +191,14 @@ def _choose_tokens(
         tl.store(out_row + out, zero - 1)
         tl.store(out_guess + out, zero != 0)
         tl.store(out_real + out, zero == 0)
+        tl.store(out_probability + out, 1.0)
         tl.store(out_written + out * num_written + item, nothing, mask=item < num_written)
     else:
         token = tl.load(which + of_list * num_places + place - 1)
         at = of_list * total + token
         field = fields + of_list * 6 * total + token
-        is_real = tl.load(probability + at) > 0
+        likely = tl.load(probability + at)
+        is_real = likely > 0
         parent = tl.load(field)
         has_parent = is_real & (parent > 0)
         tl.store(out_token + out, tl.load(tokens + at))
@@ -206,6 +210,7 @@ def _choose_tokens(
         tl.store(out_row + out, tl.load(field + 5 * total))
         tl.store(out_guess + out, tl.load(forced + at) == 0)
         tl.store(out_real + out, is_real)
+        tl.store(out_probability + out, likely)
         candidate = tl.load(field + total)
         rows = tl.load(
             written + (of_list * num_candidates + candidate - 1) * num_written + item,

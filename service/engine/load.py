@@ -24,6 +24,7 @@ _ENOUGH = 48  # such rounds, before a mean of tokens is believed: one round says
 _LATEST = 9  # rounds whose median counts
 _MARGIN = 1.1
 _TRIES = 5
+_WORTH_A_TRY = 0.7  # of the best at half the size
 
 
 class TreeChoice(Protocol):
@@ -70,7 +71,9 @@ class Always(TreeChoice):
 class ByLoad(TreeChoice):
     """The tree with the most tokens per second at the size of the batch.
 
-    Sizes are told apart by powers of two. Where a tree is not known yet it is tried; warm-up is nothing else.
+    Sizes are told apart by powers of two. Where a tree is not known yet it is tried; warm-up is nothing else. The more
+    lists there are the less a tree is worth that is larger than others, so one that was worth far less at half the size
+    is not tried at all.
 
     Args:
         shapes: to choose from, beside guessing nothing.
@@ -86,27 +89,27 @@ class ByLoad(TreeChoice):
         self._seen: Counter[Tree] = Counter()  # rounds of one list that it is made of
         self._seconds: dict[tuple[Tree, int], deque[float]] = {}  # of the latest rounds, by size
         self._tries: Counter[tuple[Tree, int]] = Counter()
+        self._eligible: dict[int, tuple[Tree, ...]] = {}  # by size, once half of it is known
 
     def choose(self, batch: int) -> Tree:
         """See `TreeChoice`."""
         size = _size(batch)
-        if not self.knows(batch):
-            return min(self._trees, key=lambda tree: self._tries[tree, size])
+        trees = self._trees_for(size)
+        if not self._knows(size):
+            return min(trees, key=lambda tree: self._tries[tree, size])
         self._num_rounds += 1
         turn, rest = divmod(self._num_rounds, self._patience)
         if not rest:
-            return self._trees[turn % len(self._trees)]
-        return self.best(batch)
+            return trees[turn % len(trees)]
+        return self._best(size)
 
     def knows(self, batch: int) -> bool:
-        """Whether all trees were tried with so many lists, and often enough with any."""
-        return all(
-            self._tries[tree, _size(batch)] >= _TRIES and self._seen[tree] >= _ENOUGH for tree in self._trees
-        )
+        """Whether all trees worth a try were tried with so many lists, and often enough with any."""
+        return self._knows(_size(batch))
 
     def best(self, batch: int) -> Tree:
-        """What is worth most with so many lists, where all trees are known."""
-        return max(self._trees, key=lambda tree: self._worth(tree, _size(batch)))
+        """What is worth most with so many lists, where the trees are known."""
+        return self._best(_size(batch))
 
     def note(self, tree: Tree, batch: int, num_tokens: int, seconds: float | None) -> None:
         """See `TreeChoice`."""
@@ -119,6 +122,30 @@ class ByLoad(TreeChoice):
         self._tries[key] += 1
         if self._tries[key] > 1:  # what is done for the first time takes longer than it ever will again
             self._seconds.setdefault(key, deque(maxlen=_LATEST)).append(seconds)
+
+    def _knows(self, size: int) -> bool:
+        return all(
+            self._tries[tree, size] >= _TRIES and self._seen[tree] >= _ENOUGH
+            for tree in self._trees_for(size)
+        )
+
+    def _best(self, size: int) -> Tree:
+        return max(self._trees_for(size), key=lambda tree: self._worth(tree, size))
+
+    def _trees_for(self, size: int) -> tuple[Tree, ...]:
+        """Those worth a try."""
+        if size not in self._eligible:
+            half = size - 1
+            if half < 0 or not self._knows(half):
+                return self._trees
+            best = self._best(half)
+            enough = self._worth(best, half) * _WORTH_A_TRY
+            self._eligible[size] = tuple(
+                tree
+                for tree in self._trees_for(half)
+                if _num_guesses(tree) <= _num_guesses(best) or self._worth(tree, half) >= enough
+            )
+        return self._eligible[size]
 
     def _worth(self, tree: Tree, size: int) -> float:
         """Tokens per second and list; guessing has to be worth some more than what it is measured to be.
@@ -180,3 +207,8 @@ class Warmable(Protocol):
 
 def _size(batch: int) -> int:
     return (batch - 1).bit_length()
+
+
+def _num_guesses(tree: Tree) -> int:
+    """Of a list, on average."""
+    return 0 if tree is None else tree.share or tree.num_places

@@ -71,6 +71,11 @@ def test_each_size_gets_the_tree_with_the_most_tokens_per_second(monkeypatch, re
     assert found == {size: load.label_of(tree) for size, tree in best.items()}
     assert (found[1], found[64]) == ("4x8x75", "none")
     assert engine.num_running == 0
+    # What is larger than the best, and was worth far less with half as many lists, is not tried with more.
+    tried = {size: {tree for batch, tree in engine.rounds if batch == size} for size in best}
+    assert tried[1] == {LARGE, SMALL, None}
+    assert tried[32] == {SMALL, None}
+    assert tried[64] == {None}
     assert {choice.choose(3) for _ in range(100)} == {best[4]}
 
 

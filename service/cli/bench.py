@@ -32,6 +32,13 @@ class Tree(StrEnum):
     AUTO = "auto"
 
 
+class Picture(StrEnum):
+    """What `bench plot` draws."""
+
+    LENGTHS = "lengths"
+    SPEEDS = "speeds"
+
+
 BASELINES = ("autoregressive", "transformers")
 
 # What a terminal has room for, under shorter names; --json has it all.
@@ -179,15 +186,21 @@ def bench_decode(
 def bench_plot(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="From 'bench decode --json'.")],
     out: Annotated[Path, typer.Option("--out", help="The picture to write, an .svg.")],
+    what: Annotated[Picture, typer.Option(help="Accepted lengths, or lists per second.")] = Picture.LENGTHS,
 ) -> None:
-    """Draw accepted lengths by method: a point for each draft, and the mean over drafts of a variant."""
+    """Draw accepted lengths by method, a point for each draft and the mean over drafts of a variant; or speeds.
+
+    Speeds are lists per second by the size of the batch, with the speed-up over the engine alone.
+    """
     from service.evaluation.decode_plot import draw, read_lengths
+    from service.evaluation.speed_plot import draw_speeds, read_speeds
     from service.files import check_new_file, write_atomic
 
     if out.suffix != ".svg":
         raise InputError(f"--out {out} is no .svg")
     check_new_file(out, overwrite=True)
-    write_atomic(out, draw(read_lengths(files)))
+    drawn = draw(read_lengths(files)) if what is Picture.LENGTHS else draw_speeds(read_speeds(files))
+    write_atomic(out, drawn)
     print(f"drawn {out}")
 
 

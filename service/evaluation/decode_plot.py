@@ -62,7 +62,7 @@ def _lengths_of(file: Path) -> list[Length]:
         num_sizes = Counter(_kind(row) for row in smallest.values())
         return [
             Length(
-                _label(row) + (_size_label(row) if num_sizes[_kind(row)] > 1 else ""),
+                label_of(row) + (_size_label(row) if num_sizes[_kind(row)] > 1 else ""),
                 row["tree"],
                 *(float(row[f"accepted_length{end}"]) for end in ("", "_low", "_high")),
             )
@@ -74,7 +74,7 @@ def _lengths_of(file: Path) -> list[Length]:
 
 
 def _kind(row: dict[str, Any]) -> tuple[Any, ...]:
-    return _label(row), row["draft"], row["tree"]
+    return label_of(row), row["draft"], row["tree"]
 
 
 def _size(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -85,7 +85,8 @@ def _size_label(row: dict[str, Any]) -> str:
     return f", {row['passes']} passes, {row['places']} tokens"
 
 
-def _label(row: dict[str, Any]) -> str:
+def label_of(row: dict[str, Any]) -> str:
+    """The method of a row of `bench decode`, and how it differs from the default."""
     label = str(row["method"])
     if not row["constrained"]:
         label += ", no trie"

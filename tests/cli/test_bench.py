@@ -92,6 +92,9 @@ def test_decoding_is_measured_and_drawn(padrec, bundle: Path, dataset: Path, dra
     done = padrec("bench", "plot", file, "--out", picture)
     assert done.returncode == 0, done.stderr
     assert ">draft-both<" in picture.read_text()
+    done = padrec("bench", "plot", file, "--out", picture, "--what", "speeds")
+    assert done.returncode == 0, done.stderr
+    assert ">lists per second<" in picture.read_text()
 
 
 def test_sampled_lists_and_other_shapes(padrec, bundle: Path, dataset: Path, drafts, tmp_path: Path) -> None:

@@ -163,15 +163,11 @@ class Passes:
             )
             self._steps.features[incoming.row, 0] = features[last]
         incoming.features.copy_(features[incoming.kept])
-        states = ListStates.fresh(
-            incoming.free, incoming.limit, spans.ends, self.widths, self._index.num_levels
-        )
-        roots = Trees.bare(states.node)
-        lists = self._steps.lists(states, self.sampling.select(incoming.row, with_noise=shape.is_sampled))
-        done = self._steps.decide(
-            hidden[last], torch.arange(shape.batch, device=device).unsqueeze(1), roots, lists
-        )
-        self.states.put(incoming.row, states.after(roots, done, is_round=False, is_drafted=False))
+        steps, sampling = self._steps, self.sampling.select(incoming.row, with_noise=shape.is_sampled)
+        nothing = torch.zeros_like(incoming.row)
+        lists = steps.lists(incoming.free, nothing, incoming.limit, sampling)
+        root = torch.arange(shape.batch, device=device).unsqueeze(1)
+        steps.begin(self.states, incoming, steps.decide(hidden[last], root, Trees.bare(nothing), lists))
         self._tell()
         staged = torch.arange(rows.start, rows.stop, device=device)
         for cache in self.caches.values():
@@ -180,7 +176,8 @@ class Passes:
     def _round(self, shape: RoundShape) -> None:
         """Draft, verify, accept, commit."""
         steps, states = self._steps, self.states.first(shape.batch)
-        lists = steps.lists(states, self.sampling.first(shape.batch, with_noise=shape.is_sampled))
+        sampling = self.sampling.first(shape.batch, with_noise=shape.is_sampled)
+        lists = steps.lists(states.free, states.num_items, states.limit, sampling)
         trees = steps.grow(shape, states, lists)
         num_places = self._pass_places(shape.longest, trees.num_places - 1)
         layout = steps.lay_out(shape.num_tokens, num_places, states, trees)

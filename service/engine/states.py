@@ -7,9 +7,6 @@ import torch
 
 from service.catalog.items import Catalogue
 from service.catalog.trie import Int64Array
-from service.engine.branches import Lists
-from service.engine.constraint import FreeRows
-from service.engine.sampling import Sampling
 from service.engine.tree import Trees
 from service.engine.verify import Accepted
 from service.types import DecodedItem, SpeculationCounts
@@ -145,11 +142,6 @@ class ListStates:
     def parts(self) -> list[torch.Tensor]:
         """All tensors, in the order of their names above."""
         return [getattr(self, name) for name in self.__slots__]
-
-    def lists(self, sampling: Sampling) -> Lists:
-        """What drafting and verifying need of them."""
-        free = FreeRows.of(self.free[:, :-1])
-        return Lists(free, sampling, self.num_items, self.limit - self.num_items)
 
     def after(
         self,

@@ -7,8 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from service.engine.branches import Lists
-from service.engine.constraint import TrieIndex
+from service.engine.constraint import FreeRows, TrieIndex
 from service.engine.drafter import Drafter, News
+from service.engine.incoming import Arrivals
 from service.engine.sampling import Sampling
 from service.engine.shapes import RoundShape, Shapes
 from service.engine.states import ListStates, Widths
@@ -67,9 +68,19 @@ class Steps:
         self.features = code_heads.new_zeros(num_rows, places, code_heads.shape[2])
         self.num_lists = torch.zeros(1, dtype=torch.int64, device=code_heads.device)
 
-    def lists(self, states: ListStates, sampling: Sampling) -> Lists:
-        """What drafting and verifying need of the lists."""
-        return states.lists(sampling)
+    def lists(
+        self, free: torch.Tensor, num_items: torch.Tensor, limit: torch.Tensor, sampling: Sampling
+    ) -> Lists:
+        """What drafting and verifying need of the lists; arguments as in `ListStates`."""
+        return Lists(FreeRows.of(free[:, :-1]), sampling, num_items, limit - num_items)
+
+    def begin(self, states: ListStates, incoming: Arrivals, done: Accepted) -> None:
+        """Have lists begin in their rows, given what the pass over their prompts made certain."""
+        fresh = ListStates.fresh(
+            incoming.free, incoming.limit, incoming.spans.ends, self._widths, self._index.num_levels
+        )
+        begun = fresh.after(Trees.bare(fresh.node), done, is_round=False, is_drafted=False)
+        states.put(incoming.row, begun)
 
     def grow(self, shape: RoundShape, states: ListStates, lists: Lists) -> Trees:
         """A tree for each list; bare roots where nothing is guessed."""

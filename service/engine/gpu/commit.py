@@ -1,12 +1,29 @@
-"""How a round is kept: `ListStates.after`, and what moves in the caches."""
+"""How a prefill and a round are kept: `ListStates.after`, and what moves in the caches."""
 
 import torch
 import triton
 import triton.language as tl
 
+from service.engine.incoming import Arrivals
 from service.engine.states import NUM_ROUND_TOKENS, ListStates
 from service.engine.tree import Trees
 from service.engine.verify import Accepted
+
+
+def begin(states: ListStates, incoming: Arrivals, done: Accepted) -> None:
+    """See `Steps.begin`."""
+    power, levels = triton.next_power_of_2, states.by_slot.shape[1]
+    _begin[(len(incoming.row),)](
+        states.free, states.limit, states.items, states.log_scores, states.num_items, states.node, states.pending,
+        states.num_pending, states.length, states.start, states.tokens, states.num_read, states.counts,
+        states.by_step, states.by_slot,
+        incoming.row, incoming.free, incoming.limit, incoming.spans.ends,
+        done.rows, done.log_scores, done.num_rows, done.pending, done.num_pending, done.node, done.num_forced,
+        states.free.shape[1], states.items.shape[1], states.tokens.shape[1], states.by_step.shape[1],
+        states.counts.shape[1], levels, done.rows.shape[1], power(levels + 1), power(states.items.shape[1]),
+        power(states.tokens.shape[1]), power(max(1, states.by_step.shape[1])),
+        min(4096, power(states.free.shape[1])),
+    )  # fmt: skip
 
 
 def commit(states: ListStates, trees: Trees, done: Accepted, *, is_drafted: bool) -> None:
@@ -74,6 +91,47 @@ def summarize(states: ListStates, summary: torch.Tensor) -> None:
         states.num_items, states.limit, states.num_pending, states.length, states.start, states.num_read,
         states.counts, summary, rows, states.counts.shape[1], NUM_ROUND_TOKENS, 128,
     )  # fmt: skip
+
+
+@triton.jit
+def _begin(
+    free, limit, items, log_scores, num_items, node, pending, num_pending, length, start, tokens, num_read, counts,
+    by_step, by_slot,
+    rows_to, free_now, limit_now, ends, rows, scores, num_rows, new_pending, num_new_pending, new_node, num_forced,
+    free_width, items_width, tokens_width, num_steps, num_counts, levels,
+    COLUMNS: tl.constexpr, TOKENS: tl.constexpr, ITEMS: tl.constexpr, ALL: tl.constexpr, STEPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One list."""
+    number = tl.program_id(0).to(tl.int64)
+    at = tl.load(rows_to + number)
+    item, token = tl.arange(0, ITEMS), tl.arange(0, TOKENS)
+    every, step, count = tl.arange(0, ALL), tl.arange(0, STEPS), tl.arange(0, 8)
+    for first in range(0, free_width, BLOCK):
+        row = first + tl.arange(0, BLOCK)
+        is_free = tl.load(free_now + number * free_width + row, mask=row < free_width, other=0) != 0
+        for i in tl.static_range(COLUMNS):
+            is_free &= row != tl.load(rows + number * COLUMNS + i)
+        tl.store(free + at * free_width + row, is_free, mask=row < free_width)
+    done = tl.load(rows + number * COLUMNS + item, mask=item < COLUMNS, other=-1)
+    score = tl.load(scores + number * COLUMNS + item, mask=item < COLUMNS, other=0.0)
+    tl.store(items + at * items_width + item, done, mask=item < items_width)
+    tl.store(log_scores + at * items_width + item, score, mask=item < items_width)
+    waiting = tl.load(new_pending + number * (levels + 1) + token, mask=token <= levels, other=0)
+    tl.store(pending + at * (levels + 1) + token, waiting, mask=token <= levels)
+    tl.store(by_slot + at * levels + token, token.to(tl.int64) * 0, mask=token < levels)
+    tl.store(tokens + at * tokens_width + every, every.to(tl.int64) * 0, mask=every < tokens_width)
+    tl.store(by_step + at * num_steps + step, step.to(tl.int64) * 0, mask=step < num_steps)
+    forced = tl.load(num_forced + number)
+    tl.store(counts + at * num_counts + count, tl.where(count == 0, forced, 0), mask=count < num_counts)
+    end = tl.load(ends + number)
+    tl.store(limit + at, tl.load(limit_now + number))
+    tl.store(num_items + at, tl.load(num_rows + number))
+    tl.store(node + at, tl.load(new_node + number))
+    tl.store(num_pending + at, tl.load(num_new_pending + number))
+    tl.store(length + at, end)
+    tl.store(start + at, end)
+    tl.store(num_read + at, end * 0)
 
 
 @triton.jit

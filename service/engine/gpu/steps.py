@@ -9,10 +9,11 @@ from torch.nn import functional as F
 from service.engine.branches import Lists
 from service.engine.constraint import FreeRows
 from service.engine.extensions import ByItem
-from service.engine.gpu.commit import commit, keep, remember, summarize
+from service.engine.gpu.commit import begin, commit, keep, remember, summarize
 from service.engine.gpu.drafter import KernelDrafter
 from service.engine.gpu.inputs import free_before, lay_out
 from service.engine.gpu.verify import decide
+from service.engine.incoming import Arrivals
 from service.engine.sampling import Sampling
 from service.engine.shapes import RoundShape
 from service.engine.states import NUM_SUMMARIES, ListStates
@@ -33,11 +34,16 @@ class KernelSteps(Steps):
         if self._drafter is not None and isinstance(self._drafter.extension, ByItem):
             self._grows = KernelDrafter(self._drafter, self._drafter.extension, self._index)
 
-    def lists(self, states: ListStates, sampling: Sampling) -> Lists:
+    def lists(
+        self, free: torch.Tensor, num_items: torch.Tensor, limit: torch.Tensor, sampling: Sampling
+    ) -> Lists:
         """See `Steps`."""
-        free = states.free[:, :-1]
-        rows = FreeRows(free, free_before(free))
-        return Lists(rows, sampling, states.num_items, states.limit - states.num_items)
+        rows = free[:, :-1]
+        return Lists(FreeRows(rows, free_before(rows)), sampling, num_items, limit - num_items)
+
+    def begin(self, states: ListStates, incoming: Arrivals, done: Accepted) -> None:
+        """See `Steps`."""
+        begin(states, incoming, done)
 
     def lay_out(self, num_tokens: int, num_places: int, states: ListStates, trees: Trees) -> Layout:
         """See `Steps`."""

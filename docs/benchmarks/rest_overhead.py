@@ -1,7 +1,8 @@
 """What a REST request takes beside the engine's time, at a steady rate: URL REQUESTS-PER-SECOND SECONDS.
 
 Requests leave when they are due, whatever became of those before; a request's own clock runs from then on. The engine's
-time is what the answer says of prefill and decoding; the rest is gateway, worker's queue, sockets and JSON.
+time is what the answer says of prefill and decoding; the rest is gateway, worker's queue, sockets and JSON, this client's
+share included. What the gateway itself counts, from a query that it has understood to its answer, is told apart.
 """
 
 import asyncio
@@ -12,13 +13,14 @@ import httpx
 import numpy as np
 
 
-async def ask(client: httpx.AsyncClient, user: str, due: float) -> tuple[float, float]:
-    """Milliseconds from when it was due to the answer, and the engine's of them."""
+async def ask(client: httpx.AsyncClient, user: str, due: float) -> tuple[float, float, float]:
+    """Milliseconds from when it was due to the answer, the engine's of them, and the gateway's."""
     await asyncio.sleep(max(0.0, due - time.perf_counter()))
     answer = await client.post("/recommend", json={"user_id": user, "num_items": 10})
     answer.raise_for_status()
     timings = answer.json()["timings"]
-    return (time.perf_counter() - due) * 1e3, timings["prefill_ms"] + timings["decode_ms"]
+    engine = timings["prefill_ms"] + timings["decode_ms"]
+    return (time.perf_counter() - due) * 1e3, engine, timings["total_ms"]
 
 
 async def main(url: str, rate: float, seconds: float) -> None:
@@ -39,8 +41,13 @@ async def main(url: str, rate: float, seconds: float) -> None:
             times = time.perf_counter() + np.cumsum(gaps)
             asked = rng.choice(users, size=len(times)).tolist()
             done = np.array(await asyncio.gather(*map(ask, [client] * len(times), asked, times)))
-    over = done[:, 0] - done[:, 1]
-    for name, values in (("request", done[:, 0]), ("engine", done[:, 1]), ("over the engine", over)):
+    request, engine, gateway = done.T
+    for name, values in (
+        ("request", request),
+        ("engine", engine),
+        ("over the engine", request - engine),
+        ("of which in the gateway and the queue", gateway - engine),
+    ):
         print(
             f"{name}: p50 {np.median(values):.2f} ms, p99 {np.quantile(values, 0.99):.2f} ms ({len(values)} requests)"
         )

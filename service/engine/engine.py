@@ -245,7 +245,7 @@ class Engine:
         which = np.flatnonzero(is_finished).tolist()
         if not which:
             return []
-        results = self._passes.states.results(which)
+        results = self._passes.results(which)
         done = [self._flights[i].result(result) for i, result in zip(which, results, strict=True)]
         self._select(np.flatnonzero(~is_finished).tolist())
         return done

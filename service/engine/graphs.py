@@ -23,9 +23,9 @@ Capture = Callable[[Callable[[], None]], Graph]
 class Graphs:
     """Calls that run as graphs from the second time on that they meet a shape.
 
-    The first time does the work as it is, and makes ready what a capture must not: workspaces, kernels, memory. The
-    second captures, which runs nothing, and replays. A function must read and write memory that stays where it is for
-    as long as this lives, and must not wait for the device.
+    The first time does the work as it is, which makes ready what a capture must not: workspaces, kernels, memory. Then
+    it captures, which runs nothing, while the device still works. A function must read and write memory that stays
+    where it is for as long as this lives, and must not wait for the device.
 
     Args:
         capture: of a call; None: every call is the function's own.
@@ -33,7 +33,7 @@ class Graphs:
 
     def __init__(self, capture: Capture | None) -> None:
         self._capture = capture
-        self._graphs: dict[Hashable, Graph | None] = {}
+        self._graphs: dict[Hashable, Graph] = {}
 
     def run(self, function: Callable[[Shape], None], shape: Shape) -> bool:
         """The function, for this shape; each shape has always the same.
@@ -44,16 +44,13 @@ class Graphs:
         if self._capture is None:
             function(shape)
             return True
-        if shape not in self._graphs:
-            self._graphs[shape] = None
-            function(shape)
-            return False
-        graph = self._graphs[shape]
-        is_new = graph is None
-        if graph is None:
-            graph = self._graphs[shape] = self._capture(lambda: function(shape))
-        graph.replay()
-        return not is_new
+        graph = self._graphs.get(shape)
+        if graph is not None:
+            graph.replay()
+            return True
+        function(shape)
+        self._graphs[shape] = self._capture(lambda: function(shape))
+        return False
 
 
 def capture_on(device: torch.device) -> Capture | None:

@@ -22,7 +22,8 @@ Tree = TreeShape | None
 _MEMORY = 400  # rounds of one list that a running mean goes back to
 _ENOUGH = 48  # such rounds, before a mean of tokens is believed: one round says little of the next
 _LATEST = 9  # rounds whose median counts
-_MARGIN = 1.1
+_MARGIN = 1.02  # of guessing over not guessing
+_LEAD = 1.05  # of another tree over the one that is chosen
 _TRIES = 5
 _WORTH_A_TRY = 0.7  # of the best at half the size
 
@@ -90,6 +91,7 @@ class ByLoad(TreeChoice):
         self._seconds: dict[tuple[Tree, int], deque[float]] = {}  # of the latest rounds, by size
         self._tries: Counter[tuple[Tree, int]] = Counter()
         self._eligible: dict[int, tuple[Tree, ...]] = {}  # by size, once half of it is known
+        self._chosen: dict[int, Tree] = {}  # by size
 
     def choose(self, batch: int) -> Tree:
         """See `TreeChoice`."""
@@ -130,7 +132,12 @@ class ByLoad(TreeChoice):
         )
 
     def _best(self, size: int) -> Tree:
-        return max(self._trees_for(size), key=lambda tree: self._worth(tree, size))
+        """The one chosen last, unless another leads: between equals it would come and go, each in shapes of its own."""
+        best = max(self._trees_for(size), key=lambda tree: self._worth(tree, size))
+        chosen = self._chosen.setdefault(size, best)
+        if self._worth(best, size) > self._worth(chosen, size) * _LEAD:
+            self._chosen[size] = best
+        return self._chosen[size]
 
     def _trees_for(self, size: int) -> tuple[Tree, ...]:
         """Those worth a try."""

@@ -18,7 +18,7 @@ from service.engine.incoming import Incoming
 from service.engine.kv_cache import KvCache
 from service.engine.sampling import Sampling
 from service.engine.shapes import PrefillShape, RoundShape, Shapes
-from service.engine.states import NUM_SUMMARIES, ListStates, Summary, Widths
+from service.engine.states import NUM_SUMMARIES, ListStates, Result, Summary, Widths
 from service.engine.steps import Steps
 from service.engine.target_pass import Reading, TargetPass
 from service.engine.tree import Trees, TreeShape
@@ -135,6 +135,10 @@ class Passes:
             torch.cuda.current_stream(self.device).synchronize()
         return Summary(*self._summary[:, :count].numpy().copy())
 
+    def results(self, which: list[int]) -> list[Result]:
+        """What is written of lists that are finished."""
+        return self._steps.results(self.states, which)
+
     def move(self, source: list[int], target: list[int], num_tokens: int) -> None:
         """Move lists, of so many tokens at most, into other rows; none of either stands among the others."""
         rows = torch.tensor([source, target], device=self.device)
@@ -142,7 +146,7 @@ class Passes:
             cache.copy_rows(cache, rows[0], rows[1], num_tokens)
         self.states.move(*rows)
         self.sampling.move(*rows)
-        self._steps.features[rows[1]] = self._steps.features[rows[0]]
+        self._steps.move(*rows)
 
     def _prefill(self, shape: PrefillShape) -> None:
         """Read what is incoming, in the rows after all lists, decide each first code, and move to the lists' rows."""

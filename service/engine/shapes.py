@@ -8,6 +8,8 @@ import torch
 from service.engine.states import Summary, Widths
 from service.engine.tree import TreeShape
 
+_FEW_TOKENS = 128
+
 
 @dataclass(frozen=True, slots=True)
 class RoundShape:
@@ -61,8 +63,8 @@ class Shapes:
     of its own, and its attention reads masks in aligned rows. A CPU would only compute padding.
 
     Attributes:
-        tokens: of a pass, a multiple of this.
-        places: of a cache, likewise.
+        tokens: of a pass, at least.
+        places: of a cache, a multiple of this.
         pads: whether shapes are few; else each round's own.
         most_tokens: of prompts that are read together, unless it is one alone.
     """
@@ -78,8 +80,11 @@ class Shapes:
         return cls(16, 128, pads=True) if device.type == "cuda" else cls(1, 1, pads=False)
 
     def tokens_for(self, count: int) -> int:
-        """Tokens of a pass: four sizes from one power of two to the next."""
-        grain = max(self.tokens, 1 << max(0, (count - 1).bit_length() - 3)) if self.pads else 1
+        """Tokens of a pass: powers of two while reading the weights takes longer, then four sizes to each of them."""
+        if not self.pads:
+            return count
+        power = max(self.tokens, 1 << (count - 1).bit_length())
+        grain = power if power <= _FEW_TOKENS else power // 8
         return -(-count // grain) * grain
 
     def places_for(self, count: int) -> int:

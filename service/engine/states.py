@@ -208,23 +208,27 @@ class ListStates:
         num_tokens = self.counts[:, NUM_ROUND_TOKENS]
         return torch.stack((self.num_items, self.limit, self.num_pending, unread, self.length, num_tokens))
 
-    def results(self, which: list[int]) -> list["Result"]:
-        """What is written of some lists."""
-        index = torch.tensor(which, dtype=torch.int64, device=self.items.device)
-        # All in one copy, scores as their bits, in the type that is as wide as the others'.
+    def packed(self, rows: torch.Tensor) -> torch.Tensor:
+        """What is written of some lists, int64 [n]: the columns of `unpack`, int64 [n, w]; scores as their bits."""
         scores = self.log_scores.double().view(torch.int64)
-        columns = (self.num_items.unsqueeze(1), self.items, self.counts, self.by_step, self.by_slot, scores)
-        packed = torch.cat([column[index] for column in columns], dim=1).cpu().numpy()
-        ends = np.cumsum([column.shape[1] for column in columns])
-        *ints, of_scores = np.split(packed, ends[:-1], axis=1)
-        of_items = np.exp(np.ascontiguousarray(of_scores).view(np.float64)).tolist()
+        columns = (self.num_items.unsqueeze(1), self.items, scores, self.counts, self.by_step, self.by_slot)
+        return torch.cat([column[rows] for column in columns], dim=1)
+
+    def unpack(self, packed: torch.Tensor) -> list["Result"]:
+        """What is written of some lists, of `packed`, on the host."""
+        widths = [part.shape[1] for part in (self.items, self.log_scores, self.counts, self.by_step)]
+        count, rows, scores, counts, by_step, by_slot = np.split(
+            packed.numpy(), np.cumsum([1, *widths]), axis=1
+        )
+        probabilities = np.exp(np.ascontiguousarray(scores).view(np.float64))
         found = []
-        for count, rows, counts, by_step, by_slot, of_list in zip(
-            *(column.tolist() for column in ints), of_items, strict=True
+        for number, of_list, score, tally, steps, slots in zip(
+            *(column.tolist() for column in (count, rows, probabilities, counts, by_step, by_slot)),
+            strict=True,
         ):
-            written = zip(rows[: count[0]], of_list, strict=False)
-            items = tuple(DecodedItem(row, score) for row, score in written)
-            found.append(Result(items, Tally(*counts), tuple(by_step), tuple(by_slot)))
+            written = zip(of_list[: number[0]], score, strict=False)
+            items = tuple(DecodedItem(row, probability) for row, probability in written)
+            found.append(Result(items, Tally(*tally), tuple(steps), tuple(slots)))
         return found
 
 

@@ -12,7 +12,7 @@ from service.engine.drafter import Drafter, News
 from service.engine.incoming import Arrivals
 from service.engine.sampling import Sampling
 from service.engine.shapes import RoundShape, Shapes
-from service.engine.states import ListStates, Widths
+from service.engine.states import ListStates, Result, Widths
 from service.engine.target_pass import Reading, TargetPass
 from service.engine.tree import Trees, TreeShape
 from service.engine.verify import Accepted, decide
@@ -180,8 +180,17 @@ class Steps:
         self._commit(states, trees, done, is_drafted)
 
     def summarize(self, states: ListStates) -> torch.Tensor:
-        """See `ListStates.summary`."""
+        """See `ListStates.summary`; makes ready what there is to say of lists that are finished."""
         return states.summary()
+
+    def results(self, states: ListStates, which: list[int]) -> list[Result]:
+        """What is written of lists that are finished; waits for it."""
+        rows = torch.tensor(which, dtype=torch.int64, device=states.items.device)
+        return states.unpack(states.packed(rows).cpu())
+
+    def move(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """Move what is known of lists, beside their states, into other rows, int64 [n] each."""
+        self.features[target] = self.features[source]
 
     def _deepest(self, trees: Trees) -> int:
         return min(self._widths.guessed, trees.num_places - 1)

@@ -68,17 +68,19 @@ class TreeShape:
         """What is worth trying, the largest first; the more lists there are, the less of it each may have."""
         largest = cls.default(draft, device)
         fewer, some = max(1, largest.num_passes // 2), max(1, largest.num_passes * 3 // 4)
-        shapes = [largest, replace(largest, num_passes=fewer)]
-        if device.type == "cuda":
-            shapes += [
-                replace(largest, num_passes=some),
-                replace(largest, num_passes=some, share=48),
-                replace(largest, num_passes=some, num_places=75, share=24),
-                replace(largest, num_passes=some, num_places=43, share=12, width=4),
-                replace(largest, num_passes=fewer, num_places=27, share=8, width=4),
-                replace(largest, num_passes=fewer, num_places=19, share=5, width=2),
-                replace(largest, num_passes=1, num_places=9, share=3, width=1),
-            ]
+        if device.type != "cuda":
+            return tuple(dict.fromkeys((largest, replace(largest, num_passes=fewer))))
+        shapes = [
+            largest,
+            replace(largest, num_passes=some),
+            replace(largest, num_passes=some, share=48),
+            replace(largest, num_passes=some, num_places=75, share=24),
+            replace(largest, num_passes=some, num_places=43, share=12, width=4),
+            replace(largest, num_passes=fewer, num_places=27, share=8, width=4),
+            replace(largest, num_passes=fewer, num_places=19, share=5, width=2),
+            replace(largest, num_passes=1, num_places=9, share=3, width=1),
+            replace(largest, num_passes=1, num_places=9, share=2, width=1),
+        ]
         return tuple(dict.fromkeys(shapes))  # one pass has no half
 
     @property

@@ -93,6 +93,15 @@ def summarize(states: ListStates, summary: torch.Tensor) -> None:
     )  # fmt: skip
 
 
+def pack(states: ListStates, packed: torch.Tensor) -> None:
+    """See `ListStates.packed`: the rows of lists that are finished, into `packed`, of all rows."""
+    parts = states.items, states.log_scores, states.counts, states.by_step, states.by_slot
+    widths = [part.shape[1] for part in parts]
+    _pack[(len(packed),)](
+        states.num_items, states.limit, *parts, packed, *widths, triton.next_power_of_2(max(widths))
+    )
+
+
 @triton.jit
 def _begin(
     free, limit, items, log_scores, num_items, node, pending, num_pending, length, start, tokens, num_read, counts,
@@ -264,3 +273,31 @@ def _summarize(
     tl.store(summary + 4 * num_rows + row, of_length, mask=exists)
     of_counts = tl.load(counts + row.to(tl.int64) * num_counts + WHICH, mask=exists)
     tl.store(summary + 5 * num_rows + row, of_counts, mask=exists)
+
+
+@triton.jit
+def _pack(
+    num_items, limit, items, log_scores, counts, by_step, by_slot, packed,
+    num_rows, num_scores, num_counts, num_steps, num_slots, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One list."""
+    at = tl.program_id(0).to(tl.int64)
+    count = tl.load(num_items + at)
+    if count == tl.load(limit + at):
+        lane = tl.arange(0, BLOCK)
+        to = packed + at * (1 + num_rows + num_scores + num_counts + num_steps + num_slots)
+        tl.store(to, count)
+        to += 1
+        tl.store(to + lane, tl.load(items + at * num_rows + lane, mask=lane < num_rows), mask=lane < num_rows)
+        to += num_rows
+        score = tl.load(log_scores + at * num_scores + lane, mask=lane < num_scores).to(tl.float64)
+        tl.store(to + lane, score.to(tl.int64, bitcast=True), mask=lane < num_scores)
+        to += num_scores
+        inside = lane < num_counts
+        tl.store(to + lane, tl.load(counts + at * num_counts + lane, mask=inside), mask=inside)
+        to += num_counts
+        inside = lane < num_steps
+        tl.store(to + lane, tl.load(by_step + at * num_steps + lane, mask=inside), mask=inside)
+        to += num_steps
+        inside = lane < num_slots
+        tl.store(to + lane, tl.load(by_slot + at * num_slots + lane, mask=inside), mask=inside)

@@ -9,18 +9,20 @@ from torch.nn import functional as F
 from service.engine.branches import Lists
 from service.engine.constraint import FreeRows
 from service.engine.extensions import ByItem
-from service.engine.gpu.commit import begin, commit, keep, remember, summarize
+from service.engine.gpu.commit import begin, commit, keep, pack, remember, summarize
 from service.engine.gpu.drafter import KernelDrafter
 from service.engine.gpu.inputs import free_before, lay_out
 from service.engine.gpu.verify import decide
 from service.engine.incoming import Arrivals
 from service.engine.sampling import Sampling
 from service.engine.shapes import RoundShape
-from service.engine.states import NUM_SUMMARIES, ListStates
+from service.engine.states import NUM_SUMMARIES, ListStates, Result
 from service.engine.steps import Layout, Steps
 from service.engine.target_pass import Reading
 from service.engine.tree import Trees, TreeShape
 from service.engine.verify import Accepted
+
+_FEW_ROWS = 64
 
 
 class KernelSteps(Steps):
@@ -30,6 +32,7 @@ class KernelSteps(Steps):
         super().__init__(*args)
         shape = NUM_SUMMARIES, len(self.features)
         self._summary = torch.zeros(shape, dtype=torch.int64, device=self.features.device)
+        self._packed: torch.Tensor | None = None  # of finished lists, `ListStates.packed`
         self._grows: KernelDrafter | None = None
         if self._drafter is not None and isinstance(self._drafter.extension, ByItem):
             self._grows = KernelDrafter(self._drafter, self._drafter.extension, self._index)
@@ -58,8 +61,29 @@ class KernelSteps(Steps):
 
     def summarize(self, states: ListStates) -> torch.Tensor:
         """See `Steps`."""
+        if self._packed is None:
+            nothing = torch.zeros(0, dtype=torch.int64, device=self.features.device)
+            width = states.packed(nothing).shape[1]
+            self._packed = torch.zeros(
+                len(self.features), width, dtype=torch.int64, device=self.features.device
+            )
         summarize(states, self._summary)
+        pack(states, self._packed)
         return self._summary
+
+    def results(self, states: ListStates, which: list[int]) -> list[Result]:
+        """See `Steps`."""
+        assert self._packed is not None
+        # A few rows more in one copy are less than telling the device which.
+        if max(which) < _FEW_ROWS:
+            return states.unpack(self._packed[: max(which) + 1].cpu()[which])
+        return states.unpack(self._packed[torch.tensor(which, device=self._packed.device)].cpu())
+
+    def move(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """See `Steps`."""
+        super().move(source, target)
+        if self._packed is not None:
+            self._packed[target] = self._packed[source]
 
     def _grow(self, tree: TreeShape, shape: RoundShape, states: ListStates, lists: Lists) -> Trees:
         if self._grows is None or not self._grows.can_grow(tree, lists):

@@ -81,7 +81,7 @@ class ByLoad(TreeChoice):
         patience: rounds after which one of the others is tried again.
     """
 
-    def __init__(self, shapes: Sequence[TreeShape], patience: int = 200) -> None:
+    def __init__(self, shapes: Sequence[TreeShape], patience: int = 1000) -> None:
         self.shapes = tuple(shapes)
         self._trees: tuple[Tree, ...] = (None, *shapes)
         self._patience = patience

@@ -79,6 +79,12 @@ def bench_decode(
         str,
         typer.Option(help="The most tokens of a tree, forced ones included; several numbers with commas."),
     ] = "",
+    share: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Tokens of all trees of a round, for each list; the most probable have room."
+        ),
+    ] = None,
     unconstrained: Annotated[
         bool, typer.Option("--unconstrained", help="The draft guesses without the trie; lists are the same.")
     ] = False,
@@ -127,9 +133,9 @@ def bench_decode(
         raise InputError(f"--temperature {temperature} is neither 0 nor at least {MIN_TEMPERATURE}")
     if width is not None and tree is Tree.CHAIN:
         raise InputError("--width is an option of trees; a chain has none")
-    if tree is Tree.AUTO and (passes or places or width is not None or unconstrained):
+    if tree is Tree.AUTO and (passes or places or width is not None or share is not None or unconstrained):
         raise InputError(
-            "--tree auto chooses by itself; leave out --passes, --width, --places and --unconstrained"
+            "--tree auto chooses by itself; leave out --passes, --width, --places, --share, --unconstrained"
         )
     check_json(json_file)
     chosen = pick_device(device)
@@ -165,7 +171,7 @@ def bench_decode(
         Tree.BOTH: ("chain", "tree"),
         Tree.AUTO: ("auto",),
     }
-    shapes = [{"constrained": not unconstrained, "width": width, **size} for size in sizes]
+    shapes = [{"constrained": not unconstrained, "width": width, "share": share, **size} for size in sizes]
     methods = _plain_methods(question, baselines)
     methods += _draft_methods(question, folders, opened.target_digest, kinds[tree], shapes)
     with bar("decoding") as progress:

@@ -58,6 +58,7 @@ COLUMNS = (
     "passes",
     "width",
     "places",
+    "share",
     "parameters",
     "position_parameters",
     "position_ms_per_pass",
@@ -279,6 +280,7 @@ def _row(
             "passes": method.shape.num_passes,
             "width": method.shape.width,
             "places": method.shape.num_places,
+            "share": method.shape.share,
         }
     row |= method.draft_figures(batch)
     if question.model.device.type == "cuda":

@@ -115,6 +115,7 @@ def shape_of(
     passes: int | None = None,
     width: int | None = None,
     places: int | None = None,
+    share: int | None = None,
 ) -> TreeShape:
     """What suits a draft, with the given numbers in place of its own; a chain has no width."""
     if passes is not None:
@@ -124,7 +125,7 @@ def shape_of(
         shape = replace(shape, width=width, num_candidates=max(width, shape.num_candidates))
     if places is not None:
         shape = replace(shape, num_places=places)
-    return replace(shape, constrained=constrained)
+    return replace(shape, constrained=constrained, share=share)
 
 
 def transformers_method(model: PreTrainedModel, catalogue: Catalogue, layout: TokenLayout) -> Method:

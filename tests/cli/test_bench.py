@@ -108,6 +108,8 @@ def test_sampled_lists_and_other_shapes(padrec, bundle: Path, dataset: Path, dra
         3,
         "--places",
         "5,4",
+        "--share",
+        2,
         "--unconstrained",
         "--compare",
         "",
@@ -120,9 +122,10 @@ def test_sampled_lists_and_other_shapes(padrec, bundle: Path, dataset: Path, dra
     row, other = json.loads(file.read_text())["rows"]
     assert (row["passes"], row["width"], row["places"], row["constrained"]) == (2, 3, 5, False)
     assert (other["passes"], other["width"], other["places"], other["constrained"]) == (2, 3, 4, False)
+    assert row["share"] == other["share"] == 2
     assert (row["temperature"], row["speed_up"]) == (0.8, None)
     assert row["equal_to_reference"] == 1.0
-    assert row["draft_tokens_per_round"] <= 5
+    assert row["draft_tokens_per_round"] <= 2
 
 
 def test_trees_as_the_service_decides(padrec, bundle: Path, dataset: Path, drafts, tmp_path: Path) -> None:

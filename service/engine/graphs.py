@@ -1,6 +1,7 @@
 """Rounds and prefills as CUDA graphs: thousands of small kernels, started as one."""
 
 import gc
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Protocol, TypeVar
 
@@ -29,11 +30,13 @@ class Graphs:
 
     Args:
         capture: of a call; None: every call is the function's own.
+        most: graphs that are kept; the one that was not used for longest goes first, so that a service that meets
+            new shapes for weeks does not grow.
     """
 
-    def __init__(self, capture: Capture | None) -> None:
-        self._capture = capture
-        self._graphs: dict[Hashable, Graph] = {}
+    def __init__(self, capture: Capture | None, most: int = 1000) -> None:
+        self._capture, self._most = capture, most
+        self._graphs: OrderedDict[Hashable, Graph] = OrderedDict()
 
     def run(self, function: Callable[[Shape], None], shape: Shape) -> bool:
         """The function, for this shape; each shape has always the same.
@@ -46,10 +49,13 @@ class Graphs:
             return True
         graph = self._graphs.get(shape)
         if graph is not None:
+            self._graphs.move_to_end(shape)
             graph.replay()
             return True
         function(shape)
         self._graphs[shape] = self._capture(lambda: function(shape))
+        if len(self._graphs) > self._most:
+            self._graphs.popitem(last=False)
         return False
 
 

@@ -61,6 +61,20 @@ def test_the_first_call_runs_and_captures_and_all_others_replay() -> None:
     assert captured == ["a", "b"]
 
 
+def test_the_graph_that_was_not_used_for_longest_goes_first() -> None:
+    class Fake:
+        def __init__(self, function: Callable[[], None]) -> None:
+            pass
+
+        def replay(self) -> None:
+            pass
+
+    graphs = Graphs(Fake, most=2)
+    runs = [graphs.run(lambda _: None, shape) for shape in "abacab"]
+    assert runs == [False, False, True, False, True, False]
+    assert list(graphs._graphs) == ["a", "b"]
+
+
 def test_without_graphs_shapes_are_not_remembered() -> None:
     calls: list[str] = []
     graphs = Graphs(None)

@@ -95,18 +95,26 @@ class Engine:
         found.sort(key=lambda pair: self._num_new(*pair))
         begin = 0
         try:
-            for size in self._passes.shapes.parts(
-                [self._num_new(*pair) for pair in found], self._passes.most_incoming
-            ):
-                self._begin(found[begin : begin + size])
+            while begin < len(found):
+                # What was found may have had to make room for those before.
+                rest = [(request, self._still(prefix)) for request, prefix in found[begin:]]
+                lengths = [self._num_new(*pair) for pair in rest]
+                size = self._passes.shapes.parts(lengths, self._passes.most_incoming)[0]
+                self._begin(rest[:size])
                 begin += size
         finally:
-            # Not after each, so that the host makes one ready while the device reads another.
+            # Once for all of them: each time it is read the host waits for the device.
             if begin:
                 self._summary = self._passes.summary(len(self._flights))
             now = time.perf_counter()
             for flight in self._flights[len(self._flights) - begin :]:
                 flight.decoding_since = now
+
+    def _still(self, prefix: Prefix | None) -> Prefix | None:
+        """What was found, if it is still kept."""
+        if self._prefixes is None or prefix is None or not self._prefixes.still_has(prefix):
+            return None
+        return prefix
 
     def _num_new(self, request: DecodeRequest, prefix: Prefix | None) -> int:
         """Tokens of a request's prompt that are to be read."""
@@ -118,12 +126,7 @@ class Engine:
         passes, first = self._passes, len(self._flights)
         requests = [request for request, _ in found]
         flights = [Flight(request) for request in requests]
-        # What was found may have had to make room since.
-        known = {
-            i: prefix
-            for i, (_, prefix) in enumerate(found)
-            if self._prefixes is not None and prefix is not None and self._prefixes.still_has(prefix)
-        }
+        known = {i: prefix for i, (_, prefix) in enumerate(found) if prefix is not None}
         # Rows after those in flight are nobody's: a prefill that fails, for lack of memory say, leaves no trace.
         sampling = Sampling.of(requests, self._layout.num_levels, passes.num_codes)
         passes.sampling.put(first, sampling, passes.widths.items * self._layout.num_levels)
@@ -141,6 +144,7 @@ class Engine:
             len(prompts),
             most_batch=passes.most_incoming,
             num_tokens=sum(len(prompt.tokens) - prompt.start for prompt in prompts),
+            most=max(len(prompt.tokens) - prompt.start for prompt in prompts),
             longest=max(len(prompt.tokens) for prompt in prompts),
             is_sampled=sampling.noise is not None,
         )

@@ -25,7 +25,7 @@ class Graphs:
     """Calls that run as graphs from the second time on that they meet a shape.
 
     The first time does the work as it is, which makes ready what a capture must not: workspaces, kernels, memory. Then
-    it captures, which runs nothing, while the device still works. A function must read and write memory that stays
+    it captures, which runs nothing. A function must read and write memory that stays
     where it is for as long as this lives, and must not wait for the device.
 
     Args:

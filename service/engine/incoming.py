@@ -108,7 +108,7 @@ class Incoming:
             tokens=tokens,
             slots=slots,
             places=places,
-            spans=Spans(prompt, begin, end, min(count, shape.num_places), has_padding=shape.is_padded),
+            spans=Spans(prompt, begin, end, shape.most, has_padding=shape.is_padded),
             start=start,
             kept=kept,
             row=row,

@@ -102,6 +102,7 @@ class ByLoad(TreeChoice):
         self._num_rounds += 1
         turn, rest = divmod(self._num_rounds, self._patience)
         if not rest:
+            self._eligible.pop(size, None)  # by what is known of half the size now
             return trees[turn % len(trees)]
         return self._best(size)
 

@@ -43,6 +43,7 @@ class PrefillShape:
     Attributes:
         batch: prompts.
         num_tokens: that are to be read, of all of them.
+        most: of any of them.
         num_places: of a cache that they may look at.
         is_padded: whether there may be fewer tokens.
         is_sampled: whether any list is.
@@ -50,6 +51,7 @@ class PrefillShape:
 
     batch: int
     num_tokens: int
+    most: int
     num_places: int
     is_padded: bool
     is_sampled: bool
@@ -111,12 +113,13 @@ class Shapes:
         return min(most, 1 << (count - 1).bit_length()) if self.pads else count
 
     def prefill(
-        self, batch: int, *, most_batch: int, num_tokens: int, longest: int, is_sampled: bool
+        self, batch: int, *, most_batch: int, num_tokens: int, most: int, longest: int, is_sampled: bool
     ) -> PrefillShape:
-        """The shape for prompts of which so many tokens are to be read in all, the longest of so many."""
+        """The shape for prompts of which so many tokens are to be read, in all and at most, the longest of so many."""
         return PrefillShape(
             batch=self._batch_for(batch, most_batch),
             num_tokens=self.tokens_for(num_tokens),
+            most=self.tokens_for(most),
             num_places=self.places_for(longest),
             is_padded=self.pads,
             is_sampled=is_sampled,

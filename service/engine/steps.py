@@ -242,7 +242,9 @@ class Steps:
         if done.path.shape[1]:
             of_path = own - 1 + done.path.gather(1, (columns - width).clamp(min=0))
             columns = torch.where(columns < width, columns, of_path)
-        which = (read.spans.begin[:-1].unsqueeze(1) + columns).clamp(0, len(read.tokens) - 1)
+        begin, end = read.spans.begin[:-1, None], read.spans.begin[1:, None]
+        # Rows that are nobody's have no tokens, whatever they say; those of padding were never computed.
+        which = torch.minimum(begin + columns, end - 1).clamp(min=0)
         kept = self._drafter.draft.features_of([state[which] for state in of_pass])
         places = 1 + states.verified_to(done)
         self.features[: len(places)].scatter_(1, places.unsqueeze(2).expand_as(kept), kept)

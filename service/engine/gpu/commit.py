@@ -251,7 +251,9 @@ def _remember(
     token = tl.load(begin + row) + tl.where(is_guess, pending - 1 + guess, order)
     place = 1 + tl.load(length + row) - tl.load(start + row) + order
     lane = tl.arange(0, WIDTH)
-    mask = lane < tl.where(is_verified & (place < places) & (token < num_tokens), width, 0)
+    # Rows that are nobody's have no tokens, whatever they say; those of padding were never computed.
+    exists = token < tl.minimum(tl.load(begin + row + 1), num_tokens)
+    mask = lane < tl.where(is_verified & (place < places) & exists, width, 0)
     values = tl.load(hidden + token * width + lane, mask=mask)
     tl.store(features + (row * places + place) * width + lane, values, mask=mask)
 

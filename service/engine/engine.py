@@ -97,11 +97,11 @@ class Engine:
         try:
             while begin < len(found):
                 # What was found may have had to make room for those before.
-                rest = [(request, self._still(prefix)) for request, prefix in found[begin:]]
-                lengths = [self._num_new(*pair) for pair in rest]
-                size = self._passes.shapes.parts(lengths, self._passes.most_incoming)[0]
-                self._begin(rest[:size])
-                begin += size
+                rest = found[begin : begin + self._passes.most_incoming]
+                rest = [(request, self._still(prefix)) for request, prefix in rest]
+                count = self._passes.shapes.together([self._num_new(*pair) for pair in rest])
+                self._begin(rest[:count])
+                begin += count
         finally:
             # Once for all of them: each time it is read the host waits for the device.
             if begin:
@@ -152,7 +152,7 @@ class Engine:
         passes.incoming.put(self._layout, shape, prompts, self.max_batch + len(prompts))
         self._load(known)
         passes.prefill(shape)
-        self._keep({i: prompt.request.history for i, prompt in enumerate(prompts)}, known, first)
+        self._keep(prompts, known)
         self._flights += flights
 
     @torch.inference_mode()
@@ -175,7 +175,7 @@ class Engine:
                 self._tree,
                 is_sampled=any(flight.request.temperature > 0 for flight in self._flights),
             )
-            self._passes.reserve(self._passes.places_for(shape))
+            self._passes.reserve(self._passes.places_for(shape.longest, shape.draft_places))
             is_timed = self._passes.round(shape, batch)
             self._summary = self._passes.summary(batch)
             num_tokens = int((self._summary.num_round_tokens - before.num_round_tokens).sum())
@@ -204,8 +204,8 @@ class Engine:
             InputError: there is not as much.
         """
         passes = self._passes
-        shape = passes.shapes.largest(longest_prompt + passes.widths.tokens, passes.widths, self.max_batch)
-        places = passes.places_for(shape)
+        largest = passes.shapes.largest(longest_prompt + passes.widths.tokens, passes.widths)
+        places = passes.places_for(*largest)
         parts = {
             f"{passes.num_rows} rows of {places[name]} places in the {name}'s cache": cache.num_bytes(
                 passes.num_rows, places[name]
@@ -233,15 +233,22 @@ class Engine:
             which = torch.tensor(list(known), device=before.device)
             before[which] = self._prefixes.load(list(known.values()), rows, num_tokens)
 
-    def _keep(self, histories: dict[int, tuple[int, ...]], known: dict[int, Prefix], first: int) -> None:
-        """Keep the prompts of histories that are new, in the rows from `first` on."""
+    def _keep(self, prompts: Sequence[Prompt], known: dict[int, Prefix]) -> None:
+        """Keep what was read of histories that are new."""
         if self._prefixes is None:
             return
-        new = {i: h for i, h in histories.items() if i not in known or known[i].history != h}
+        new = {
+            i: prompt
+            for i, prompt in enumerate(prompts)
+            if i not in known or known[i].history != prompt.request.history
+        }
         if new:
-            features = self._passes.incoming.features[torch.tensor(list(new), device=self._passes.device)]
-            num_tokens = max(self._num_kept(history) for history in new.values())
-            self._prefixes.keep(list(new.values()), [first + i for i in new], num_tokens, features)
+            self._prefixes.keep(
+                [prompt.request.history for prompt in new.values()],
+                [prompt.row for prompt in new.values()],
+                1 + max(prompt.kept for prompt in new.values()),
+                self._passes.incoming.features[torch.tensor(list(new), device=self._passes.device)],
+            )
 
     def _leave(self) -> list[DecodedList]:
         """Finished lists go."""

@@ -133,7 +133,7 @@ class Incoming:
         ints = np.zeros(_num_ints(batch, count), dtype=np.int64)
         numbers, begin, columns = np.split(ints, np.cumsum([_NUM_NUMBERS * batch, batch + 1]))
         numbers, columns = numbers.reshape(_NUM_NUMBERS, batch), columns.reshape(_NUM_COLUMNS, count)
-        numbers[3] = np.arange(spare_row - len(prompts), spare_row - len(prompts) + batch)
+        numbers[3, len(prompts) :] = np.arange(spare_row, spare_row + batch - len(prompts))
         columns[2:] = [[-1], [shape.num_places]]
         free = np.ones((batch, self._free.shape[1]), dtype=bool)
         end = 0

@@ -91,7 +91,7 @@ class Passes:
         )
         kind = KernelSteps if runs_triton(code_heads) else Steps
         self._steps = kind(
-            self._index, code_heads, self.widths, self.shapes, self._target, self._drafter, self.num_rows
+            self._index, code_heads, self.widths, self.shapes, self._target, self._drafter, self.states
         )
         self._graphs = Graphs(capture_on(model.device))
 
@@ -101,12 +101,12 @@ class Passes:
         caches = {"target": self._target.cache}
         return caches if self._drafter is None else {**caches, "draft": self._drafter.cache}
 
-    def places_for(self, shape: RoundShape) -> dict[str, int]:
-        """Places of each cache that a round of a shape needs."""
+    def places_for(self, longest: int, draft_places: int) -> dict[str, int]:
+        """Places of each cache that a round needs; arguments as in `RoundShape`."""
         most = 0 if self._drafter is None else self._drafter.most_places
-        places = {"target": self._pass_places(shape.longest, most)}
+        places = {"target": self._pass_places(longest, most)}
         if self._drafter is not None:
-            places["draft"] = shape.draft_places + self._drafter.num_scratch_places
+            places["draft"] = draft_places + self._drafter.num_scratch_places
         return places
 
     def reserve(self, places: dict[str, int], num_prompt_tokens: int = 0) -> None:
@@ -137,14 +137,13 @@ class Passes:
 
     def results(self, which: list[int]) -> list[Result]:
         """What is written of lists that are finished."""
-        return self._steps.results(self.states, which)
+        return self._steps.results(which)
 
     def move(self, source: list[int], target: list[int], num_tokens: int) -> None:
         """Move lists, of so many tokens at most, into other rows; none of either stands among the others."""
         rows = torch.tensor([source, target], device=self.device)
         for cache in self.caches.values():
             cache.copy_rows(cache, rows[0], rows[1], num_tokens)
-        self.states.move(*rows)
         self.sampling.move(*rows)
         self._steps.move(*rows)
 
@@ -171,7 +170,7 @@ class Passes:
         nothing = torch.zeros_like(incoming.row)
         lists = steps.lists(incoming.free, nothing, incoming.limit, sampling)
         root = torch.arange(shape.batch, device=device).unsqueeze(1)
-        steps.begin(self.states, incoming, steps.decide(hidden[last], root, Trees.bare(nothing), lists))
+        steps.begin(incoming, steps.decide(hidden[last], root, Trees.bare(nothing), lists))
         self._tell()
         staged = torch.arange(rows.start, rows.stop, device=device)
         for cache in self.caches.values():
@@ -197,4 +196,4 @@ class Passes:
 
     def _tell(self) -> None:
         """Have the host know how all lists stand."""
-        self._summary.copy_(self._steps.summarize(self.states), non_blocking=True)
+        self._summary.copy_(self._steps.summarize(), non_blocking=True)

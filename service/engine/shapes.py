@@ -93,16 +93,14 @@ class Shapes:
         """Places of a cache that a pass looks at."""
         return -(-count // self.places) * self.places
 
-    def parts(self, lengths: Sequence[int], most: int) -> list[int]:
-        """How many prompts, of these lengths, to read together, `most` at most."""
-        parts, room = [0], self.most_tokens
-        for length in lengths:
-            if parts[-1] == most or (parts[-1] and length > room):
-                parts.append(0)
-                room = self.most_tokens
-            parts[-1] += 1
-            room -= length
-        return parts if lengths else []
+    def together(self, lengths: Sequence[int]) -> int:
+        """How many of the first prompts, of these lengths, at least one, to read together."""
+        total = 0
+        for count, length in enumerate(lengths):
+            total += length
+            if count and total > self.most_tokens:
+                return count
+        return len(lengths)
 
     def most_prompt_tokens(self, longest: int, most: int) -> int:
         """Of prompts that are read together, `most` of so many tokens at most."""
@@ -141,9 +139,17 @@ class Shapes:
         if tree is not None:
             num_tokens += batch * (tree.share or tree.num_places)
         if self.pads:
-            batch = self._batch_for(batch, max_batch)
-            longest = self.places_for(longest)
-            return self._padded(batch, num_tokens, news, longest, widths, tree, is_sampled=is_sampled)
+            longest, width = self.places_for(longest), self._news_width(news, widths)
+            return RoundShape(
+                batch=self._batch_for(batch, max_batch),
+                num_tokens=self.tokens_for(num_tokens),
+                news=width,
+                longest=longest,
+                draft_places=self.places_for(longest + width),
+                tree=tree,
+                wanted=widths.items,
+                is_sampled=is_sampled,
+            )
         return RoundShape(
             batch=batch,
             num_tokens=num_tokens,
@@ -155,34 +161,14 @@ class Shapes:
             is_sampled=is_sampled,
         )
 
-    def largest(self, longest: int, widths: Widths, max_batch: int) -> RoundShape:
-        """The largest shape there will be, for lists of so many tokens, prompts included."""
-        news = widths.tokens + widths.pending
-        longest, num_tokens = self.places_for(longest), max_batch * (widths.pending + widths.guessed)
-        return self._padded(max_batch, num_tokens, news, longest, widths, None, is_sampled=True)
+    def largest(self, longest: int, widths: Widths) -> tuple[int, int]:
+        """The largest `longest` and `draft_places` of a round, for lists of so many tokens, prompts included."""
+        longest = self.places_for(longest)
+        return longest, self.places_for(longest + self._news_width(widths.tokens + widths.pending, widths))
 
-    def _padded(
-        self,
-        batch: int,
-        num_tokens: int,
-        news: int,
-        longest: int,
-        widths: Widths,
-        tree: TreeShape | None,
-        *,
-        is_sampled: bool,
-    ) -> RoundShape:
-        # A round after a round with a draft has news of one pass; only after rounds without one there are more.
+    def _news_width(self, news: int, widths: Widths) -> int:
+        """A round after one with a draft has news of one pass; only after rounds without one there are more."""
         width = self.tokens_for(widths.guessed + 2 * widths.pending)
         while width < news:
             width *= 2
-        return RoundShape(
-            batch=batch,
-            num_tokens=self.tokens_for(num_tokens),
-            news=width,
-            longest=longest,
-            draft_places=self.places_for(longest + width),
-            tree=tree,
-            wanted=widths.items,
-            is_sampled=is_sampled,
-        )
+        return width

@@ -45,7 +45,7 @@ class Steps:
         shapes: what sizes are rounded up to.
         target: whose cache is kept.
         drafter: None: the target writes alone.
-        num_rows: of everything.
+        states: of all rows.
 
     Attributes:
         features: of each prompt's last token and of the list's, [rows, places, hidden]; the last place is nobody's.
@@ -60,12 +60,13 @@ class Steps:
         shapes: Shapes,
         target: TargetPass,
         drafter: Drafter | None,
-        num_rows: int,
+        states: ListStates,
     ) -> None:
         self._index, self._code_heads, self._widths, self._pads = index, code_heads, widths, shapes.pads
         self._cache, self._drafter = target.cache, drafter
         places = 0 if drafter is None else widths.tokens + 2
-        self.features = code_heads.new_zeros(num_rows, places, code_heads.shape[2])
+        self._states = states
+        self.features = code_heads.new_zeros(len(states.length), places, code_heads.shape[2])
         self.num_lists = torch.zeros(1, dtype=torch.int64, device=code_heads.device)
 
     def lists(
@@ -74,13 +75,13 @@ class Steps:
         """What drafting and verifying need of the lists; arguments as in `ListStates`."""
         return Lists(FreeRows.of(free[:, :-1]), sampling, num_items, limit - num_items)
 
-    def begin(self, states: ListStates, incoming: Arrivals, done: Accepted) -> None:
+    def begin(self, incoming: Arrivals, done: Accepted) -> None:
         """Have lists begin in their rows, given what the pass over their prompts made certain."""
         fresh = ListStates.fresh(
             incoming.free, incoming.limit, incoming.spans.ends, self._widths, self._index.num_levels
         )
         begun = fresh.after(Trees.bare(fresh.node), done, is_round=False, is_drafted=False)
-        states.put(incoming.row, begun)
+        self._states.put(incoming.row, begun)
 
     def grow(self, shape: RoundShape, states: ListStates, lists: Lists) -> Trees:
         """A tree for each list; bare roots where nothing is guessed."""
@@ -124,7 +125,6 @@ class Steps:
         sees = trees.sees[row, guess].gather(1, other.clamp(0, last))
         mask = (place < own.unsqueeze(1)) & (place <= column.unsqueeze(1))
         mask |= is_guess.unsqueeze(1) & (other > 0) & (other <= last) & sees
-        begin = begin.clamp(max=num_tokens)
         read = Reading(
             tokens=torch.where(is_guess, trees.token[row, guess], certain),
             positions=length[row] + ahead,
@@ -179,17 +179,18 @@ class Steps:
             self._remember(read, states, done, of_pass)
         self._commit(states, trees, done, is_drafted)
 
-    def summarize(self, states: ListStates) -> torch.Tensor:
+    def summarize(self) -> torch.Tensor:
         """See `ListStates.summary`; makes ready what there is to say of lists that are finished."""
-        return states.summary()
+        return self._states.summary()
 
-    def results(self, states: ListStates, which: list[int]) -> list[Result]:
+    def results(self, which: list[int]) -> list[Result]:
         """What is written of lists that are finished; waits for it."""
-        rows = torch.tensor(which, dtype=torch.int64, device=states.items.device)
-        return states.unpack(states.packed(rows).cpu())
+        rows = torch.tensor(which, dtype=torch.int64, device=self.features.device)
+        return self._states.unpack(self._states.packed(rows).cpu())
 
     def move(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Move what is known of lists, beside their states, into other rows, int64 [n] each."""
+        """Move what is known of lists into other rows, int64 [n] each."""
+        self._states.move(source, target)
         self.features[target] = self.features[source]
 
     def _deepest(self, trees: Trees) -> int:

@@ -1,7 +1,5 @@
 """A picture of accepted lengths, from the rows of `padrec bench decode`."""
 
-import io
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import InputError
+from service.evaluation.picture import BLUE, GREY, ORANGE, label_of, rows_of, svg_of
 
-# Okabe and Ito's palette, which the colour-blind can tell apart; markers say the same once more.
-_STYLES = {
-    "chain": ("chain", "#0072B2", "o"),
-    "tree": ("tree", "#D55E00", "s"),
-    None: ("no draft", "#555555", "D"),
-}
+_STYLES = {"chain": ("chain", BLUE, "o"), "tree": ("tree", ORANGE, "s"), None: ("no draft", GREY, "D")}
 _KINDS = tuple(_STYLES)
 _INCHES_PER_METHOD = 0.55
 
@@ -54,8 +48,8 @@ def read_lengths(files: Sequence[Path]) -> list[Length]:
 
 
 def _lengths_of(file: Path) -> list[Length]:
-    try:
-        rows = [row for row in json.loads(file.read_bytes())["rows"] if row["accepted_length"] is not None]
+    with rows_of(file) as all_rows:
+        rows = [row for row in all_rows if row["accepted_length"] is not None]
         smallest: dict[tuple[Any, ...], dict[str, Any]] = {}
         for row in sorted(rows, key=lambda row: int(row["batch"])):
             smallest.setdefault((*_kind(row), *_size(row)), row)
@@ -69,8 +63,6 @@ def _lengths_of(file: Path) -> list[Length]:
             for row in smallest.values()
             if row["tree"] in _STYLES
         ]
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{file} was not written by 'padrec bench decode --json'") from error
 
 
 def _kind(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -85,16 +77,6 @@ def _size_label(row: dict[str, Any]) -> str:
     return f", {row['passes']} passes, {row['places']} tokens"
 
 
-def label_of(row: dict[str, Any]) -> str:
-    """The method of a row of `bench decode`, and how it differs from the default."""
-    label = str(row["method"])
-    if not row["constrained"]:
-        label += ", no trie"
-    if row["temperature"]:
-        label += f", T {row['temperature']:g}"
-    return label
-
-
 def draw(lengths: Sequence[Length]) -> bytes:
     """An SVG with a line for each label, in order of appearance; the same bytes for the same lengths.
 
@@ -103,19 +85,12 @@ def draw(lengths: Sequence[Length]) -> bytes:
     Raises:
         InputError: matplotlib is missing.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-        from matplotlib.lines import Line2D
-    except ImportError as error:
-        raise InputError("matplotlib is missing; it comes with padrec[plot]") from error
-
     labels = list(dict.fromkeys(length.label for length in lengths))
     used = [kind for kind in _KINDS if any(length.tree == kind for length in lengths)]
-    # Text stays text: the file is small, and can be searched.
-    with rc_context({"svg.hashsalt": "padrec", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(6.4, 1.1 + _INCHES_PER_METHOD * len(labels)), layout="constrained")
-        axes = figure.subplots()
+
+    def draw_all(figure: Any, axes: Any) -> None:
+        from matplotlib.lines import Line2D
+
         for place, label in enumerate(labels):
             kinds = [kind for kind in _KINDS if any(_is(length, label, kind) for length in lengths)]
             for i, kind in enumerate(kinds):
@@ -126,7 +101,6 @@ def draw(lengths: Sequence[Length]) -> bytes:
         axes.margins(x=0.08)
         axes.set_xlabel("accepted length: tokens per round (95% interval over users)")
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)
-        axes.set_axisbelow(True)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
         handles = [
@@ -134,9 +108,8 @@ def draw(lengths: Sequence[Length]) -> bytes:
             for name, color, marker in (_STYLES[kind] for kind in used)
         ]
         figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), frameon=False)
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
-    return drawn.getvalue()
+
+    return svg_of((6.4, 1.1 + _INCHES_PER_METHOD * len(labels)), draw_all)
 
 
 def _is(length: Length, label: str, kind: str | None) -> bool:

@@ -33,6 +33,7 @@ if (
     DEVICE == "cpu"
 ):  # the interpreter takes a millisecond for what takes a GPU less than one of its thousandths
     CASES = [(*variant, *SHAPES[1], 2, 2) for variant in VARIANTS]
+    CASES.append((*VARIANTS[3], *SHAPES[1], 2, 3))  # of four rows one is nobody's
 TREE = TreeShape(num_passes=3, width=2, num_candidates=5, num_places=14, min_probability=0.001)
 
 
@@ -47,7 +48,7 @@ def write(monkeypatch) -> Callable[..., list[DecodedList]]:
     ) -> list[DecodedList]:
         for name in ("Steps", "KernelSteps"):
             monkeypatch.setattr(passes, name, kind)
-        return Engine(setting.model, setting.catalogue, setting.layout, 3, *others).write(requests)
+        return Engine(setting.model, setting.catalogue, setting.layout, 4, *others).write(requests)
 
     return write
 

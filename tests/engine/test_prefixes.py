@@ -10,6 +10,7 @@ from service.engine.engine import Engine
 from service.engine.kv_cache import KvCache
 from service.engine.prefixes import Prefixes
 from service.engine.reference import write_list
+from service.engine.shapes import Shapes
 from service.engine.target_pass import TargetPass
 from service.types import DecodeRequest
 from tests.engine.conftest import assert_equal, random_draft
@@ -122,3 +123,34 @@ def test_what_others_took_the_place_of_is_read_again(shop) -> None:
     requests = [DecodeRequest(str(n), history, 5) for n, history in enumerate(histories)]
     for request, done in zip(requests, engine.write(requests), strict=True):
         assert_equal(done, write_list(shop.model, shop.catalogue.codes, shop.layout, request))
+
+
+def test_prompts_whose_beginning_had_to_go_are_not_read_all_at_once(shop, monkeypatch) -> None:
+    monkeypatch.setattr(Shapes, "of", lambda _: Shapes(1, 1, pads=False, most_tokens=100))
+    passes: list[tuple[int, int]] = []
+    forward = TargetPass.__call__
+
+    def counted(self, read, rows):
+        passes.append((len(read.spans.ends), len(read.tokens)))
+        return forward(self, read, rows)
+
+    engine = Engine(shop.model, shop.catalogue, shop.layout, 8, num_prefixes=8)
+    rng = np.random.default_rng(2)
+    users = [tuple(rng.integers(200, size=12).tolist()) for _ in range(8)]
+    engine.write([DecodeRequest(f"u{n}", history, 1) for n, history in enumerate(users)])
+    # Those who met little that is new are read first, and what is kept of them takes the others' place.
+    grown = [(*history, *range(12 - n)) for n, history in enumerate(users)]
+    requests = [DecodeRequest(f"u{n}", history, 3) for n, history in enumerate(grown)]
+    monkeypatch.setattr(TargetPass, "__call__", counted)
+    engine.add(requests)
+    assert sum(count for count, _ in passes) == 8
+    whole = shop.layout.prompt_length(24)
+    assert max(num_tokens for _, num_tokens in passes) >= whole - shop.layout.tokens_per_item
+    assert all(count == 1 or num_tokens <= 100 for count, num_tokens in passes)
+    done = {}
+    while engine.num_running:
+        done |= {written.request_id: written for written in engine.round()}
+    for request in requests:
+        assert_equal(
+            done[request.request_id], write_list(shop.model, shop.catalogue.codes, shop.layout, request)
+        )

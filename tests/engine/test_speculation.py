@@ -221,6 +221,32 @@ def test_a_prefill_that_fails_leaves_no_trace(shop, variant: str | None, busy: b
         assert_equal(done, write_list(shop.model, shop.catalogue.codes, shop.layout, request))
 
 
+def test_a_later_prefill_that_fails_costs_those_before_it_nothing(shop, monkeypatch) -> None:
+    monkeypatch.setattr(Shapes, "of", lambda _: Shapes(1, 1, pads=False, most_tokens=1))
+    requests = random_requests(4, 200, seed=12, sampled=True)
+    engine = Engine(shop.model, shop.catalogue, shop.layout, 8, random_draft(shop, "slots"), Always(TREE))
+    forward, calls = TargetPass.__call__, iter([True, True, False])
+
+    def third_fails(self, read, rows):
+        if not next(calls):
+            raise torch.OutOfMemoryError("no memory")
+        return forward(self, read, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TargetPass, "__call__", third_fails)
+        with pytest.raises(torch.OutOfMemoryError):
+            engine.add(requests)
+    assert engine.num_running == 2
+    done: dict[str, DecodedList] = {}
+    while engine.num_running:
+        done |= {result.request_id: result for result in engine.round()}
+    assert len(done) == 2
+    for request in requests:
+        if request.request_id in done:
+            reference = write_list(shop.model, shop.catalogue.codes, shop.layout, request)
+            assert_equal(done[request.request_id], reference)
+
+
 def test_what_cannot_guess_is_refused(shop) -> None:
     with pytest.raises(ValueError, match="guesses nothing"):
         replace(TREE, width=0)

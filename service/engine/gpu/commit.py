@@ -77,10 +77,10 @@ def remember(
         done: what the pass made certain.
         hidden: of the pass, [t, hidden].
     """
-    (batch, most), (num_tokens, width) = done.path.shape, hidden.shape
+    (batch, most), width = done.path.shape, hidden.shape[1]
     _remember[(batch, states.pending.shape[1] + most)](
         features, hidden, begin, done.path, done.num_path, states.num_pending, states.length, states.start,
-        most, num_tokens, features.shape[1], width, triton.next_power_of_2(width),
+        most, features.shape[1], width, triton.next_power_of_2(width),
     )  # fmt: skip
 
 
@@ -240,7 +240,7 @@ def _keep(
 @triton.jit
 def _remember(
     features, hidden, begin, path, num_path, num_pending, length, start,
-    most, num_tokens, places, width, WIDTH: tl.constexpr,
+    most, places, width, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """One token of one list."""
     row, order = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -252,7 +252,7 @@ def _remember(
     place = 1 + tl.load(length + row) - tl.load(start + row) + order
     lane = tl.arange(0, WIDTH)
     # Rows that are nobody's have no tokens, whatever they say; those of padding were never computed.
-    exists = token < tl.minimum(tl.load(begin + row + 1), num_tokens)
+    exists = token < tl.load(begin + row + 1)
     mask = lane < tl.where(is_verified & (place < places) & exists, width, 0)
     values = tl.load(hidden + token * width + lane, mask=mask)
     tl.store(features + (row * places + place) * width + lane, values, mask=mask)

@@ -11,7 +11,8 @@ from service.engine.constraint import FreeRows
 from service.engine.extensions import ByItem
 from service.engine.gpu.commit import begin, commit, keep, pack, remember, summarize
 from service.engine.gpu.drafter import KernelDrafter
-from service.engine.gpu.inputs import free_before, lay_out
+from service.engine.gpu.free_rows import free_before
+from service.engine.gpu.layout import lay_out
 from service.engine.gpu.verify import decide
 from service.engine.incoming import Arrivals
 from service.engine.sampling import Sampling
@@ -32,7 +33,8 @@ class KernelSteps(Steps):
         super().__init__(*args)
         shape = NUM_SUMMARIES, len(self.features)
         self._summary = torch.zeros(shape, dtype=torch.int64, device=self.features.device)
-        self._packed: torch.Tensor | None = None  # of finished lists, `ListStates.packed`
+        # Of finished lists; of the others, of anything.
+        self._packed = self._states.packed(torch.arange(len(self.features), device=self.features.device))
         self._grows: KernelDrafter | None = None
         if self._drafter is not None and isinstance(self._drafter.extension, ByItem):
             self._grows = KernelDrafter(self._drafter, self._drafter.extension, self._index)
@@ -44,9 +46,9 @@ class KernelSteps(Steps):
         rows = free[:, :-1]
         return Lists(FreeRows(rows, free_before(rows)), sampling, num_items, limit - num_items)
 
-    def begin(self, states: ListStates, incoming: Arrivals, done: Accepted) -> None:
+    def begin(self, incoming: Arrivals, done: Accepted) -> None:
         """See `Steps`."""
-        begin(states, incoming, done)
+        begin(self._states, incoming, done)
 
     def lay_out(self, num_tokens: int, num_places: int, states: ListStates, trees: Trees) -> Layout:
         """See `Steps`."""
@@ -59,31 +61,23 @@ class KernelSteps(Steps):
         logits = F.linear(hidden, self._code_heads.flatten(0, 1))
         return decide(self._index, logits, asked, trees, lists, self._deepest(trees))
 
-    def summarize(self, states: ListStates) -> torch.Tensor:
+    def summarize(self) -> torch.Tensor:
         """See `Steps`."""
-        if self._packed is None:
-            nothing = torch.zeros(0, dtype=torch.int64, device=self.features.device)
-            width = states.packed(nothing).shape[1]
-            self._packed = torch.zeros(
-                len(self.features), width, dtype=torch.int64, device=self.features.device
-            )
-        summarize(states, self._summary)
-        pack(states, self._packed)
+        summarize(self._states, self._summary)
+        pack(self._states, self._packed)
         return self._summary
 
-    def results(self, states: ListStates, which: list[int]) -> list[Result]:
+    def results(self, which: list[int]) -> list[Result]:
         """See `Steps`."""
-        assert self._packed is not None
         # A few rows more in one copy are less than telling the device which.
         if max(which) < _FEW_ROWS:
-            return states.unpack(self._packed[: max(which) + 1].cpu()[which])
-        return states.unpack(self._packed[torch.tensor(which, device=self._packed.device)].cpu())
+            return self._states.unpack(self._packed[: max(which) + 1].cpu()[which])
+        return self._states.unpack(self._packed[torch.tensor(which, device=self._packed.device)].cpu())
 
     def move(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """See `Steps`."""
         super().move(source, target)
-        if self._packed is not None:
-            self._packed[target] = self._packed[source]
+        self._packed[target] = self._packed[source]
 
     def _grow(self, tree: TreeShape, shape: RoundShape, states: ListStates, lists: Lists) -> Trees:
         if self._grows is None or not self._grows.can_grow(tree, lists):

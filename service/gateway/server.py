@@ -69,6 +69,7 @@ async def _serve(
         )
         config = uvicorn.Config(
             create_app(recommender),
+            http="httptools",
             lifespan="off",
             log_config=None,
             log_level="warning",

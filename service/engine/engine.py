@@ -21,7 +21,8 @@ from service.engine.incoming import Prompt
 from service.engine.load import Always, TreeChoice, label_of
 from service.engine.passes import Passes
 from service.engine.prefixes import Prefix, Prefixes
-from service.engine.sampling import Sampling
+from service.engine.sampling import noise_of
+from service.engine.transfer import sent
 from service.engine.tree import TreeShape
 from service.model.draft import Draft
 from service.model.memory import check_memory
@@ -80,6 +81,11 @@ class Engine:
         return (0, 0) if self._prefixes is None else (self._prefixes.num_queries, self._prefixes.num_hits)
 
     @property
+    def num_graphs(self) -> int:
+        """Shapes captured so far; 0 where there are no graphs."""
+        return self._passes.num_graphs
+
+    @property
     def num_running(self) -> int:
         """Lists in flight."""
         return len(self._flights)
@@ -128,8 +134,9 @@ class Engine:
         flights = [Flight(request) for request in requests]
         known = {i: prefix for i, (_, prefix) in enumerate(found) if prefix is not None}
         # Rows after those in flight are nobody's: a prefill that fails, for lack of memory say, leaves no trace.
-        sampling = Sampling.of(requests, self._layout.num_levels, passes.num_codes)
-        passes.sampling.put(first, sampling, passes.widths.items * self._layout.num_levels)
+        noise = noise_of(requests, self._layout.num_levels, passes.num_codes)
+        most_codes = passes.widths.items * self._layout.num_levels
+        passes.sampling.put_noise(first, noise, len(requests), most_codes)
         prompts = [
             Prompt(
                 request,
@@ -146,7 +153,7 @@ class Engine:
             num_tokens=sum(len(prompt.tokens) - prompt.start for prompt in prompts),
             most=max(len(prompt.tokens) - prompt.start for prompt in prompts),
             longest=max(len(prompt.tokens) for prompt in prompts),
-            is_sampled=sampling.noise is not None,
+            is_sampled=noise is not None,
         )
         passes.reserve(dict.fromkeys(passes.caches, shape.num_places), shape.num_tokens)
         passes.incoming.put(self._layout, shape, prompts, self.max_batch + len(prompts))
@@ -225,13 +232,14 @@ class Engine:
 
     def _load(self, known: dict[int, Prefix]) -> None:
         """Copy the known beginnings of prompts to where the prefill goes on from them."""
+        if self._prefixes is None:
+            return
         before = self._passes.incoming.before
         before.zero_()
-        if self._prefixes is not None and known:
+        if known:
             rows = [self.max_batch + i for i in known]
             num_tokens = max(self._num_kept(prefix.history) for prefix in known.values())
-            which = torch.tensor(list(known), device=before.device)
-            before[which] = self._prefixes.load(list(known.values()), rows, num_tokens)
+            before[sent(known, before.device)] = self._prefixes.load(list(known.values()), rows, num_tokens)
 
     def _keep(self, prompts: Sequence[Prompt], known: dict[int, Prefix]) -> None:
         """Keep what was read of histories that are new."""
@@ -247,7 +255,7 @@ class Engine:
                 [prompt.request.history for prompt in new.values()],
                 [prompt.row for prompt in new.values()],
                 1 + max(prompt.kept for prompt in new.values()),
-                self._passes.incoming.features[torch.tensor(list(new), device=self._passes.device)],
+                self._passes.incoming.features[sent(new, self._passes.device)],
             )
 
     def _leave(self) -> list[DecodedList]:

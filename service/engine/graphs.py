@@ -32,9 +32,13 @@ class Graphs:
         capture: of a call; None: every call is the function's own.
         most: graphs that are kept; the one that was not used for longest goes first, so that a service that meets
             new shapes for weeks does not grow.
+
+    Attributes:
+        num_captured: graphs so far, those that are gone among them.
     """
 
     def __init__(self, capture: Capture | None, most: int = 1000) -> None:
+        self.num_captured = 0
         self._capture, self._most = capture, most
         self._graphs: OrderedDict[Hashable, Graph] = OrderedDict()
 
@@ -54,6 +58,7 @@ class Graphs:
             return True
         function(shape)
         self._graphs[shape] = self._capture(lambda: function(shape))
+        self.num_captured += 1
         if len(self._graphs) > self._most:
             self._graphs.popitem(last=False)
         return False

@@ -14,6 +14,8 @@ from service.types import DecodeRequest
 
 _NUM_NUMBERS = 5  # of a prompt: start, end, kept, row, limit
 _NUM_COLUMNS = 4  # of a token: itself, its slot, its prompt, its place
+_NUM_FLOATS = 2  # of a prompt: temperature, top_p
+_LONG = 8  # bytes of a number; a float has half as many
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class Arrivals:
         row: int64 [batch], where the list goes.
         limit: int64 [batch], items of the whole list: as many as are asked for and free.
         free: bool [batch, num_items + 1], rows that may be written; the last column is nobody's.
+        temperature: float32 [batch].
+        top_p: float32 [batch].
         before: of the token before the first, the feature, [batch, hidden]; 0 where there is none.
         features: those that are wanted, [batch, hidden]; filled by the prefill.
     """
@@ -43,6 +47,8 @@ class Arrivals:
     row: torch.Tensor
     limit: torch.Tensor
     free: torch.Tensor
+    temperature: torch.Tensor
+    top_p: torch.Tensor
     before: torch.Tensor
     features: torch.Tensor
 
@@ -83,27 +89,25 @@ class Incoming:
     def __init__(
         self, batch: int, num_items: int, hidden_size: int, device: torch.device, dtype: torch.dtype
     ) -> None:
-        # All numbers in one piece, so that they go to the device in one copy.
-        self._ints = torch.zeros(0, dtype=torch.int64, device=device)
-        self._free = torch.zeros(batch, num_items + 1, dtype=torch.bool, device=device)
+        self._batch, self._num_items = batch, num_items
+        # Everything in one piece, so that it goes to the device in one copy.
+        self._bytes = torch.zeros(0, dtype=torch.uint8, device=device)
         self.before, self.features = torch.zeros(2, batch, hidden_size, device=device, dtype=dtype)
 
     def reserve(self, num_tokens: int) -> bool:
         """Have room for so many tokens; whether anything had to move for that."""
-        count = _num_ints(len(self._free), num_tokens)
-        if count <= len(self._ints):
+        count = sum(self._sizes(self._batch, num_tokens))
+        if count <= len(self._bytes):
             return False
-        self._ints = self._ints.new_zeros(count)
+        self._bytes = self._bytes.new_zeros(count)
         return True
 
     def arrivals(self, shape: PrefillShape) -> Arrivals:
         """The prompts of a prefill, as views."""
-        batch, count = shape.batch, shape.num_tokens
-        numbers, begin, columns = torch.split(
-            self._ints[: _num_ints(batch, count)], [_NUM_NUMBERS * batch, batch + 1, _NUM_COLUMNS * count]
-        )
-        start, end, kept, row, limit = numbers.view(_NUM_NUMBERS, batch)
-        tokens, slots, prompt, places = columns.view(_NUM_COLUMNS, count)
+        batch = shape.batch
+        numbers, begin, columns, floats, free = self._parts(self._bytes, shape)
+        start, end, kept, row, limit = numbers
+        tokens, slots, prompt, places = columns
         return Arrivals(
             tokens=tokens,
             slots=slots,
@@ -113,7 +117,9 @@ class Incoming:
             kept=kept,
             row=row,
             limit=limit,
-            free=self._free[:batch],
+            free=free,
+            temperature=floats[0],
+            top_p=floats[1],
             before=self.before[:batch],
             features=self.features[:batch],
         )
@@ -121,7 +127,7 @@ class Incoming:
     def put(
         self, layout: TokenLayout, shape: PrefillShape, prompts: Sequence[Prompt], spare_row: int
     ) -> None:
-        """Write prompts.
+        """Write prompts; the host does not wait until they are there.
 
         Args:
             layout: of their tokens.
@@ -129,30 +135,50 @@ class Incoming:
             prompts: what is to be read.
             spare_row: from this one on, rows for prompts that are computed in vain after these.
         """
-        batch, count = shape.batch, shape.num_tokens
-        ints = np.zeros(_num_ints(batch, count), dtype=np.int64)
-        numbers, begin, columns = np.split(ints, np.cumsum([_NUM_NUMBERS * batch, batch + 1]))
-        numbers, columns = numbers.reshape(_NUM_NUMBERS, batch), columns.reshape(_NUM_COLUMNS, count)
+        batch, device = shape.batch, self._bytes.device
+        count = sum(self._sizes(batch, shape.num_tokens))
+        # Of pinned memory: torch gives it out anew when the copy is done, and not before.
+        host = torch.zeros(count, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        numbers, begin, columns, floats, free = (part.numpy() for part in self._parts(host, shape))
         numbers[3, len(prompts) :] = np.arange(spare_row, spare_row + batch - len(prompts))
         columns[2:] = [[-1], [shape.num_places]]
-        free = np.ones((batch, self._free.shape[1]), dtype=bool)
+        floats[1] = 1.0
+        free[:] = True
         end = 0
         for i, prompt in enumerate(prompts):
-            length, first = len(prompt.tokens), end
+            length, first, request = len(prompt.tokens), end, prompt.request
             end += length - prompt.start
-            free[i, list(prompt.request.excluded)] = False
-            limit = min(prompt.request.num_items, int(np.count_nonzero(free[i, :-1])))
+            free[i, list(request.excluded)] = False
+            limit = min(request.num_items, int(np.count_nonzero(free[i, :-1])))
             kept = first + max(0, prompt.kept - prompt.start)
             numbers[:, i] = prompt.start, length, kept, prompt.row, limit
+            floats[:, i] = request.temperature, request.top_p
             columns[0, first:end] = prompt.tokens[prompt.start :]
             columns[1, first:end] = layout.next_slots(length)[prompt.start :]
             columns[2, first:end] = i
             columns[3, first:end] = np.arange(prompt.start, length)
             begin[i + 1] = end
         begin[len(prompts) + 1 :] = end
-        self._ints[: len(ints)] = torch.from_numpy(ints)
-        self._free[:batch] = torch.from_numpy(free)
+        self._bytes[:count].copy_(host, non_blocking=True)
 
+    def _parts(self, memory: torch.Tensor, shape: PrefillShape) -> tuple[torch.Tensor, ...]:
+        """Views of it: numbers of prompts, where their tokens begin, columns of tokens, floats, free rows."""
+        batch, sizes = shape.batch, self._sizes(shape.batch, shape.num_tokens)
+        numbers, begin, columns, floats, free = torch.split(memory[: sum(sizes)], sizes)
+        return (
+            numbers.view(torch.int64).view(_NUM_NUMBERS, batch),
+            begin.view(torch.int64),
+            columns.view(torch.int64).view(_NUM_COLUMNS, shape.num_tokens),
+            floats.view(torch.float32).view(_NUM_FLOATS, batch),
+            free.view(torch.bool).view(batch, self._num_items + 1),
+        )
 
-def _num_ints(batch: int, num_tokens: int) -> int:
-    return _NUM_NUMBERS * batch + batch + 1 + _NUM_COLUMNS * num_tokens
+    def _sizes(self, batch: int, num_tokens: int) -> list[int]:
+        """Bytes of each part; all but the last a multiple of what its numbers, and the next part's, take."""
+        return [
+            _LONG * _NUM_NUMBERS * batch,
+            _LONG * (batch + 1),
+            _LONG * _NUM_COLUMNS * num_tokens,
+            _LONG // 2 * _NUM_FLOATS * batch,
+            batch * (self._num_items + 1),
+        ]

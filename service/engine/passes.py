@@ -21,6 +21,7 @@ from service.engine.shapes import PrefillShape, RoundShape, Shapes
 from service.engine.states import NUM_SUMMARIES, ListStates, Result, Summary, Widths
 from service.engine.steps import Steps
 from service.engine.target_pass import Reading, TargetPass
+from service.engine.transfer import sent
 from service.engine.tree import Trees, TreeShape
 from service.model.draft import Draft
 from service.model.kernels import HAS_TRITON, runs_triton
@@ -85,7 +86,7 @@ class Passes:
         self.incoming = Incoming(self.most_incoming, len(catalogue), width, model.device, model.dtype)
         self.states = ListStates.buffers(self.num_rows, catalogue, self.widths, model.device)
         self.sampling = Sampling.buffers(self.num_rows, model.device)
-        # What the host reads after each pass; where there is a GPU, without waiting for a copy of its own.
+        # What the host reads after each pass; a GPU writes it there itself.
         self._summary = torch.zeros(
             NUM_SUMMARIES, self.num_rows, dtype=torch.int64, pin_memory=model.device.type == "cuda"
         )
@@ -100,6 +101,11 @@ class Passes:
         """The target's, and the draft's where there is one."""
         caches = {"target": self._target.cache}
         return caches if self._drafter is None else {**caches, "draft": self._drafter.cache}
+
+    @property
+    def num_graphs(self) -> int:
+        """Shapes captured, since memory moved last."""
+        return self._graphs.num_captured
 
     def places_for(self, longest: int, draft_places: int) -> dict[str, int]:
         """Places of each cache that a round needs; arguments as in `RoundShape`."""
@@ -136,16 +142,16 @@ class Passes:
         return Summary(*self._summary[:, :count].numpy().copy())
 
     def results(self, which: list[int]) -> list[Result]:
-        """What is written of lists that are finished."""
+        """What is written of lists that are finished, as of the latest `summary`."""
         return self._steps.results(which)
 
     def move(self, source: list[int], target: list[int], num_tokens: int) -> None:
         """Move lists, of so many tokens at most, into other rows; none of either stands among the others."""
-        rows = torch.tensor([source, target], device=self.device)
+        rows = sent(source, self.device), sent(target, self.device)
         for cache in self.caches.values():
-            cache.copy_rows(cache, rows[0], rows[1], num_tokens)
+            cache.copy_rows(cache, *rows, num_tokens)
         self.sampling.move(*rows)
-        self._steps.move(*rows)
+        self._steps.move(source, target)
 
     def _prefill(self, shape: PrefillShape) -> None:
         """Read what is incoming, in the rows after all lists, decide each first code, and move to the lists' rows."""
@@ -166,12 +172,13 @@ class Passes:
             )
             self._steps.features[incoming.row, 0] = features[last]
         incoming.features.copy_(features[incoming.kept])
+        self.sampling.put(incoming.row, incoming.temperature, incoming.top_p)
         steps, sampling = self._steps, self.sampling.select(incoming.row, with_noise=shape.is_sampled)
         nothing = torch.zeros_like(incoming.row)
         lists = steps.lists(incoming.free, nothing, incoming.limit, sampling)
         root = torch.arange(shape.batch, device=device).unsqueeze(1)
         steps.begin(incoming, steps.decide(hidden[last], root, Trees.bare(nothing), lists))
-        self._tell()
+        steps.tell(self._summary, incoming.row)
         staged = torch.arange(rows.start, rows.stop, device=device)
         for cache in self.caches.values():
             cache.copy_rows(cache, staged, incoming.row, shape.num_places)
@@ -188,12 +195,8 @@ class Passes:
         trees = layout.trees
         done = steps.decide(hidden, layout.asked, trees, lists)
         steps.keep(layout.read, states, trees, done, of_pass, is_drafted=shape.tree is not None)
-        self._tell()
+        steps.tell(self._summary, None)
 
     def _pass_places(self, longest: int, guesses: int) -> int:
         """Places of the target's cache that a round looks at."""
         return self.shapes.places_for(longest + self.widths.pending + guesses)
-
-    def _tell(self) -> None:
-        """Have the host know how all lists stand."""
-        self._summary.copy_(self._steps.summarize(), non_blocking=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from service.engine.kv_cache import KvCache
+from service.engine.transfer import sent
 
 History = tuple[int, ...]
 
@@ -117,7 +118,7 @@ class Prefixes:
         self._features[target] = features[self._index(holds.values())]
 
     def _index(self, rows: Iterable[int]) -> torch.Tensor:
-        return torch.tensor(list(rows), dtype=torch.int64, device=self._features.device)
+        return sent(rows, self._features.device)
 
 
 def _keys(history: History) -> list[tuple[int, int]]:

@@ -33,23 +33,6 @@ class Sampling:
     noise: torch.Tensor | None
 
     @classmethod
-    def of(cls, requests: Sequence[DecodeRequest], num_levels: int, num_codes: int) -> "Sampling":
-        """Of new lists, of `num_levels` codes per item and at most `num_codes` at each level; on the host."""
-        noise = None
-        if any(request.temperature > 0 for request in requests):
-            longest = max(request.num_items for request in requests) * num_levels
-            noise = torch.zeros(len(requests), longest, num_codes)
-            for of_list, request in zip(noise, requests, strict=True):
-                if request.temperature > 0:
-                    count = request.num_items * num_levels
-                    of_list[:count] = torch.as_tensor(gumbel_noise(request.seed, count, num_codes))
-        return cls(
-            torch.tensor([request.temperature for request in requests]),
-            torch.tensor([request.top_p for request in requests]),
-            noise,
-        )
-
-    @classmethod
     def buffers(cls, max_batch: int, device: torch.device) -> "Sampling":
         """Rows for so many lists, for now of greedy ones."""
         return cls(torch.zeros(max_batch, device=device), torch.ones(max_batch, device=device), None)
@@ -64,15 +47,18 @@ class Sampling:
         noise = None if self.noise is None or not with_noise else self.noise[rows]
         return Sampling(self.temperature[rows], self.top_p[rows], noise)
 
-    def put(self, begin: int, new: "Sampling", num_positions: int) -> None:
-        """Write lists, of at most `num_positions` codes, into the rows from `begin` on."""
-        rows = slice(begin, begin + len(new.temperature))
-        self.temperature[rows], self.top_p[rows] = new.temperature, new.top_p
-        if new.noise is not None:
+    def put(self, rows: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor) -> None:
+        """Write how new lists choose, float32 [n] each, into these rows, int64 [n]."""
+        self.temperature[rows], self.top_p[rows] = temperature, top_p
+
+    def put_noise(self, begin: int, noise: torch.Tensor | None, num_lists: int, num_positions: int) -> None:
+        """Write the noise of new lists, as `noise_of` has it, into rows with room for so many codes."""
+        rows = slice(begin, begin + num_lists)
+        if noise is not None:
             if self.noise is None:  # a service that is never asked to sample never pays for it
-                shape = (len(self.temperature), num_positions, new.noise.shape[2])
+                shape = (len(self.temperature), num_positions, noise.shape[2])
                 self.noise = torch.zeros(shape, device=self.temperature.device)
-            self.noise[rows, : new.noise.shape[1]] = new.noise
+            self.noise[rows, : noise.shape[1]] = noise.to(self.noise.device)
         elif self.noise is not None:
             self.noise[rows] = 0.0
 
@@ -88,6 +74,22 @@ class Sampling:
             return None
         index = ordinal.clamp(max=self.noise.shape[1] - 1).unsqueeze(-1)
         return self.noise.gather(1, index.expand(-1, -1, self.noise.shape[2]))
+
+
+def noise_of(requests: Sequence[DecodeRequest], num_levels: int, num_codes: int) -> torch.Tensor | None:
+    """The noise of new lists, of `num_levels` codes per item and at most `num_codes` at each level, on the host.
+
+    As `Sampling.noise`; 0 past a list's end.
+    """
+    if all(request.temperature == 0 for request in requests):
+        return None
+    longest = max(request.num_items for request in requests) * num_levels
+    noise = torch.zeros(len(requests), longest, num_codes)
+    for of_list, request in zip(noise, requests, strict=True):
+        if request.temperature > 0:
+            count = request.num_items * num_levels
+            of_list[:count] = torch.as_tensor(gumbel_noise(request.seed, count, num_codes))
+    return noise
 
 
 def gumbel_noise(seed: int, count: int, num_codes: int) -> FloatArray:

@@ -14,6 +14,7 @@ from service.engine.sampling import Sampling
 from service.engine.shapes import RoundShape, Shapes
 from service.engine.states import ListStates, Result, Widths
 from service.engine.target_pass import Reading, TargetPass
+from service.engine.transfer import sent
 from service.engine.tree import Trees, TreeShape
 from service.engine.verify import Accepted, decide
 from service.model.kernels import Spans
@@ -179,19 +180,25 @@ class Steps:
             self._remember(read, states, done, of_pass)
         self._commit(states, trees, done, is_drafted)
 
-    def summarize(self) -> torch.Tensor:
-        """See `ListStates.summary`; makes ready what there is to say of lists that are finished."""
-        return self._states.summary()
+    def tell(self, summary: torch.Tensor, rows: torch.Tensor | None) -> None:
+        """Have the host know how all lists stand, and make ready what there is to say of those that are finished.
+
+        Args:
+            summary: see `ListStates.summary`; memory of the host, pinned where there is a GPU.
+            rows: int64 [n], of lists that are new; None: of those in flight any may be finished.
+        """
+        summary.copy_(self._states.summary(), non_blocking=True)
 
     def results(self, which: list[int]) -> list[Result]:
-        """What is written of lists that are finished; waits for it."""
-        rows = torch.tensor(which, dtype=torch.int64, device=self.features.device)
-        return self._states.unpack(self._states.packed(rows).cpu())
+        """What is written of lists that are finished, once the host has been told so."""
+        return self._states.unpack(self._states.packed(sent(which, self.features.device)).cpu())
 
-    def move(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Move what is known of lists into other rows, int64 [n] each."""
-        self._states.move(source, target)
-        self.features[target] = self.features[source]
+    def move(self, source: list[int], target: list[int]) -> None:
+        """Move what is known of lists into other rows."""
+        device = self.features.device
+        rows_from, rows_to = sent(source, device), sent(target, device)
+        self._states.move(rows_from, rows_to)
+        self.features[rows_to] = self.features[rows_from]
 
     def _deepest(self, trees: Trees) -> int:
         return min(self._widths.guessed, trees.num_places - 1)

@@ -24,6 +24,8 @@ from service.types import DecodedList, DecodeRequest
 
 Row = dict[str, Any]
 
+_MOST_TURNS = 8  # of untimed batches: what guesses by load may always want one more shape
+
 # A row has all of them, None where a method has no such figure.
 COLUMNS = (
     "method",
@@ -191,10 +193,7 @@ def _run(
     """Time all methods; they take turns batch by batch, in an order drawn anew, so that drift hits all alike."""
     device = question.model.device
     work = in_batches(question.requests, batch)
-    runs = [
-        _start(method, batch, _untimed(method, work, device) if warms_up else [], device)
-        for method in methods
-    ]
+    runs = [_start(method, batch, work if warms_up else [], device) for method in methods]
     rng = np.random.default_rng(question.seed)
     done, total = 0, repeats * len(work) * len(runs)
     for repeat in range(repeats):
@@ -208,24 +207,28 @@ def _run(
     return runs
 
 
-def _untimed(
-    method: Method, work: list[list[DecodeRequest]], device: torch.device
-) -> list[list[DecodeRequest]]:
-    """What makes a method warm: all batches twice where it has graphs; else the shortest, a middle one, the longest."""
-    if device.type == "cuda" and method.has_graphs:
-        return work * 2
-    by_length = sorted(work, key=lambda requests: max(len(request.history) for request in requests))
-    return [by_length[place] for place in sorted({0, len(work) // 2, len(work) - 1})]
-
-
-def _start(method: Method, batch: int, untimed: list[list[DecodeRequest]], device: torch.device) -> _Run:
-    """Make a method ready, and have it write these."""
+def _start(method: Method, batch: int, work: list[list[DecodeRequest]], device: torch.device) -> _Run:
+    """Make a method ready, and have it write these, or some of them, untimed."""
     before = _allocated(device)
-    write = method.start(batch)
-    for requests in untimed:
-        write(requests)
+    writer = method.start(batch)
+    if writer.num_graphs is not None and device.type == "cuda":
+        meet_all_shapes(writer.write, writer.num_graphs, work)
+    elif work:
+        by_length = sorted(work, key=lambda requests: max(len(request.history) for request in requests))
+        for place in sorted({0, len(work) // 2, len(work) - 1}):
+            writer.write(by_length[place])
     synchronize(device)
-    return _Run(method, write, held=_allocated(device) - before)
+    return _Run(method, writer.write, held=_allocated(device) - before)
+
+
+def meet_all_shapes(write: Write, num_graphs: Callable[[], int], work: list[list[DecodeRequest]]) -> None:
+    """Write all of it again and again, until no new shape has to be captured: a service has met its own for long."""
+    for _ in range(_MOST_TURNS):
+        known = num_graphs()
+        for requests in work:
+            write(requests)
+        if num_graphs() == known:
+            break
 
 
 def _time(run: _Run, requests: list[DecodeRequest], device: torch.device) -> Sequence[DecodedList]:

@@ -28,6 +28,24 @@ Write = Callable[[Sequence[DecodeRequest]], Sequence[DecodedList]]
 
 
 @dataclass(frozen=True, slots=True)
+class Writer:
+    """A method that is ready for batches of one size.
+
+    Attributes:
+        write: one batch.
+        num_graphs: how many shapes were captured so far; one is at its speed when it was met before. None: it has none.
+    """
+
+    write: Write
+    num_graphs: Callable[[], int] | None = None
+
+    @classmethod
+    def of(cls, engine: Engine) -> "Writer":
+        """An engine."""
+        return cls(engine.write, lambda: engine.num_graphs)
+
+
+@dataclass(frozen=True, slots=True)
 class Method:
     """A way to write lists.
 
@@ -40,25 +58,23 @@ class Method:
         constrained: what is written is kept inside the trie by this method; for a draft, what it guesses.
         weights: bytes of the models that it uses.
         draft_figures: what there is to say of the draft itself, for batches of so many lists.
-        has_graphs: on a GPU it is at its speed only when it has met each of its shapes twice.
     """
 
     name: str
-    start: Callable[[int], Write]
+    start: Callable[[int], Writer]
     draft: str | None = None
     tree: TreeKind | None = None
     shape: TreeShape | None = None
     constrained: bool = True
     weights: int = 0
     draft_figures: Callable[[int], dict[str, Any]] = lambda _: {}
-    has_graphs: bool = True
 
 
 def autoregressive_method(model: PreTrainedModel, catalogue: Catalogue, layout: TokenLayout) -> Method:
     """The engine without a draft."""
 
-    def start(batch: int) -> Write:
-        return Engine(model, catalogue, layout, max_batch=batch).write
+    def start(batch: int) -> Writer:
+        return Writer.of(Engine(model, catalogue, layout, max_batch=batch))
 
     return Method(AUTOREGRESSIVE, start, weights=num_bytes(model.parameters()))
 
@@ -87,13 +103,13 @@ def draft_method(
         requests: what it learns from then.
     """
 
-    def start(batch: int) -> Write:
+    def start(batch: int) -> Writer:
         if tree != "auto":
-            return Engine(model, catalogue, layout, batch, draft, Always(shape)).write
+            return Writer.of(Engine(model, catalogue, layout, batch, draft, Always(shape)))
         choice = ByLoad(TreeShape.menu(draft.config, model.device))
         engine = Engine(model, catalogue, layout, batch, draft, choice)
         warm_up(engine, choice, requests, _WARM_UP_SECONDS)
-        return engine.write
+        return Writer.of(engine)
 
     return Method(
         name=f"draft-{draft.config.variant}",
@@ -135,8 +151,8 @@ def transformers_method(model: PreTrainedModel, catalogue: Catalogue, layout: To
     slower; what it costs to write tokens one by one in Python is what this row is for.
     """
 
-    def start(batch: int) -> Write:
-        return write
+    def start(batch: int) -> Writer:
+        return Writer(write)
 
     def write(requests: Sequence[DecodeRequest]) -> list[DecodedList]:
         prompts = [layout.prompt(catalogue.codes[list(request.history)]) for request in requests]
@@ -157,9 +173,7 @@ def transformers_method(model: PreTrainedModel, catalogue: Catalogue, layout: To
         )
         return []
 
-    return Method(
-        TRANSFORMERS, start, constrained=False, weights=num_bytes(model.parameters()), has_graphs=False
-    )
+    return Method(TRANSFORMERS, start, constrained=False, weights=num_bytes(model.parameters()))
 
 
 def num_bytes(parameters: Iterable[torch.Tensor]) -> int:

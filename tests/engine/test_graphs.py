@@ -72,6 +72,7 @@ def test_the_graph_that_was_not_used_for_longest_goes_first() -> None:
     graphs = Graphs(Fake, most=2)
     runs = [graphs.run(lambda _: None, shape) for shape in "abacab"]
     assert runs == [False, False, True, False, True, False]
+    assert graphs.num_captured == 4
     assert list(graphs._graphs) == ["a", "b"]
 
 

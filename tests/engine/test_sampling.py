@@ -2,7 +2,14 @@ import numpy as np
 import torch
 
 from service.engine.constraint import NOT_ALLOWED
-from service.engine.sampling import Sampling, choose, choose_batch, gumbel_noise, perturbed_log_softmax
+from service.engine.sampling import (
+    Sampling,
+    choose,
+    choose_batch,
+    gumbel_noise,
+    noise_of,
+    perturbed_log_softmax,
+)
 from service.types import DecodeRequest
 
 
@@ -64,12 +71,14 @@ def test_lists_join_and_leave_with_their_noise() -> None:
     greedy = DecodeRequest("g", (0,), 2)
     sampled = DecodeRequest("s", (0,), 3, temperature=0.5, seed=9)
     batch = Sampling.buffers(3, device)
-    batch.put(0, Sampling.of([greedy], 2, 4), num_positions=8)
+    batch.put_noise(0, noise_of([greedy], 2, 4), 1, num_positions=8)
     assert batch.first(1, with_noise=True).noise is None
-    batch.put(1, Sampling.of([sampled], 2, 4), num_positions=8)
+    batch.put_noise(1, noise_of([sampled], 2, 4), 1, num_positions=8)
+    batch.put(torch.tensor([1]), torch.tensor([0.5]), torch.tensor([0.9]))
     assert batch.noise is not None
     assert batch.noise.shape == (3, 8, 4)
     assert batch.temperature.tolist() == [0.0, 0.5, 0.0]
+    np.testing.assert_allclose(batch.top_p, [1.0, 0.9, 1.0])
     np.testing.assert_array_equal(batch.noise[1, :6], gumbel_noise(9, 6, 4))
     assert not batch.noise[0].any()
     assert batch.first(2, with_noise=False).noise is None
@@ -77,5 +86,5 @@ def test_lists_join_and_leave_with_their_noise() -> None:
     at = batch.first(1, with_noise=True).at(torch.tensor([[5, 0]]))
     assert at is not None
     np.testing.assert_array_equal(at[0], gumbel_noise(9, 6, 4)[[5, 0]])
-    batch.put(0, Sampling.of([greedy], 2, 4), num_positions=8)
+    batch.put_noise(0, noise_of([greedy], 2, 4), 1, num_positions=8)
     assert not batch.noise[0].any()

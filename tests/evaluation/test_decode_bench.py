@@ -16,10 +16,11 @@ from service.evaluation.decode_bench import (
     Question,
     in_batches,
     measure_decode,
+    meet_all_shapes,
     requests_of,
     with_speed_ups,
 )
-from service.evaluation.decode_methods import Method, Write, shape_of, transformers_method
+from service.evaluation.decode_methods import Method, Writer, shape_of, transformers_method
 from service.model.draft import DraftConfig
 from service.types import DecodedList, DecodeRequest, SpeculationCounts
 
@@ -33,8 +34,8 @@ class FakeEngine:
     log: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     backwards: bool = False
 
-    def start(self, batch: int) -> Write:
-        return self.write
+    def start(self, batch: int) -> Writer:
+        return Writer(self.write)
 
     def write(self, requests: Sequence[DecodeRequest]) -> list[DecodedList]:
         self.log.append((self.name, tuple(request.request_id for request in requests)))
@@ -142,6 +143,19 @@ def test_methods_take_turns_batch_by_batch(lists, question: Question) -> None:
     assert len(orders) > 1
 
 
+@pytest.mark.parametrize(("num_new", "turns"), [((5, 2, 0), 3), ((0,), 1), ((1,) * 50, 8)])
+def test_lists_are_timed_when_no_shape_is_new(shop, num_new: tuple[int, ...], turns: int) -> None:
+    written: list[DecodeRequest] = []
+    work = in_batches(shop.requests, 7)
+
+    def write(requests: Sequence[DecodeRequest]) -> list[DecodedList]:
+        written.extend(requests)
+        return []
+
+    meet_all_shapes(write, lambda: sum(num_new[: len(written) // 7]), work)
+    assert written == work[0] * turns
+
+
 @pytest.mark.parametrize(("batch", "count"), [(1, 7), (3, 3), (7, 1), (16, 1)])
 def test_batches_are_of_equal_size(shop, batch: int, count: int) -> None:
     batches = in_batches(shop.requests, batch)
@@ -182,7 +196,7 @@ def test_transformers_writes_whole_lists_from_padded_prompts(shop, monkeypatch: 
     monkeypatch.setattr(shop.model, "generate", recording)
     method = transformers_method(shop.model, shop.catalogue, shop.layout)
     assert method.weights == 4 * shop.model.num_parameters()
-    assert list(method.start(7)(shop.requests)) == []
+    assert list(method.start(7).write(shop.requests)) == []
     prompts = [shop.layout.prompt(shop.catalogue.codes[list(request.history)]) for request in shop.requests]
     # The separator is this model's end token, and yet a list is written to its end.
     assert written[0].shape == (7, max(map(len, prompts)) + 4 * 3)

@@ -85,7 +85,7 @@ def remember(
 
 
 def summarize(states: ListStates, summary: torch.Tensor) -> None:
-    """See `ListStates.summary`, into `summary`."""
+    """See `ListStates.summary`, into `summary`, which may be the host's pinned memory."""
     rows = summary.shape[1]
     _summarize[(triton.cdiv(rows, 128),)](
         states.num_items, states.limit, states.num_pending, states.length, states.start, states.num_read,
@@ -93,13 +93,23 @@ def summarize(states: ListStates, summary: torch.Tensor) -> None:
     )  # fmt: skip
 
 
-def pack(states: ListStates, packed: torch.Tensor) -> None:
-    """See `ListStates.packed`: the rows of lists that are finished, into `packed`, of all rows."""
+def pack(
+    states: ListStates, packed: torch.Tensor, num_lists: torch.Tensor, rows: torch.Tensor | None
+) -> None:
+    """See `ListStates.packed`: of lists that are finished, into their rows of `packed`.
+
+    Args:
+        states: of all rows.
+        packed: of all rows; may be the host's pinned memory.
+        num_lists: int64 [1], in flight.
+        rows: int64 [n], lists that may be finished; None: any in flight.
+    """
     parts = states.items, states.log_scores, states.counts, states.by_step, states.by_slot
     widths = [part.shape[1] for part in parts]
-    _pack[(len(packed),)](
-        states.num_items, states.limit, *parts, packed, *widths, triton.next_power_of_2(max(widths))
-    )
+    _pack[(len(packed) if rows is None else len(rows),)](
+        states.num_items, states.limit, *parts, packed, num_lists, rows, *widths,
+        triton.next_power_of_2(max(widths)), rows is not None,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -279,13 +289,18 @@ def _summarize(
 
 @triton.jit
 def _pack(
-    num_items, limit, items, log_scores, counts, by_step, by_slot, packed,
-    num_rows, num_scores, num_counts, num_steps, num_slots, BLOCK: tl.constexpr,
+    num_items, limit, items, log_scores, counts, by_step, by_slot, packed, num_lists, rows,
+    num_rows, num_scores, num_counts, num_steps, num_slots, BLOCK: tl.constexpr, HAS_ROWS: tl.constexpr,
 ):  # fmt: skip
     """One list."""
     at = tl.program_id(0).to(tl.int64)
+    if HAS_ROWS:
+        at = tl.load(rows + at)
     count = tl.load(num_items + at)
-    if count == tl.load(limit + at):
+    is_finished = count == tl.load(limit + at)
+    if not HAS_ROWS:
+        is_finished &= at < tl.load(num_lists)
+    if is_finished:
         lane = tl.arange(0, BLOCK)
         to = packed + at * (1 + num_rows + num_scores + num_counts + num_steps + num_slots)
         tl.store(to, count)

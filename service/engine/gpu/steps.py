@@ -17,13 +17,11 @@ from service.engine.gpu.verify import decide
 from service.engine.incoming import Arrivals
 from service.engine.sampling import Sampling
 from service.engine.shapes import RoundShape
-from service.engine.states import NUM_SUMMARIES, ListStates, Result
+from service.engine.states import ListStates, Result
 from service.engine.steps import Layout, Steps
 from service.engine.target_pass import Reading
 from service.engine.tree import Trees, TreeShape
 from service.engine.verify import Accepted
-
-_FEW_ROWS = 64
 
 
 class KernelSteps(Steps):
@@ -31,10 +29,9 @@ class KernelSteps(Steps):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        shape = NUM_SUMMARIES, len(self.features)
-        self._summary = torch.zeros(shape, dtype=torch.int64, device=self.features.device)
-        # Of finished lists; of the others, of anything.
-        self._packed = self._states.packed(torch.arange(len(self.features), device=self.features.device))
+        # Of finished lists; of the others, of anything. Memory of the host, which kernels write to.
+        like = self._states.packed(torch.arange(len(self.features), device=self.features.device))
+        self._packed = torch.zeros(like.shape, dtype=like.dtype, pin_memory=like.is_cuda)
         self._grows: KernelDrafter | None = None
         if self._drafter is not None and isinstance(self._drafter.extension, ByItem):
             self._grows = KernelDrafter(self._drafter, self._drafter.extension, self._index)
@@ -61,20 +58,16 @@ class KernelSteps(Steps):
         logits = F.linear(hidden, self._code_heads.flatten(0, 1))
         return decide(self._index, logits, asked, trees, lists, self._deepest(trees))
 
-    def summarize(self) -> torch.Tensor:
+    def tell(self, summary: torch.Tensor, rows: torch.Tensor | None) -> None:
         """See `Steps`."""
-        summarize(self._states, self._summary)
-        pack(self._states, self._packed)
-        return self._summary
+        summarize(self._states, summary)
+        pack(self._states, self._packed, self.num_lists, rows)
 
     def results(self, which: list[int]) -> list[Result]:
         """See `Steps`."""
-        # A few rows more in one copy are less than telling the device which.
-        if max(which) < _FEW_ROWS:
-            return self._states.unpack(self._packed[: max(which) + 1].cpu()[which])
-        return self._states.unpack(self._packed[torch.tensor(which, device=self._packed.device)].cpu())
+        return self._states.unpack(self._packed[which])
 
-    def move(self, source: torch.Tensor, target: torch.Tensor) -> None:
+    def move(self, source: list[int], target: list[int]) -> None:
         """See `Steps`."""
         super().move(source, target)
         self._packed[target] = self._packed[source]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,6 +93,8 @@ class Incoming:
         self._batch, self._num_items = batch, num_items
         # Everything in one piece, so that it goes to the device in one copy.
         self._bytes = torch.zeros(0, dtype=torch.uint8, device=device)
+        self._host = torch.zeros(0, dtype=torch.uint8)
+        self._copied: torch.Event | None = torch.Event(device) if device.type == "cuda" else None
         self.before, self.features = torch.zeros(2, batch, hidden_size, device=device, dtype=dtype)
 
     def reserve(self, num_tokens: int) -> bool:
@@ -100,12 +103,14 @@ class Incoming:
         if count <= len(self._bytes):
             return False
         self._bytes = self._bytes.new_zeros(count)
+        self._host = torch.zeros(count, dtype=torch.uint8, pin_memory=self._copied is not None)
         return True
 
     def arrivals(self, shape: PrefillShape) -> Arrivals:
         """The prompts of a prefill, as views."""
         batch = shape.batch
-        numbers, begin, columns, floats, free = self._parts(self._bytes, shape)
+        dtypes = torch.int64, torch.float32, torch.bool
+        numbers, begin, columns, floats, free = self._parts(self._bytes, shape, *dtypes)
         start, end, kept, row, limit = numbers
         tokens, slots, prompt, places = columns
         return Arrivals(
@@ -127,7 +132,7 @@ class Incoming:
     def put(
         self, layout: TokenLayout, shape: PrefillShape, prompts: Sequence[Prompt], spare_row: int
     ) -> None:
-        """Write prompts; the host does not wait until they are there.
+        """Write prompts; the host waits for those before to be on the device, not for these.
 
         Args:
             layout: of their tokens.
@@ -135,16 +140,17 @@ class Incoming:
             prompts: what is to be read.
             spare_row: from this one on, rows for prompts that are computed in vain after these.
         """
-        batch, device = shape.batch, self._bytes.device
-        count = sum(self._sizes(batch, shape.num_tokens))
-        # Of pinned memory: torch gives it out anew when the copy is done, and not before.
-        host = torch.zeros(count, dtype=torch.uint8, pin_memory=device.type == "cuda")
-        numbers, begin, columns, floats, free = (part.numpy() for part in self._parts(host, shape))
+        batch = shape.batch
+        if self._copied is not None:
+            self._copied.synchronize()
+        dtypes = np.int64, np.float32, np.bool_
+        numbers, begin, columns, floats, free = self._parts(self._host.numpy(), shape, *dtypes)
+        numbers[:] = 0
         numbers[3, len(prompts) :] = np.arange(spare_row, spare_row + batch - len(prompts))
-        columns[2:] = [[-1], [shape.num_places]]
-        floats[1] = 1.0
+        columns[:] = [[0], [0], [-1], [shape.num_places]]
+        floats[:] = [[0.0], [1.0]]
         free[:] = True
-        end = 0
+        begin[0] = end = 0
         for i, prompt in enumerate(prompts):
             length, first, request = len(prompt.tokens), end, prompt.request
             end += length - prompt.start
@@ -159,19 +165,31 @@ class Incoming:
             columns[3, first:end] = np.arange(prompt.start, length)
             begin[i + 1] = end
         begin[len(prompts) + 1 :] = end
-        self._bytes[:count].copy_(host, non_blocking=True)
+        count = sum(self._sizes(batch, shape.num_tokens))
+        self._bytes[:count].copy_(self._host[:count], non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
 
-    def _parts(self, memory: torch.Tensor, shape: PrefillShape) -> tuple[torch.Tensor, ...]:
-        """Views of it: numbers of prompts, where their tokens begin, columns of tokens, floats, free rows."""
-        batch, sizes = shape.batch, self._sizes(shape.batch, shape.num_tokens)
-        numbers, begin, columns, floats, free = torch.split(memory[: sum(sizes)], sizes)
-        return (
-            numbers.view(torch.int64).view(_NUM_NUMBERS, batch),
-            begin.view(torch.int64),
-            columns.view(torch.int64).view(_NUM_COLUMNS, shape.num_tokens),
-            floats.view(torch.float32).view(_NUM_FLOATS, batch),
-            free.view(torch.bool).view(batch, self._num_items + 1),
-        )
+    def _parts(self, memory: Any, shape: PrefillShape, number: Any, real: Any, truth: Any) -> list[Any]:
+        """Views of bytes: numbers of prompts, where their tokens begin, columns of tokens, floats, free rows.
+
+        Args:
+            memory: a tensor, or an array.
+            shape: of the prefill.
+            number: int64, as the memory's library calls it.
+            real: likewise float32.
+            truth: likewise bool.
+        """
+        batch, begin, parts = shape.batch, 0, []
+        for size, dtype, dims in zip(
+            self._sizes(batch, shape.num_tokens),
+            (number, number, number, real, truth),
+            ((_NUM_NUMBERS, batch), (batch + 1,), (_NUM_COLUMNS, -1), (_NUM_FLOATS, batch), (batch, -1)),
+            strict=True,
+        ):
+            parts.append(memory[begin : begin + size].view(dtype).reshape(dims))
+            begin += size
+        return parts
 
     def _sizes(self, batch: int, num_tokens: int) -> list[int]:
         """Bytes of each part; all but the last a multiple of what its numbers, and the next part's, take."""

@@ -24,6 +24,7 @@ _ENOUGH = 48  # such rounds, before a mean of tokens is believed: one round says
 _LATEST = 9  # rounds whose median counts
 _MARGIN = 1.02  # of guessing over not guessing
 _LEAD = 1.05  # of another tree over the one that is chosen
+_HOLD = 8  # rounds between two comparisons, which take as long as a few kernels
 _TRIES = 5
 _WORTH_A_TRY = 0.7  # of the best at half the size
 
@@ -92,18 +93,24 @@ class ByLoad(TreeChoice):
         self._tries: Counter[tuple[Tree, int]] = Counter()
         self._eligible: dict[int, tuple[Tree, ...]] = {}  # by size, once half of it is known
         self._chosen: dict[int, Tree] = {}  # by size
+        self._holds: Counter[int] = Counter()  # by size, rounds until what is chosen is compared again
 
     def choose(self, batch: int) -> Tree:
         """See `TreeChoice`."""
         size = _size(batch)
+        turn, rest = divmod(self._num_rounds + 1, self._patience)
+        if rest and self._holds[size]:
+            self._num_rounds += 1
+            self._holds[size] -= 1
+            return self._chosen[size]
         trees = self._trees_for(size)
         if not self._knows(size):
             return min(trees, key=lambda tree: self._tries[tree, size])
         self._num_rounds += 1
-        turn, rest = divmod(self._num_rounds, self._patience)
         if not rest:
             self._eligible.pop(size, None)  # by what is known of half the size now
             return trees[turn % len(trees)]
+        self._holds[size] = _HOLD - 1
         return self._best(size)
 
     def knows(self, batch: int) -> bool:

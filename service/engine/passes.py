@@ -171,7 +171,7 @@ class Passes:
                 incoming.tokens, before, incoming.slots, places, spans, rows, shape.num_places
             )
             self._steps.features[incoming.row, 0] = features[last]
-        incoming.features.copy_(features[incoming.kept])
+        torch.index_select(features, 0, incoming.kept, out=incoming.features)
         self.sampling.put(incoming.row, incoming.temperature, incoming.top_p)
         steps, sampling = self._steps, self.sampling.select(incoming.row, with_noise=shape.is_sampled)
         nothing = torch.zeros_like(incoming.row)

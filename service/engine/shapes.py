@@ -135,11 +135,15 @@ class Shapes:
         """The shape for lists that stand so."""
         batch, longest = len(summary.length), int(summary.length.max())
         news = int((summary.num_unread + summary.num_pending).max())
+        wanted = int((summary.limit - summary.num_items).max())
         num_tokens = int(summary.num_pending.sum())
         if tree is not None:
             num_tokens += batch * (tree.share or tree.num_places)
         if self.pads:
             longest, width = self.places_for(longest), self._news_width(news, widths)
+            # A pass guesses an item at most, so where fewer are wanted than there are passes the others are spared.
+            if tree is None or wanted >= tree.num_passes:
+                wanted = widths.items
             return RoundShape(
                 batch=self._batch_for(batch, max_batch),
                 num_tokens=self.tokens_for(num_tokens),
@@ -147,7 +151,7 @@ class Shapes:
                 longest=longest,
                 draft_places=self.places_for(longest + width),
                 tree=tree,
-                wanted=widths.items,
+                wanted=wanted,
                 is_sampled=is_sampled,
             )
         return RoundShape(
@@ -157,7 +161,7 @@ class Shapes:
             longest=longest,
             draft_places=int((summary.length - summary.num_unread).max()) + news,
             tree=tree,
-            wanted=int((summary.limit - summary.num_items).max()),
+            wanted=wanted,
             is_sampled=is_sampled,
         )
 

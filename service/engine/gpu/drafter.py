@@ -77,7 +77,7 @@ class KernelDrafter:
             told = inputs.of_features(state)
             placed = place_branches(step, told, inputs, position, found, width, context)
             begin, end = end, placed.mask.shape[2]
-            places = torch.arange(begin, end, device=told.device).repeat(batch, 1)
+            places = torch.arange(begin, end, device=told.device).expand(batch, -1).contiguous()
             drafter.cache.begin_pass(slice(0, batch), places, end)
             state = drafter.read(placed)
             self._extend(step + 1, found.of_pass(step - 1).first(width), state, lists, found)

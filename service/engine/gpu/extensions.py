@@ -8,7 +8,7 @@ from service.engine.branches import Branches, Lists
 from service.engine.constraint import NOT_ALLOWED, TrieIndex
 
 _PART = 1024  # items that one program looks through
-_MOST_KEPT = 4096  # of all parts together; the best of them are found by comparing each with each
+_MOST_KEPT = 4096  # of all parts together, among which one program finds the best
 
 
 def can_extend(num_items: int, count: int) -> bool:
@@ -100,15 +100,15 @@ def extend_by_item(
         NOT_ALLOWED, num_written, _PART, kept,
     )  # fmt: skip
     which = torch.empty(batch, count, dtype=torch.int64, device=scores.device)
-    # Apart from their comparison: a number that is computed twice need not be the same to the last bit.
-    _joint[(batch, n)](
-        values, sums, branches.log_probability, branches.written, lists.num_wanted,
+    best_values, best_rows = values.new_empty(batch, n, kept), rows.new_empty(batch, n, kept)
+    _best_of_branch[(batch, n)](
+        values, rows, sums, branches.log_probability, branches.written, lists.num_wanted, best_values, best_rows,
         branches.log_probability.stride(0), branches.written.stride(0),
         NOT_ALLOWED, num_written, n, triton.next_power_of_2(parts), parts, kept,
     )  # fmt: skip
-    _best_of_all[(batch, n, parts)](
-        values, rows, found.log_probability, found.parent, which,
-        found.parent.stride(0), count, n, triton.next_power_of_2(parts) * kept, parts * kept, kept,
+    _best_of_all[(batch, n)](
+        best_values, best_rows, found.log_probability, found.parent, which,
+        found.parent.stride(0), count, n, triton.next_power_of_2(n), kept,
     )  # fmt: skip
     _follow_items[(batch, count)](
         which, found.parent, branches.written, branches.slot, branches.end,
@@ -128,6 +128,16 @@ def _ordered_bits(value):
     """An int32 that is the larger the larger the float32 is; and its own inverse, bits for bits."""
     bits = value.to(tl.int32, bitcast=True)
     return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+
+@triton.jit
+def _largest(values, lane, ALL: tl.constexpr, KEPT: tl.constexpr):
+    """The largest of float32 values, falling, and where they were, int32; of equal ones the first."""
+    key = (_ordered_bits(values).to(tl.int64) << 32) | (ALL - 1 - lane).to(tl.int64)
+    best = tl.topk(key, KEPT)
+    order = (best >> 32).to(tl.int32)
+    value = tl.where(order < 0, order ^ 0x7FFFFFFF, order).to(tl.float32, bitcast=True)
+    return value, (ALL - 1 - (best & 0xFFFFFFFF)).to(tl.int32)
 
 
 @triton.jit
@@ -165,27 +175,24 @@ def _best_of_part(
     out = branch * parts + part
     tl.store(sums + 2 * out, largest)
     tl.store(sums + 2 * out + 1, total)
-    key = (_ordered_bits(score).to(tl.int64) << 32) | (PART - 1 - lane).to(tl.int64)
-    best = tl.topk(key, KEPT)
-    order = (best >> 32).to(tl.int32)
-    value = tl.where(order < 0, order ^ 0x7FFFFFFF, order).to(tl.float32, bitcast=True)
+    value, at = _largest(score, lane, PART, KEPT)
     rank = tl.arange(0, KEPT)
     tl.store(values + out * KEPT + rank, value)
-    found = part * PART + (PART - 1 - (best & 0xFFFFFFFF)).to(tl.int32)
-    tl.store(rows + out * KEPT + rank, tl.minimum(found, num_items - 1))
+    tl.store(rows + out * KEPT + rank, tl.minimum(part * PART + at, num_items - 1))
 
 
 @triton.jit
-def _joint(
-    values, sums, log_probability, written, num_wanted, log_stride, written_stride,
+def _best_of_branch(
+    values, rows, sums, log_probability, written, num_wanted, best_values, best_rows, log_stride, written_stride,
     NOT_ALLOWED: tl.constexpr, WRITTEN: tl.constexpr, N: tl.constexpr, PARTS: tl.constexpr, NUM_PARTS: tl.constexpr,
     KEPT: tl.constexpr,
 ):  # fmt: skip
-    """Joint log-probabilities of a branch's best items, in the place of their scores."""
+    """Joint log-probabilities of a branch's best items of each part, and the best of them."""
     of_list, number = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    branch = of_list * N + number
     part = tl.arange(0, PARTS)
     exists = part < NUM_PARTS
-    of_part = sums + 2 * ((of_list * N + number) * NUM_PARTS + part)
+    of_part = sums + 2 * (branch * NUM_PARTS + part)
     largest = tl.load(of_part, mask=exists, other=NOT_ALLOWED)
     total = tl.load(of_part + 1, mask=exists, other=0.0)
     base = tl.max(largest)
@@ -196,30 +203,30 @@ def _joint(
     is_open = num_written < tl.load(num_wanted + of_list)
     lane = tl.arange(0, PARTS * KEPT)
     inside = lane < NUM_PARTS * KEPT
-    at = values + (of_list * N + number) * NUM_PARTS * KEPT + lane
-    value = tl.load(at, mask=inside, other=NOT_ALLOWED)
+    value = tl.load(values + branch * NUM_PARTS * KEPT + lane, mask=inside, other=NOT_ALLOWED)
     joint = tl.load(log_probability + of_list * log_stride + number) + (value - log_total)
-    tl.store(at, tl.where((value > NOT_ALLOWED / 2) & is_open, joint, 2 * NOT_ALLOWED), mask=inside)
+    joint = tl.where((value > NOT_ALLOWED / 2) & is_open, joint, 2 * NOT_ALLOWED)
+    # Past the last part there is less than nothing: what is not allowed has a place before it.
+    joint = tl.where(inside, joint, 4 * NOT_ALLOWED)
+    best, at = _largest(joint, lane, PARTS * KEPT, KEPT)
+    out = branch * KEPT + tl.arange(0, KEPT)
+    tl.store(best_values + out, best)
+    tl.store(best_rows + out, tl.load(rows + branch * NUM_PARTS * KEPT + at))
 
 
 @triton.jit
 def _best_of_all(
-    values, rows, best, parent, which, out_stride, count,
-    N: tl.constexpr, ALL: tl.constexpr, NUM_ALL: tl.constexpr, KEPT: tl.constexpr,
+    values, rows, best, parent, which, out_stride, count, N: tl.constexpr, BRANCHES: tl.constexpr, KEPT: tl.constexpr
 ):  # fmt: skip
-    """How many of a list's best are better than each of one part of one branch, which says where it goes."""
-    of_list, number, part = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
-    own = part * KEPT + tl.arange(0, KEPT)
-    mine = tl.load(values + (of_list * N + number) * NUM_ALL + own)
-    lane = tl.arange(0, ALL)
-    inside = lane < NUM_ALL
-    rank = tl.zeros([KEPT], tl.int32)
-    for other in range(N):
-        theirs = tl.load(values + (of_list * N + other) * NUM_ALL + lane, mask=inside, other=-float("inf"))
-        is_before = (other < number) | ((other == number) & (lane[None, :] < own[:, None]))
-        better = (theirs[None, :] > mine[:, None]) | ((theirs[None, :] == mine[:, None]) & is_before)
-        rank += tl.sum(better.to(tl.int32), axis=1)
-    row = tl.load(rows + (of_list * N + number) * NUM_ALL + own)
+    """How many of a list's best are better than each of one branch, which says where it goes."""
+    of_list, number = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    own = number * KEPT + tl.arange(0, KEPT)
+    lane = tl.arange(0, BRANCHES * KEPT)
+    mine = tl.load(values + of_list * N * KEPT + own)
+    theirs = tl.load(values + of_list * N * KEPT + lane, mask=lane < N * KEPT, other=-float("inf"))
+    is_before = (theirs[None, :] == mine[:, None]) & (lane[None, :] < own[:, None])
+    rank = tl.sum(((theirs[None, :] > mine[:, None]) | is_before).to(tl.int32), axis=1)
+    row = tl.load(rows + of_list * N * KEPT + own)
     wins = rank < count
     tl.store(best + of_list * out_stride + rank, mine, mask=wins)
     tl.store(parent + of_list * out_stride + rank, tl.zeros([KEPT], tl.int64) + number, mask=wins)

@@ -3,11 +3,28 @@
 import gc
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import torch
 
+_OFTEN = 4  # times that a shape is met before it gets a graph although another would do
+
+
+class Sized(Hashable, Protocol):
+    """A shape that may be computed as a larger one."""
+
+    def covers(self, other: Self) -> bool:
+        """Whether what has the other shape can be computed in this one, for not much more."""
+        ...
+
+    @property
+    def cost(self) -> tuple[int, ...]:
+        """Rises with what it takes to compute."""
+        ...
+
+
 Shape = TypeVar("Shape", bound=Hashable)
+SizedShape = TypeVar("SizedShape", bound=Sized)
 
 
 class Graph(Protocol):
@@ -28,19 +45,37 @@ class Graphs:
     it captures, which runs nothing. A function must read and write memory that stays
     where it is for as long as this lives, and must not wait for the device.
 
+    A capture takes as long as some ten rounds. So a shape that is met now and then is computed as another that has a
+    graph and room for it.
+
     Args:
         capture: of a call; None: every call is the function's own.
         most: graphs that are kept; the one that was not used for longest goes first, so that a service that meets
             new shapes for weeks does not grow.
 
     Attributes:
-        num_captured: graphs so far, those that are gone among them.
+        num_cold: shapes so far that were met without a graph of their own.
     """
 
     def __init__(self, capture: Capture | None, most: int = 1000) -> None:
-        self.num_captured = 0
+        self.num_cold = 0
         self._capture, self._most = capture, most
         self._graphs: OrderedDict[Hashable, Graph] = OrderedDict()
+        self._times_met: OrderedDict[Hashable, int] = OrderedDict()  # of those without a graph
+
+    def fitting(self, shape: SizedShape) -> SizedShape:
+        """The shape to compute for this one: itself, or one with a graph that covers it while it is met rarely."""
+        if self._capture is None or shape in self._graphs:
+            return shape
+        times = self._times_met.pop(shape, 0) + 1
+        known = [other for other in self._graphs if isinstance(other, type(shape)) and other.covers(shape)]
+        if times >= _OFTEN or not known:
+            return shape
+        self.num_cold += 1
+        self._times_met[shape] = times
+        if len(self._times_met) > self._most:
+            self._times_met.popitem(last=False)
+        return min(known, key=lambda other: other.cost)
 
     def run(self, function: Callable[[Shape], None], shape: Shape) -> bool:
         """The function, for this shape; each shape has always the same.
@@ -58,7 +93,7 @@ class Graphs:
             return True
         function(shape)
         self._graphs[shape] = self._capture(lambda: function(shape))
-        self.num_captured += 1
+        self.num_cold += 1
         if len(self._graphs) > self._most:
             self._graphs.popitem(last=False)
         return False

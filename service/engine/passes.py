@@ -13,7 +13,7 @@ from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.engine.constraint import TrieIndex
 from service.engine.drafter import Drafter
-from service.engine.graphs import Graphs, capture_on
+from service.engine.graphs import Graphs, SizedShape, capture_on
 from service.engine.incoming import Incoming
 from service.engine.kv_cache import KvCache
 from service.engine.sampling import Sampling
@@ -103,9 +103,13 @@ class Passes:
         return caches if self._drafter is None else {**caches, "draft": self._drafter.cache}
 
     @property
-    def num_graphs(self) -> int:
-        """Shapes captured, since memory moved last."""
-        return self._graphs.num_captured
+    def num_cold(self) -> int:
+        """Passes without a graph of their own shape, since memory moved last; 0 where there are no graphs."""
+        return self._graphs.num_cold
+
+    def fitting(self, shape: SizedShape) -> SizedShape:
+        """The shape in which to compute what has this one."""
+        return self._graphs.fitting(shape)
 
     def places_for(self, longest: int, draft_places: int) -> dict[str, int]:
         """Places of each cache that a round needs; arguments as in `RoundShape`."""

@@ -9,6 +9,8 @@ from service.engine.states import Summary, Widths
 from service.engine.tree import TreeShape
 
 _FEW_TOKENS = 128
+_NOT_MUCH_MORE = 1.5  # tokens
+_FEW_ROWS = 4  # times as many rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,23 @@ class RoundShape:
     wanted: int
     is_sampled: bool
 
+    def covers(self, other: "RoundShape") -> bool:
+        """See `Sized`."""
+        return (
+            (self.tree, self.is_sampled) == (other.tree, other.is_sampled)
+            and _is_near(self.num_tokens, other.num_tokens)
+            and other.batch <= self.batch <= _FEW_ROWS * other.batch
+            and self.news >= other.news
+            and self.longest >= other.longest
+            and self.draft_places >= other.draft_places
+            and self.wanted >= other.wanted
+        )
+
+    @property
+    def cost(self) -> tuple[int, ...]:
+        """See `Sized`."""
+        return self.num_tokens, self.wanted, self.batch, self.longest, self.draft_places
+
 
 @dataclass(frozen=True, slots=True)
 class PrefillShape:
@@ -55,6 +74,21 @@ class PrefillShape:
     num_places: int
     is_padded: bool
     is_sampled: bool
+
+    def covers(self, other: "PrefillShape") -> bool:
+        """See `Sized`."""
+        return (
+            (self.is_padded, self.is_sampled) == (other.is_padded, other.is_sampled)
+            and _is_near(self.num_tokens, other.num_tokens)
+            and other.batch <= self.batch <= _FEW_ROWS * other.batch
+            and self.most >= other.most
+            and self.num_places >= other.num_places
+        )
+
+    @property
+    def cost(self) -> tuple[int, ...]:
+        """See `Sized`."""
+        return self.num_tokens, self.batch, self.num_places, self.most
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,3 +210,8 @@ class Shapes:
         while width < news:
             width *= 2
         return width
+
+
+def _is_near(num_tokens: int, of_other: int) -> bool:
+    """Whether a pass over so many tokens has room for the other's, and takes not much longer."""
+    return of_other <= num_tokens <= max(_FEW_TOKENS, _NOT_MUCH_MORE * of_other)

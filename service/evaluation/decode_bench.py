@@ -211,8 +211,8 @@ def _start(method: Method, batch: int, work: list[list[DecodeRequest]], device: 
     """Make a method ready, and have it write these, or some of them, untimed."""
     before = _allocated(device)
     writer = method.start(batch)
-    if writer.num_graphs is not None and device.type == "cuda":
-        meet_all_shapes(writer.write, writer.num_graphs, work)
+    if writer.num_cold is not None and device.type == "cuda":
+        meet_all_shapes(writer.write, writer.num_cold, work)
     elif work:
         by_length = sorted(work, key=lambda requests: max(len(request.history) for request in requests))
         for place in sorted({0, len(work) // 2, len(work) - 1}):
@@ -221,13 +221,13 @@ def _start(method: Method, batch: int, work: list[list[DecodeRequest]], device: 
     return _Run(method, writer.write, held=_allocated(device) - before)
 
 
-def meet_all_shapes(write: Write, num_graphs: Callable[[], int], work: list[list[DecodeRequest]]) -> None:
-    """Write all of it again and again, until no new shape has to be captured: a service has met its own for long."""
+def meet_all_shapes(write: Write, num_cold: Callable[[], int], work: list[list[DecodeRequest]]) -> None:
+    """Write all of it again and again, until each shape is at its speed: a service has met its own for long."""
     for _ in range(_MOST_TURNS):
-        known = num_graphs()
+        known = num_cold()
         for requests in work:
             write(requests)
-        if num_graphs() == known:
+        if num_cold() == known:
             break
 
 

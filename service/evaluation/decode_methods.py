@@ -33,16 +33,16 @@ class Writer:
 
     Attributes:
         write: one batch.
-        num_graphs: how many shapes were captured so far; one is at its speed when it was met before. None: it has none.
+        num_cold: passes so far that were not at the speed of the next ones of their shape; None: all are.
     """
 
     write: Write
-    num_graphs: Callable[[], int] | None = None
+    num_cold: Callable[[], int] | None = None
 
     @classmethod
     def of(cls, engine: Engine) -> "Writer":
         """An engine."""
-        return cls(engine.write, lambda: engine.num_graphs)
+        return cls(engine.write, lambda: engine.num_cold)
 
 
 @dataclass(frozen=True, slots=True)

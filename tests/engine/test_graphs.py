@@ -1,6 +1,8 @@
 """What runs as a graph on a GPU: which calls are captured, and that a round asks the device for nothing."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from service.engine.engine import Engine
 from service.engine.graphs import Graphs
 from service.engine.load import Always, ByLoad
 from service.engine.reference import write_list
-from service.engine.shapes import Shapes
+from service.engine.shapes import PrefillShape, RoundShape, Shapes
 from service.engine.tree import TreeShape
 from service.types import DecodedList, DecodeRequest
 from tests.engine.conftest import assert_equal, random_draft, random_requests
@@ -72,8 +74,85 @@ def test_the_graph_that_was_not_used_for_longest_goes_first() -> None:
     graphs = Graphs(Fake, most=2)
     runs = [graphs.run(lambda _: None, shape) for shape in "abacab"]
     assert runs == [False, False, True, False, True, False]
-    assert graphs.num_captured == 4
+    assert graphs.num_cold == 4
     assert list(graphs._graphs) == ["a", "b"]
+
+
+def test_a_shape_that_is_met_rarely_is_computed_as_the_cheapest_that_covers_it() -> None:
+    class Fake:
+        def __init__(self, function: Callable[[], None]) -> None:
+            pass
+
+        def replay(self) -> None:
+            pass
+
+    @dataclass(frozen=True)
+    class Size:
+        size: int
+
+        def covers(self, other: "Size") -> bool:
+            return self.size >= other.size
+
+        @property
+        def cost(self) -> tuple[int, ...]:
+            return (self.size,)
+
+    graphs = Graphs(Fake)
+    computed = []
+    for size in (4, 9, 6, 3, 3, 3, 3, 3, 6, 12):
+        shape = graphs.fitting(Size(size))
+        graphs.run(lambda _: None, shape)
+        computed.append(shape.size)
+    assert computed == [4, 9, 9, 4, 4, 4, 3, 3, 9, 12]
+    assert graphs.num_cold == 9  # all but one
+    assert Graphs(None).fitting(Size(3)) == Size(3)
+
+
+@pytest.mark.parametrize(
+    ("known", "met", "does"),
+    [
+        ({}, {}, True),
+        ({"num_tokens": 128, "batch": 32}, {}, True),
+        ({"num_tokens": 129}, {}, False),
+        ({"num_tokens": 384}, {"num_tokens": 256}, True),
+        ({"num_tokens": 448}, {"num_tokens": 256}, False),
+        ({"batch": 64}, {}, False),
+        ({"batch": 4}, {}, False),
+        ({"longest": 256, "draft_places": 384, "news": 64, "wanted": 9}, {}, True),
+        ({"longest": 64}, {}, False),
+        ({"draft_places": 64}, {}, False),
+        ({"news": 16}, {}, False),
+        ({"wanted": 1}, {}, False),
+        ({"tree": None}, {}, False),
+        ({"is_sampled": True}, {}, False),
+    ],
+)
+def test_a_round_fits_into_one_that_is_as_large_and_takes_not_much_longer(
+    known: dict[str, Any], met: dict[str, Any], does: bool
+) -> None:
+    shape = RoundShape(
+        batch=8, num_tokens=64, news=32, longest=128, draft_places=256, tree=TREE, wanted=3, is_sampled=False
+    )
+    assert replace(shape, **known).covers(replace(shape, **met)) is does
+
+
+@pytest.mark.parametrize(
+    ("known", "does"),
+    [
+        ({}, True),
+        ({"batch": 16, "num_tokens": 96, "most": 64, "num_places": 256}, True),
+        ({"batch": 17}, False),
+        ({"batch": 2}, False),
+        ({"num_tokens": 160}, False),
+        ({"num_tokens": 32}, False),
+        ({"most": 16}, False),
+        ({"num_places": 64}, False),
+        ({"is_sampled": True}, False),
+    ],
+)
+def test_a_prefill_fits_likewise(known: dict[str, Any], does: bool) -> None:
+    shape = PrefillShape(batch=4, num_tokens=64, most=32, num_places=128, is_padded=True, is_sampled=False)
+    assert replace(shape, **known).covers(shape) is does
 
 
 def test_without_graphs_shapes_are_not_remembered() -> None:

@@ -81,9 +81,9 @@ class Engine:
         return (0, 0) if self._prefixes is None else (self._prefixes.num_queries, self._prefixes.num_hits)
 
     @property
-    def num_cold(self) -> int:
-        """Rounds and prefills, since memory moved last, of a shape without a graph; 0 where there are no graphs."""
-        return self._passes.num_cold
+    def num_captured(self) -> int:
+        """Graphs, since memory moved last; 0 where there are none."""
+        return self._passes.num_captured
 
     @property
     def num_running(self) -> int:
@@ -147,7 +147,7 @@ class Engine:
             )
             for i, request in enumerate(requests)
         ]
-        own_shape = passes.shapes.prefill(
+        shape = passes.shapes.prefill(
             len(prompts),
             most_batch=passes.most_incoming,
             num_tokens=sum(len(prompt.tokens) - prompt.start for prompt in prompts),
@@ -155,7 +155,7 @@ class Engine:
             longest=max(len(prompt.tokens) for prompt in prompts),
             is_sampled=noise is not None,
         )
-        shape = passes.fitting(own_shape)
+        shape = passes.fitting(shape)
         passes.reserve(dict.fromkeys(passes.caches, shape.num_places), shape.num_tokens)
         passes.incoming.put(self._layout, shape, prompts, self.max_batch + len(prompts))
         self._load(known)
@@ -176,16 +176,16 @@ class Engine:
             batch, before = len(self._flights), self._summary
             self._tree = self._trees.choose(batch)
             started = time.perf_counter()
-            own_shape = self._passes.shapes.round(
+            shape = self._passes.shapes.round(
                 self._summary,
                 self._passes.widths,
                 self.max_batch,
                 self._tree,
                 is_sampled=any(flight.request.temperature > 0 for flight in self._flights),
             )
-            shape = self._passes.fitting(own_shape)
+            shape = self._passes.fitting(shape)
             self._passes.reserve(self._passes.places_for(shape.longest, shape.draft_places))
-            is_timed = self._passes.round(shape, batch) and shape == own_shape
+            is_timed = self._passes.round(shape, batch)
             self._summary = self._passes.summary(batch)
             num_tokens = int((self._summary.num_round_tokens - before.num_round_tokens).sum())
             seconds = time.perf_counter() - started

@@ -1,13 +1,16 @@
 """Rounds and prefills as CUDA graphs: thousands of small kernels, started as one."""
 
 import gc
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Protocol, Self, TypeVar
 
 import torch
 
-_OFTEN = 4  # times that a shape is met before it gets a graph although another would do
+# Before a shape gets a graph although another would do: times that it is met, and how little of the time since the
+# latest capture that one has to be.
+_OFTEN, _SHARE = 32, 0.02
 
 
 class Sized(Hashable, Protocol):
@@ -42,24 +45,28 @@ class Graphs:
     """Calls that run as graphs from the second time on that they meet a shape.
 
     The first time does the work as it is, which makes ready what a capture must not: workspaces, kernels, memory. Then
-    it captures, which runs nothing. A function must read and write memory that stays
-    where it is for as long as this lives, and must not wait for the device.
+    it captures, which runs nothing. A function must read and write memory that stays where it is for as long as this
+    lives, and must not wait for the device.
 
-    A capture takes as long as some ten rounds. So a shape that is met now and then is computed as another that has a
-    graph and room for it.
+    A capture takes as long as ten rounds and more, and a larger shape some of a round. So one that is met now and then
+    is computed as another that has a graph and room for it.
 
     Args:
         capture: of a call; None: every call is the function's own.
         most: graphs that are kept; the one that was not used for longest goes first, so that a service that meets
             new shapes for weeks does not grow.
+        clock: seconds that only rise.
 
     Attributes:
-        num_cold: shapes so far that were met without a graph of their own.
+        num_captured: graphs so far, those that are gone among them.
     """
 
-    def __init__(self, capture: Capture | None, most: int = 1000) -> None:
-        self.num_cold = 0
-        self._capture, self._most = capture, most
+    def __init__(
+        self, capture: Capture | None, most: int = 1000, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.num_captured = 0
+        self._capture, self._most, self._clock = capture, most, clock
+        self._may_capture_at = 0.0
         self._graphs: OrderedDict[Hashable, Graph] = OrderedDict()
         self._times_met: OrderedDict[Hashable, int] = OrderedDict()  # of those without a graph
 
@@ -69,9 +76,8 @@ class Graphs:
             return shape
         times = self._times_met.pop(shape, 0) + 1
         known = [other for other in self._graphs if isinstance(other, type(shape)) and other.covers(shape)]
-        if times >= _OFTEN or not known:
+        if not known or (times >= _OFTEN and self._clock() >= self._may_capture_at):
             return shape
-        self.num_cold += 1
         self._times_met[shape] = times
         if len(self._times_met) > self._most:
             self._times_met.popitem(last=False)
@@ -91,9 +97,11 @@ class Graphs:
             self._graphs.move_to_end(shape)
             graph.replay()
             return True
+        began = self._clock()
         function(shape)
         self._graphs[shape] = self._capture(lambda: function(shape))
-        self.num_cold += 1
+        self._may_capture_at = self._clock() + (self._clock() - began) / _SHARE
+        self.num_captured += 1
         if len(self._graphs) > self._most:
             self._graphs.popitem(last=False)
         return False

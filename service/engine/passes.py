@@ -103,9 +103,9 @@ class Passes:
         return caches if self._drafter is None else {**caches, "draft": self._drafter.cache}
 
     @property
-    def num_cold(self) -> int:
-        """Passes without a graph of their own shape, since memory moved last; 0 where there are no graphs."""
-        return self._graphs.num_cold
+    def num_captured(self) -> int:
+        """Graphs, since memory moved last."""
+        return self._graphs.num_captured
 
     def fitting(self, shape: SizedShape) -> SizedShape:
         """The shape in which to compute what has this one."""

@@ -211,8 +211,8 @@ def _start(method: Method, batch: int, work: list[list[DecodeRequest]], device: 
     """Make a method ready, and have it write these, or some of them, untimed."""
     before = _allocated(device)
     writer = method.start(batch)
-    if writer.num_cold is not None and device.type == "cuda":
-        meet_all_shapes(writer.write, writer.num_cold, work)
+    if writer.num_captured is not None and device.type == "cuda":
+        meet_all_shapes(writer.write, writer.num_captured, work)
     elif work:
         by_length = sorted(work, key=lambda requests: max(len(request.history) for request in requests))
         for place in sorted({0, len(work) // 2, len(work) - 1}):
@@ -221,13 +221,13 @@ def _start(method: Method, batch: int, work: list[list[DecodeRequest]], device: 
     return _Run(method, writer.write, held=_allocated(device) - before)
 
 
-def meet_all_shapes(write: Write, num_cold: Callable[[], int], work: list[list[DecodeRequest]]) -> None:
-    """Write all of it again and again, until each shape is at its speed: a service has met its own for long."""
+def meet_all_shapes(write: Write, num_captured: Callable[[], int], work: list[list[DecodeRequest]]) -> None:
+    """Write all of it again and again, until nothing is captured any more: a service has met its shapes for long."""
     for _ in range(_MOST_TURNS):
-        known = num_cold()
+        known = num_captured()
         for requests in work:
             write(requests)
-        if num_cold() == known:
+        if num_captured() == known:
             break
 
 

@@ -33,16 +33,16 @@ class Writer:
 
     Attributes:
         write: one batch.
-        num_cold: passes so far that were not at the speed of the next ones of their shape; None: all are.
+        num_captured: graphs so far, each of which took longer than it ever will again; None: it has none.
     """
 
     write: Write
-    num_cold: Callable[[], int] | None = None
+    num_captured: Callable[[], int] | None = None
 
     @classmethod
     def of(cls, engine: Engine) -> "Writer":
         """An engine."""
-        return cls(engine.write, lambda: engine.num_cold)
+        return cls(engine.write, lambda: engine.num_captured)
 
 
 @dataclass(frozen=True, slots=True)

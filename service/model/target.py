@@ -50,6 +50,7 @@ def load_target(path: Path, *, device: torch.device, dtype: torch.dtype) -> PreT
             path,
             config=config,
             dtype=dtype,
+            device_map=device,  # file by file, without a whole copy on the host
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
@@ -62,7 +63,7 @@ def load_target(path: Path, *, device: torch.device, dtype: torch.dtype) -> PreT
         raise InputError(
             f"target {path}: its weights lack {sorted(map(str, missing))[0]}, or have it in another shape"
         )
-    return model.to(device).eval().requires_grad_(False)
+    return model.eval().requires_grad_(False)
 
 
 def read_config(path: Path) -> PretrainedConfig:

@@ -7,6 +7,7 @@ share it. Validation happens at the edge (the gateway's request models); nothing
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 # Smaller ones differ from 0 in name alone, and their reciprocals overflow.
 MIN_TEMPERATURE = 0.01
@@ -15,6 +16,8 @@ MIN_TOP_P = 0.001
 
 # The longest list that a caller may ask for, and that a target which padrec trains has positions for.
 MAX_NUM_ITEMS = 50
+
+Decoding = Literal["list", "beam"]
 
 AttributeValue = str | int | float | bool | list[str] | None
 
@@ -57,6 +60,8 @@ class DecodeRequest:
         top_p: sampling keeps the fewest tokens whose probability reaches this, `MIN_TOP_P` to 1.
         seed: makes a sampled list reproducible, whatever else is in the batch.
         priority: of two requests that wait, the one of the higher goes first.
+        decoding: `list` writes one item after another, each knowing those before it; `beam` finds the most probable
+            next items, and takes no temperature.
     """
 
     request_id: str
@@ -67,6 +72,7 @@ class DecodeRequest:
     top_p: float = 1.0
     seed: int = 0
     priority: int = 0
+    decoding: Decoding = "list"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ class DecodedItem:
 
     Attributes:
         score: the probability, in (0, 1], that the target gave to this item at this place of the list,
-            among the items that were still allowed there.
+            among the items that were still allowed there; of beam decoding, as the next item, whatever else is listed.
     """
 
     row: int

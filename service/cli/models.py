@@ -305,16 +305,17 @@ class Split(StrEnum):
 
 
 class Decoding(StrEnum):
-    """How lists are written."""
+    """How lists are made: item by item, or of the most probable next items."""
 
     LIST = "list"
+    BEAM = "beam"
 
 
 def evaluate(
     bundle: BundlePath,
     dataset: DatasetPath,
     split: Annotated[Split, typer.Option(help="Whose targets are asked for.")] = Split.TEST,
-    decoding: Annotated[Decoding, typer.Option(help="How lists are written.")] = Decoding.LIST,
+    decoding: Annotated[Decoding, typer.Option(help="How lists are made.")] = Decoding.LIST,
     users: Annotated[int | None, typer.Option(min=1, help="The first so many users; default all.")] = None,
     exclude_seen: Annotated[bool, typer.Option(help="Lists hold no item of the history.")] = False,
     device: Device = "auto",
@@ -342,6 +343,7 @@ def evaluate(
             engine,
             cases,
             max_history_items=opened.manifest.decoding.max_history_items,
+            decoding=decoding.value,
             exclude_seen=exclude_seen,
             on_progress=lambda done: progress.update(done, len(cases)),
         )

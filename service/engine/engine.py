@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
+from service.engine.beam import num_beams_of
 from service.engine.flight import Flight
 from service.engine.incoming import Prompt
 from service.engine.load import Always, TreeChoice, label_of
@@ -26,7 +27,7 @@ from service.engine.transfer import sent
 from service.engine.tree import TreeShape
 from service.model.draft import Draft
 from service.model.memory import check_memory
-from service.types import MAX_NUM_ITEMS, DecodedList, DecodeRequest
+from service.types import MAX_NUM_ITEMS, DecodedItem, DecodedList, DecodeRequest
 
 
 class Engine:
@@ -68,6 +69,7 @@ class Engine:
             caches = list(self._passes.caches.values())
             self._prefixes = Prefixes(num_prefixes, caches, model.config.hidden_size)
         self._flights: list[Flight] = []
+        self._found: list[DecodedList] = []  # by beam decoding, which is over with the prefill
         self._summary = self._passes.summary(0)
 
     @property
@@ -87,34 +89,39 @@ class Engine:
 
     @property
     def num_running(self) -> int:
-        """Lists in flight."""
-        return len(self._flights)
+        """Lists in flight, those that the next round says are finished among them."""
+        return len(self._flights) + len(self._found)
 
     @torch.inference_mode()
     def add(self, requests: Sequence[DecodeRequest]) -> None:
         """Prefill these requests; they run from the next round on."""
+        num_flights = len(self._flights)
+        try:
+            for num_beams in sorted({num_beams_of(request) for request in requests}):
+                self._add([request for request in requests if num_beams_of(request) == num_beams], num_beams)
+        finally:
+            # Once for all of them: each time it is read the host waits for the device.
+            if len(self._flights) > num_flights:
+                self._summary = self._passes.summary(len(self._flights))
+            now = time.perf_counter()
+            for flight in self._flights[num_flights:]:
+                flight.decoding_since = now
+
+    def _add(self, requests: Sequence[DecodeRequest], num_beams: int) -> None:
+        """Prefill requests of so many beams, or lists that begin."""
         found = [
             (request, None if self._prefixes is None else self._prefixes.find(request.history))
             for request in requests
         ]
         # Those of a like length together: where lists' tokens are kept apart, the longest decides what it costs.
         found.sort(key=lambda pair: self._num_new(*pair))
-        begin = 0
-        try:
-            while begin < len(found):
-                # What was found may have had to make room for those before.
-                rest = found[begin : begin + self._passes.most_incoming]
-                rest = [(request, self._still(prefix)) for request, prefix in rest]
-                count = self._passes.shapes.together([self._num_new(*pair) for pair in rest])
-                self._begin(rest[:count])
-                begin += count
-        finally:
-            # Once for all of them: each time it is read the host waits for the device.
-            if begin:
-                self._summary = self._passes.summary(len(self._flights))
-            now = time.perf_counter()
-            for flight in self._flights[len(self._flights) - begin :]:
-                flight.decoding_since = now
+        while found:
+            # What was found may have had to make room for those before.
+            rest = found[: self._passes.most_incoming]
+            rest = [(request, self._still(prefix)) for request, prefix in rest]
+            count = self._passes.shapes.together([self._num_new(*pair) for pair in rest])
+            self._begin(rest[:count], num_beams)
+            found = found[count:]
 
     def _still(self, prefix: Prefix | None) -> Prefix | None:
         """What was found, if it is still kept."""
@@ -127,16 +134,19 @@ class Engine:
         known = 0 if prefix is None else self._num_kept(prefix.history)
         return self._layout.prompt_length(len(request.history)) - known
 
-    def _begin(self, found: Sequence[tuple[DecodeRequest, Prefix | None]]) -> None:
+    def _begin(self, found: Sequence[tuple[DecodeRequest, Prefix | None]], num_beams: int) -> None:
         """Prefill these, each with the beginning that is known of it."""
-        passes, first = self._passes, len(self._flights)
+        passes = self._passes
         requests = [request for request, _ in found]
         flights = [Flight(request) for request in requests]
         known = {i: prefix for i, (_, prefix) in enumerate(found) if prefix is not None}
-        # Rows after those in flight are nobody's: a prefill that fails, for lack of memory say, leaves no trace.
-        noise = noise_of(requests, self._layout.num_levels, passes.num_codes)
-        most_codes = passes.widths.items * self._layout.num_levels
-        passes.sampling.put_noise(first, noise, len(requests), most_codes)
+        # Rows after those in flight are nobody's: a prefill that fails, for lack of memory say, leaves no trace. A
+        # search stays in the rows in which prompts are read.
+        first, noise = self.max_batch if num_beams else len(self._flights), None
+        if not num_beams:
+            noise = noise_of(requests, self._layout.num_levels, passes.num_codes)
+            most_codes = passes.widths.items * self._layout.num_levels
+            passes.sampling.put_noise(first, noise, len(requests), most_codes)
         prompts = [
             Prompt(
                 request,
@@ -154,24 +164,45 @@ class Engine:
             most=max(len(prompt.tokens) - prompt.start for prompt in prompts),
             longest=max(len(prompt.tokens) for prompt in prompts),
             is_sampled=noise is not None,
+            num_beams=num_beams,
         )
         shape = passes.fitting(shape)
-        passes.reserve(dict.fromkeys(passes.caches, shape.num_places), shape.num_tokens)
+        passes.reserve(passes.places_for_prefill(shape), shape.num_tokens)
         passes.incoming.put(self._layout, shape, prompts, self.max_batch + len(prompts))
         self._load(known)
         passes.prefill(shape)
         self._keep(prompts, known)
-        self._flights += flights
+        if num_beams:
+            self._find(flights, num_beams)
+        else:
+            self._flights += flights
+
+    def _find(self, flights: Sequence[Flight], num_beams: int) -> None:
+        """The items at the leaves that the latest prefill found."""
+        leaves, scores = self._passes.leaves(len(flights), num_beams)
+        trie = self._catalogue.trie
+        for flight, of_list, log_p in zip(flights, leaves, scores, strict=True):
+            request, excluded = flight.request, set(flight.request.excluded)
+            rows = [
+                (row, score)
+                for leaf, score in zip(of_list.tolist(), np.exp(log_p).tolist(), strict=True)
+                if score > 0
+                for row in range(int(trie.item_begin[leaf]), int(trie.item_end[leaf]))
+                if row not in excluded
+            ]
+            items = tuple(DecodedItem(row, score) for row, score in rows[: request.num_items])
+            self._found.append(flight.beams(items, num_passes=self._layout.num_levels - 1))
 
     @torch.inference_mode()
     def drop(self, request_ids: Collection[str]) -> None:
         """Forget these requests; IDs that are not in flight are ignored."""
+        self._found = [done for done in self._found if done.request_id not in request_ids]
         self._select([i for i, f in enumerate(self._flights) if f.request.request_id not in request_ids])
 
     @torch.inference_mode()
     def round(self) -> list[DecodedList]:
         """One pass of the target for every list in flight; those that are finished, in no particular order."""
-        finished = self._leave()
+        finished, self._found = self._found + self._leave(), []
         if self._flights:
             batch, before = len(self._flights), self._summary
             self._tree = self._trees.choose(batch)
@@ -199,7 +230,7 @@ class Engine:
         try:
             for begin in range(0, len(requests), self.max_batch):
                 self.add(requests[begin : begin + self.max_batch])
-                while self._flights:
+                while self.num_running:
                     done.update((result.request_id, result) for result in self.round())
         finally:
             self.drop([request.request_id for request in requests])

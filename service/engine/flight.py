@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 from service.engine.states import Result
-from service.types import DecodedList, DecodeRequest
+from service.types import DecodedItem, DecodedList, DecodeRequest
 
 
 @dataclass(slots=True)
@@ -20,6 +20,18 @@ class Flight:
     request: DecodeRequest
     began: float = field(default_factory=time.perf_counter)
     decoding_since: float = 0.0
+
+    def beams(self, items: tuple[DecodedItem, ...], num_passes: int) -> DecodedList:
+        """The items that a search found by so many passes of the target after its prefill, which it is counted in."""
+        return DecodedList(
+            request_id=self.request.request_id,
+            items=items,
+            exhausted=len(items) < self.request.num_items,
+            num_rounds=num_passes,
+            num_forced_tokens=0,
+            prefill_seconds=time.perf_counter() - self.began,
+            decode_seconds=0.0,
+        )
 
     def result(self, written: Result) -> DecodedList:
         """The list, once it is finished."""

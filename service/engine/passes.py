@@ -11,12 +11,14 @@ from transformers import PreTrainedModel
 
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
-from service.engine.constraint import TrieIndex
+from service.catalog.trie import Int64Array
+from service.engine.beam import NUM_BEAMS, BeamSearch
+from service.engine.constraint import FreeRows, TrieIndex
 from service.engine.drafter import Drafter
 from service.engine.graphs import Graphs, SizedShape, capture_on
 from service.engine.incoming import Incoming
 from service.engine.kv_cache import KvCache
-from service.engine.sampling import Sampling
+from service.engine.sampling import FloatArray, Sampling
 from service.engine.shapes import PrefillShape, RoundShape, Shapes
 from service.engine.states import NUM_SUMMARIES, ListStates, Result, Summary, Widths
 from service.engine.steps import Steps
@@ -94,6 +96,11 @@ class Passes:
         self._steps = kind(
             self._index, code_heads, self.widths, self.shapes, self._target, self._drafter, self.states
         )
+        self._search = BeamSearch(self._index, code_heads, self._target)
+        # The leaves that the latest search found, and their log-probabilities, for the host too.
+        most_beams = self.most_incoming * max(NUM_BEAMS, max_items)
+        self._leaves = torch.zeros(most_beams, dtype=torch.int64, pin_memory=self._summary.is_pinned())
+        self._leaf_scores = torch.zeros(most_beams, pin_memory=self._summary.is_pinned())
         self._graphs = Graphs(capture_on(model.device))
 
     @property
@@ -119,6 +126,10 @@ class Passes:
             places["draft"] = draft_places + self._drafter.num_scratch_places
         return places
 
+    def places_for_prefill(self, shape: PrefillShape) -> dict[str, int]:
+        """Places of each cache that a prefill needs."""
+        return {**dict.fromkeys(self.caches, shape.num_places), "target": self._search_places(shape)}
+
     def reserve(self, places: dict[str, int], num_prompt_tokens: int = 0) -> None:
         """Have so many places in each cache, and room for so many tokens of prompts; what is there stays."""
         has_moved = [cache.reserve(self.num_rows, places[name]) for name, cache in self.caches.items()]
@@ -127,7 +138,7 @@ class Passes:
             self._graphs = Graphs(capture_on(self.device))
 
     def prefill(self, shape: PrefillShape) -> None:
-        """Read what is incoming and decide each list's first code; `reserve` first."""
+        """Read what is incoming and decide each list's first code, or search for each next item; `reserve` first."""
         self._graphs.run(self._prefill, shape)
 
     def round(self, shape: RoundShape, count: int) -> bool:
@@ -141,9 +152,19 @@ class Passes:
 
     def summary(self, count: int) -> Summary:
         """How the first lists stand, as the latest prefill or round left them; waits for it."""
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()
+        self._wait()
         return Summary(*self._summary[:, :count].numpy().copy())
+
+    def leaves(self, count: int, num_beams: int) -> tuple[Int64Array, FloatArray]:
+        """The leaves that the latest prefill, a search, found for its first prompts, best first, and their scores.
+
+        Both [count, num_beams]; scores are log-probabilities, `NOT_ALLOWED` or less where there is no leaf. Waits for
+        them.
+        """
+        self._wait()
+        size = count, num_beams
+        leaves, scores = (part[: count * num_beams] for part in (self._leaves, self._leaf_scores))
+        return leaves.view(size).numpy().copy(), scores.view(size).numpy().copy()
 
     def results(self, which: list[int]) -> list[Result]:
         """What is written of lists that are finished, as of the latest `summary`."""
@@ -176,6 +197,9 @@ class Passes:
             )
             self._steps.features[incoming.row, 0] = features[last]
         torch.index_select(features, 0, incoming.kept, out=incoming.features)
+        if shape.num_beams:
+            self._find(shape, hidden[last], rows)
+            return
         self.sampling.put(incoming.row, incoming.temperature, incoming.top_p)
         steps, sampling = self._steps, self.sampling.select(incoming.row, with_noise=shape.is_sampled)
         nothing = torch.zeros_like(incoming.row)
@@ -186,6 +210,25 @@ class Passes:
         staged = torch.arange(rows.start, rows.stop, device=device)
         for cache in self.caches.values():
             cache.copy_rows(cache, staged, incoming.row, shape.num_places)
+
+    def _find(self, shape: PrefillShape, hidden: torch.Tensor, rows: slice) -> None:
+        """The most probable next items of prompts, given what the head reads at the end of each."""
+        incoming, size = self.incoming.arrivals(shape), (shape.batch, shape.num_beams)
+        free = FreeRows.of(incoming.free[:, :-1])
+        num_places = self._search_places(shape)
+        beams = self._search(hidden, incoming.spans.ends, free, shape.num_beams, rows, num_places)
+        count = shape.batch * shape.num_beams
+        self._leaves[:count].view(size).copy_(beams.node, non_blocking=True)
+        self._leaf_scores[:count].view(size).copy_(beams.log_probability, non_blocking=True)
+
+    def _search_places(self, shape: PrefillShape) -> int:
+        """Places of the target's cache that a search looks at, or a prefill without one."""
+        return self.shapes.places_for(shape.num_places + self._search.num_scratch(shape.num_beams))
+
+    def _wait(self) -> None:
+        """Until the device is done."""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
 
     def _round(self, shape: RoundShape) -> None:
         """Draft, verify, accept, commit."""

@@ -1,4 +1,4 @@
-"""List decoding, slow and obvious: one list, one token per pass, a KV cache, and no data structure but arrays.
+"""List and beam decoding, slow and obvious: one list, one token per pass, a KV cache, no data structure but arrays.
 
 This is the oracle: every fast path must write the same list, token for token, in float32. It finds the allowed codes
 by looking at all items, so that it shares nothing with the trie it is there to check.
@@ -74,4 +74,53 @@ def write_list(
         num_forced_tokens=num_forced,
         prefill_seconds=prefilled - started,
         decode_seconds=time.perf_counter() - prefilled,
+    )
+
+
+@torch.inference_mode()
+def find_items(
+    model: PreTrainedModel, codes: Int32Array, layout: TokenLayout, request: DecodeRequest, num_beams: int
+) -> DecodedList:
+    """The most probable next items, by beam search: all beams read anew at every level.
+
+    Args:
+        model: the target, in evaluation mode.
+        codes: [num_items, L], every item's codes, in trie order.
+        layout: how codes become tokens.
+        request: what to find.
+        num_beams: beginnings of an item that are kept at each level.
+    """
+    started = time.perf_counter()
+    prompt = layout.prompt(codes[list(request.history)])
+    allowed_items = np.ones(len(codes), dtype=bool)
+    allowed_items[list(request.excluded)] = False
+    beams: list[tuple[float, list[int]]] = [(0.0, [])] if allowed_items.any() else []
+    for level in range(layout.num_levels):
+        longer: list[tuple[float, list[int]]] = []
+        for score, of_beam in beams:
+            tokens = np.concatenate([prompt, layout.table[np.arange(level), of_beam]]).astype(np.int64)
+            logits = model(input_ids=torch.as_tensor(tokens, device=model.device).unsqueeze(0)).logits[0, -1]
+            matching = allowed_items & (codes[:, :level] == of_beam).all(axis=1)
+            allowed_codes = np.unique(codes[matching, level])
+            of_codes = logits.float()[torch.as_tensor(layout.table[level, allowed_codes])]
+            log_p = torch.log_softmax(of_codes, dim=-1)
+            longer += [
+                (score + float(p), [*of_beam, int(code)])
+                for p, code in zip(log_p, allowed_codes, strict=True)
+            ]
+        beams = sorted(longer, key=lambda beam: -beam[0])[:num_beams]
+    # Items that share codes are as probable, and told apart by their order in the catalogue.
+    items = [
+        DecodedItem(int(row), float(np.exp(score)))
+        for score, of_beam in beams
+        for row in np.flatnonzero(allowed_items & (codes == of_beam).all(axis=1))
+    ]
+    return DecodedList(
+        request_id=request.request_id,
+        items=tuple(items[: request.num_items]),
+        exhausted=len(items) < request.num_items,
+        num_rounds=layout.num_levels - 1,
+        num_forced_tokens=0,
+        prefill_seconds=time.perf_counter() - started,
+        decode_seconds=0.0,
     )

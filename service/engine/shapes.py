@@ -66,6 +66,7 @@ class PrefillShape:
         num_places: of a cache that they may look at.
         is_padded: whether there may be fewer tokens.
         is_sampled: whether any list is.
+        num_beams: of a search for each prompt's next item; 0: lists begin.
     """
 
     batch: int
@@ -74,11 +75,13 @@ class PrefillShape:
     num_places: int
     is_padded: bool
     is_sampled: bool
+    num_beams: int = 0
 
     def covers(self, other: "PrefillShape") -> bool:
         """See `Sized`."""
         return (
-            (self.is_padded, self.is_sampled) == (other.is_padded, other.is_sampled)
+            (self.is_padded, self.is_sampled, self.num_beams)
+            == (other.is_padded, other.is_sampled, other.num_beams)
             and _is_near(self.num_tokens, other.num_tokens)
             and other.batch <= self.batch <= _FEW_ROWS * other.batch
             and self.most >= other.most
@@ -145,7 +148,15 @@ class Shapes:
         return min(most, 1 << (count - 1).bit_length()) if self.pads else count
 
     def prefill(
-        self, batch: int, *, most_batch: int, num_tokens: int, most: int, longest: int, is_sampled: bool
+        self,
+        batch: int,
+        *,
+        most_batch: int,
+        num_tokens: int,
+        most: int,
+        longest: int,
+        is_sampled: bool,
+        num_beams: int = 0,
     ) -> PrefillShape:
         """The shape for prompts of which so many tokens are to be read, in all and at most, the longest of so many."""
         return PrefillShape(
@@ -155,6 +166,7 @@ class Shapes:
             num_places=self.places_for(longest),
             is_padded=self.pads,
             is_sampled=is_sampled,
+            num_beams=num_beams,
         )
 
     def round(

@@ -12,7 +12,7 @@ from service.data.split import Case
 from service.engine.engine import Engine
 from service.evaluation.metrics import CUTOFFS, ranking_metrics
 from service.training.teacher import ItemKnn
-from service.types import DecodeRequest
+from service.types import DecodeRequest, Decoding
 
 Row = dict[str, Any]
 NUM_ITEMS = max(CUTOFFS)
@@ -23,15 +23,17 @@ def evaluate_lists(
     cases: Sequence[Case],
     *,
     max_history_items: int,
+    decoding: Decoding = "list",
     exclude_seen: bool = False,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Row:
-    """The engine's greedy lists, a row of `padrec evaluate`.
+    """The engine's lists, greedy ones or by beam decoding, a row of `padrec evaluate`.
 
     Args:
         engine: holds the target; nothing else may be in flight.
         cases: histories and targets, in catalogue rows.
         max_history_items: the latest items of a history that the target reads.
+        decoding: how lists are made.
         exclude_seen: lists hold no item of the history; the literature's protocol allows them.
         on_progress: called with the number of lists written so far.
     """
@@ -43,12 +45,13 @@ def evaluate_lists(
                 history=window(case.history.tolist(), max_history_items),
                 num_items=NUM_ITEMS,
                 excluded=tuple(case.history.tolist()) if exclude_seen else (),
+                decoding=decoding,
             )
             for index, case in enumerate(cases[begin : begin + engine.max_batch])
         ]
         lists += [[item.row for item in done.items] for done in engine.write(requests)]
         on_progress(len(lists))
-    return _row("list", lists, cases)
+    return _row(decoding, lists, cases)
 
 
 def evaluate_baselines(

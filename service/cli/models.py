@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.display import Bar, bar, say
-from service.cli.options import BundlePath, DatasetPath, Device, JsonFile, Seed
+from service.cli.options import BundlePath, DatasetPath, Decoding, DecodingName, Device, JsonFile, Seed
 from service.cli.reporting import check_json, command_line, print_rows
 from service.errors import InputError
 
@@ -304,18 +304,11 @@ class Split(StrEnum):
     TEST = "test"
 
 
-class Decoding(StrEnum):
-    """How lists are made: item by item, or of the most probable next items."""
-
-    LIST = "list"
-    BEAM = "beam"
-
-
 def evaluate(
     bundle: BundlePath,
     dataset: DatasetPath,
     split: Annotated[Split, typer.Option(help="Whose targets are asked for.")] = Split.TEST,
-    decoding: Annotated[Decoding, typer.Option(help="How lists are made.")] = Decoding.LIST,
+    decoding: DecodingName = Decoding.LIST,
     users: Annotated[int | None, typer.Option(min=1, help="The first so many users; default all.")] = None,
     exclude_seen: Annotated[bool, typer.Option(help="Lists hold no item of the history.")] = False,
     device: Device = "auto",

@@ -26,7 +26,8 @@ class RecommendedItem(ItemAnswer):
 
     rank: int = Field(description="From 1, best first.")
     score: float | None = Field(
-        description="The model's probability, in (0, 1], of this item at this place; null in a fallback list."
+        description="The model's probability, in (0, 1], of this item at this place, or, of beam decoding, as the next "
+        "item; null in a fallback list."
     )
 
 
@@ -68,7 +69,7 @@ class Recommendation(_Answer):
     )
     timings: Timings
     speculation: Speculation | None = Field(
-        description="How far each pass of the model came; null in a fallback list."
+        description="How far each pass of the model came; null in a fallback list and of beam decoding."
     )
 
 

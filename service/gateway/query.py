@@ -13,10 +13,12 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
 )
 
-from service.types import MAX_NUM_ITEMS, MAX_TEMPERATURE, MIN_TEMPERATURE, MIN_TOP_P
+from service.types import MAX_NUM_ITEMS, MAX_TEMPERATURE, MIN_TEMPERATURE, MIN_TOP_P, Decoding
 
 MAX_ID_LENGTH = 256
 MAX_PRIORITY = 10
@@ -67,6 +69,11 @@ class RecommendQuery(_Query):
         ge=1,
         description="Time for the answer, in milliseconds; null: the service's default.",
     )
+    decoding: Decoding = Field(
+        "list",
+        description="list: item by item, each knowing those before it; beam: the most probable next items, which are "
+        "not sampled.",
+    )
     temperature: Annotated[float, AfterValidator(_not_almost_zero)] = Field(
         0.0,
         strict=True,
@@ -88,6 +95,13 @@ class RecommendQuery(_Query):
         lt=2**63,
         description="Makes a sampled list reproducible; null: another each time.",
     )
+
+    @field_validator("temperature")
+    @classmethod
+    def _not_of_beams(cls, temperature: float, info: ValidationInfo) -> float:
+        if temperature and info.data.get("decoding") == "beam":
+            raise ValueError("beam decoding takes no temperature")
+        return temperature
 
 
 def _seconds(value: Any) -> Any:

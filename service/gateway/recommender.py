@@ -220,6 +220,7 @@ class Recommender:
             top_p=query.top_p,
             seed=random.getrandbits(63) if query.seed is None else query.seed,
             priority=query.priority,
+            decoding=query.decoding,
         )
         return request, tuple(dict.fromkeys(unknown + unknown_exclusions))
 
@@ -232,11 +233,7 @@ class Recommender:
             queue_seconds=written.queue_seconds,
             prefill_seconds=written.prefill_seconds,
             decode_seconds=written.decode_seconds,
-            speculation=Speculation(
-                rounds=written.num_rounds,
-                accepted_length=round(written.accepted_length, 3),
-                accepted_length_without_forced=round(written.accepted_length_without_forced, 3),
-            ),
+            speculation=None if request.decoding == "beam" else _speculation(written),
         )
 
     def _popular_items(self, request: DecodeRequest, reason: FallbackReason) -> "_Ranking":
@@ -292,6 +289,14 @@ class _Ranking:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     speculation: Speculation | None = None
+
+
+def _speculation(written: DecodedList) -> Speculation:
+    return Speculation(
+        rounds=written.num_rounds,
+        accepted_length=round(written.accepted_length, 3),
+        accepted_length_without_forced=round(written.accepted_length_without_forced, 3),
+    )
 
 
 def _milliseconds(seconds: float) -> float:

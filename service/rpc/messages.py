@@ -2,8 +2,14 @@
 
 from dataclasses import dataclass
 
+from service.errors import RequestError
 from service.rpc.generated.padrec.worker.v1 import worker_pb2
-from service.types import DecodedItem, DecodedList, DecodeRequest, SpeculationCounts
+from service.types import DecodedItem, DecodedList, DecodeRequest, Decoding, SpeculationCounts
+
+_DECODINGS: dict[Decoding, worker_pb2.Decoding] = {
+    "list": worker_pb2.DECODING_LIST,
+    "beam": worker_pb2.DECODING_BEAM,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +41,19 @@ def request_to_message(request: DecodeRequest, catalog_version: str) -> worker_p
         top_p=request.top_p,
         seed=request.seed,
         priority=request.priority,
+        decoding=_DECODINGS[request.decoding],
     )
 
 
 def request_from_message(message: worker_pb2.DecodeRequest) -> DecodeRequest:
-    """The request of a message; not yet checked against the catalogue."""
+    """The request of a message; not yet checked against the catalogue.
+
+    Raises:
+        RequestError: it asks for a decoding that there is not.
+    """
+    decoding = next((name for name, value in _DECODINGS.items() if value == message.decoding), None)
+    if decoding is None:
+        raise RequestError("decoding", f"there is no decoding {message.decoding}")
     return DecodeRequest(
         request_id=message.request_id,
         history=tuple(message.history),
@@ -49,6 +63,7 @@ def request_from_message(message: worker_pb2.DecodeRequest) -> DecodeRequest:
         top_p=message.top_p or 1.0,
         seed=message.seed,
         priority=message.priority,
+        decoding=decoding,
     )
 
 

@@ -48,8 +48,8 @@ class DecodeHandler:
             deadline: by `time.monotonic`; None: no deadline.
 
         Raises:
-            RequestError: a row is outside the catalogue, there is no history or too much, or `num_items`,
-                `temperature` or `top_p` is out of range.
+            RequestError: a row is outside the catalogue, there is no history or too much, `num_items`, `temperature`
+                or `top_p` is out of range, or beams are to be sampled.
             QueueFullError, DeadlineExceededError, UnavailableError, PadrecError: what the scheduler says.
         """
         try:
@@ -114,6 +114,10 @@ def check_request(request: DecodeRequest, manifest: Manifest) -> None:
         raise RequestError(
             "temperature",
             f"temperature is {request.temperature}, neither 0 nor {MIN_TEMPERATURE} to {MAX_TEMPERATURE}",
+        )
+    if request.decoding == "beam" and request.temperature:
+        raise RequestError(
+            "temperature", f"temperature is {request.temperature}, and beam decoding takes none"
         )
     if not MIN_TOP_P <= request.top_p <= 1:
         raise RequestError("top_p", f"top_p is {request.top_p}, not {MIN_TOP_P} to 1")

@@ -150,15 +150,16 @@ class _Worker:
 
 
 def warm_up(engine: Engine, decoding: DecodingDefaults) -> None:
-    """Write lists, greedy and sampled, so that nothing happens for the first time under a caller's deadline."""
+    """Write lists in every way, so that nothing happens for the first time under a caller's deadline."""
     history, num_items = (0,) * decoding.max_history_items, min(10, decoding.max_num_items)
-    requests = [
+    for request in (
         DecodeRequest("warm-up greedy", history, num_items),
         DecodeRequest("warm-up sampled", history, num_items, temperature=1.0),
-    ]
-    engine.add(requests[: engine.max_batch])
-    while engine.num_running:
-        engine.round()
+        DecodeRequest("warm-up beam", history, num_items, decoding="beam"),
+    ):
+        engine.add([request])
+        while engine.num_running:
+            engine.round()
 
 
 def end_process(code: int) -> None:

@@ -49,6 +49,18 @@ def test_evaluate_writes_rows_for_the_list_and_its_baselines(
     assert report["command"].startswith("padrec evaluate ")
 
 
+def test_evaluate_by_beam_decoding(padrec, bundle: Path, dataset: Path, tmp_path) -> None:
+    file = tmp_path / "rows.json"
+    options = "--split", "valid", "--users", 20, "--device", "cpu", "--decoding", "beam"
+    done = padrec("evaluate", bundle, dataset, *options, "--json", file)
+    assert done.returncode == 0, done.stderr
+    assert [row["method"] for row in json.loads(file.read_text())["rows"]] == [
+        "beam",
+        "popularity",
+        "item-knn",
+    ]
+
+
 def test_the_stages_one_by_one_make_a_bundle_too(padrec, source: Path, tmp_path: Path) -> None:
     """Without given IDs: semantic IDs, a target, a bundle that takes both as they are, and a draft for it."""
     rows = json.loads((source / "interactions.json").read_text())

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from service.catalog.bundle import Bundle
-from service.engine.reference import write_list
+from service.engine.reference import find_items, write_list
 from service.model.target import load_target
 from service.types import DecodeRequest
 
@@ -55,6 +55,25 @@ def test_what_is_served_is_what_the_reference_writes(service, bundle: Path) -> N
         reference = write_list(model, catalogue.codes, opened.layout, request)
         served = recommend(service, history=["7", "8", "9"], **body)
         assert ids(served) == [catalogue.item_ids[item.row] for item in reference.items]
+
+
+def test_beam_decoding_is_served_as_the_reference_finds(service, padrec, bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    catalogue = opened.read_catalogue()
+    model = load_target(opened.target_path, device=torch.device("cpu"), dtype=torch.float32)
+    rows = tuple(catalogue.row_of(item) for item in ("7", "8", "9"))
+    for num_items in (10, 30):
+        request = DecodeRequest("r", rows, num_items, rows, decoding="beam")
+        reference = find_items(model, catalogue.codes, opened.layout, request, max(20, num_items))
+        expected = [catalogue.item_ids[item.row] for item in reference.items]
+        served = recommend(service, history=["7", "8", "9"], num_items=num_items, decoding="beam")
+        assert ids(served) == expected
+        assert served["speculation"] is None
+        assert served["timings"]["prefill_ms"] > 0
+    options = "--history", "7,8,9", "--num-items", 30, "--decoding", "beam", "--url", service.url
+    done = padrec("recommend", "u", *options)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines()[1:31]] == expected
 
 
 def test_speculation_is_told_and_counted_and_can_be_turned_off(serve, bundle: Path, tmp_path: Path) -> None:
@@ -114,6 +133,7 @@ def test_everything_excluded_is_a_short_list(service) -> None:
         ({"history": ["1"] * 10_000}, 422, "history"),
         ({"user_id": ""}, 422, "user_id"),
         ({"nonsense": 1}, 422, "nonsense"),
+        ({"decoding": "beam", "temperature": 1.0}, 422, "temperature"),
     ],
 )
 def test_bad_requests_are_problems_that_name_the_field(service, body: dict, status: int, field: str) -> None:

@@ -111,6 +111,17 @@ async def test_sampling_options_reach_the_worker(recommender: Recommender, worke
     assert worker.requests[1].seed != worker.requests[2].seed
 
 
+async def test_beam_decoding_reaches_the_worker_and_has_no_speculation(
+    recommender: Recommender, worker: Any
+) -> None:
+    answer = await recommender.recommend(query(history=["item-1"], decoding="beam"))
+    assert worker.requests[0].decoding == "beam"
+    assert answer.speculation is None
+    answer = await recommender.recommend(query(history=["item-1"]))
+    assert worker.requests[1].decoding == "list"
+    assert answer.speculation is not None
+
+
 @pytest.mark.parametrize("history", [[], None, ["no-1"]])
 async def test_a_cold_start_gets_the_popular_list(
     recommender: Recommender, worker: Any, bundle: Bundle, history: list[str] | None

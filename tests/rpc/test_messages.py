@@ -1,6 +1,8 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.errors import RequestError
 from service.rpc.generated.padrec.worker.v1 import worker_pb2
 from service.rpc.messages import (
     WorkerDescription,
@@ -27,6 +29,7 @@ rows = st.lists(st.integers(0, 2**32 - 1), max_size=20).map(tuple)
         top_p=st.floats(0, 1, exclude_min=True),
         seed=st.integers(0, 2**64 - 1),
         priority=st.integers(-10, 10),
+        decoding=st.sampled_from(["list", "beam"]),
     )
 )
 def test_a_request_arrives_as_it_was_sent(request: DecodeRequest) -> None:
@@ -36,8 +39,16 @@ def test_a_request_arrives_as_it_was_sent(request: DecodeRequest) -> None:
     assert request_from_message(message) == request
 
 
-def test_an_absent_top_p_is_one() -> None:
-    assert request_from_message(worker_pb2.DecodeRequest(history=[1], num_items=1)).top_p == 1.0
+def test_what_is_absent_is_the_default() -> None:
+    request = request_from_message(worker_pb2.DecodeRequest(history=[1], num_items=1))
+    assert (request.top_p, request.decoding) == (1.0, "list")
+
+
+def test_a_decoding_of_the_future_is_refused() -> None:
+    # As a later version of the protocol would write it.
+    message = worker_pb2.DecodeRequest.FromString(bytes([10 << 3, 7]))
+    with pytest.raises(RequestError, match="no decoding 7"):
+        request_from_message(message)
 
 
 def test_a_list_arrives_as_it_was_sent() -> None:

@@ -117,6 +117,7 @@ async def test_the_description(handler: DecodeHandler, bundle: Bundle) -> None:
         ({"temperature": 0.0099}, "temperature"),
         ({"temperature": 2.01}, "temperature"),
         ({"temperature": float("inf")}, "temperature"),
+        ({"temperature": 0.5, "decoding": "beam"}, "temperature"),
         ({"top_p": 1.1}, "top_p"),
         ({"top_p": 1e-46}, "top_p"),
         ({"top_p": 0.00099}, "top_p"),
@@ -134,6 +135,7 @@ def test_what_the_target_cannot_read_is_refused(bundle: Bundle, change: dict, fi
 def test_the_ends_of_the_samplings_ranges(bundle: Bundle) -> None:
     for temperature, top_p in ((0.0, 0.001), (0.01, 1.0), (2.0, 0.5)):
         check_request(replace(REQUEST, temperature=temperature, top_p=top_p), bundle.manifest)
+    check_request(replace(REQUEST, decoding="beam"), bundle.manifest)
 
 
 async def test_many_callers_with_the_engines_thread(handler: DecodeHandler, fake_engine) -> None:

@@ -1,4 +1,5 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -6,8 +7,15 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Decoding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DECODING_LIST: _ClassVar[Decoding]
+    DECODING_BEAM: _ClassVar[Decoding]
+DECODING_LIST: Decoding
+DECODING_BEAM: Decoding
+
 class DecodeRequest(_message.Message):
-    __slots__ = ("request_id", "catalog_version", "history", "excluded", "num_items", "temperature", "top_p", "seed", "priority")
+    __slots__ = ("request_id", "catalog_version", "history", "excluded", "num_items", "temperature", "top_p", "seed", "priority", "decoding")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CATALOG_VERSION_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +25,7 @@ class DecodeRequest(_message.Message):
     TOP_P_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    DECODING_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     catalog_version: str
     history: _containers.RepeatedScalarFieldContainer[int]
@@ -26,7 +35,8 @@ class DecodeRequest(_message.Message):
     top_p: float
     seed: int
     priority: int
-    def __init__(self, request_id: _Optional[str] = ..., catalog_version: _Optional[str] = ..., history: _Optional[_Iterable[int]] = ..., excluded: _Optional[_Iterable[int]] = ..., num_items: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., priority: _Optional[int] = ...) -> None: ...
+    decoding: Decoding
+    def __init__(self, request_id: _Optional[str] = ..., catalog_version: _Optional[str] = ..., history: _Optional[_Iterable[int]] = ..., excluded: _Optional[_Iterable[int]] = ..., num_items: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., priority: _Optional[int] = ..., decoding: _Optional[_Union[Decoding, str]] = ...) -> None: ...
 
 class DecodedItem(_message.Message):
     __slots__ = ("row", "score")

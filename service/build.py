@@ -22,7 +22,8 @@ from service.data.split import Case, LeaveOneOut, Split
 from service.engine.engine import Engine
 from service.errors import InputError
 from service.evaluation.acceptance import accepted_length
-from service.evaluation.quality import evaluate_lists
+from service.evaluation.metrics import ranking_metrics
+from service.evaluation.quality import lists_of
 from service.files import check_new_folder, new_folder, write_json
 from service.model.draft import (
     Draft,
@@ -157,8 +158,9 @@ def train_list_target(
 
     def validate(model: PreTrainedModel) -> dict[str, float]:
         engine = Engine(model, catalogue, layout, max_batch=128)
-        row = evaluate_lists(engine, cases, max_history_items=preset.max_history_items)
-        return {name: row[name] for name in ("recall@10", VALIDATION_METRIC)}
+        lists = lists_of(engine, cases, max_history_items=preset.max_history_items)
+        figures = ranking_metrics(lists, [case.target for case in cases])
+        return {name: figures[name] for name in ("recall@10", VALIDATION_METRIC)}
 
     record = train_target(
         model,

@@ -5,13 +5,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from service.cli.display import Bar, bar, say
-from service.cli.options import BundlePath, DatasetPath, Decoding, DecodingName, Device, JsonFile, Seed
+from service.cli.options import BundlePath, DatasetPath, Decoding, Device, JsonFile, Seed
 from service.cli.reporting import check_json, command_line, print_rows
 from service.errors import InputError
 
@@ -308,18 +309,27 @@ def evaluate(
     bundle: BundlePath,
     dataset: DatasetPath,
     split: Annotated[Split, typer.Option(help="Whose targets are asked for.")] = Split.TEST,
-    decoding: DecodingName = Decoding.LIST,
+    decoding: Annotated[
+        list[Decoding] | None,
+        typer.Option(
+            help="list, the default: item by item; beam: the most probable next items. Give both to compare."
+        ),
+    ] = None,
     users: Annotated[int | None, typer.Option(min=1, help="The first so many users; default all.")] = None,
     exclude_seen: Annotated[bool, typer.Option(help="Lists hold no item of the history.")] = False,
     device: Device = "auto",
+    seed: Seed = 0,
     json_file: JsonFile = None,
 ) -> None:
-    """Recall and NDCG at 5 and 10: leave-one-out, full catalogue, with simple baselines beside the bundle."""
+    """Recall and NDCG at 5 and 10: leave-one-out, full catalogue, with simple baselines beside the bundle.
+
+    Intervals are of 95%, by the bootstrap over users; p says how far each method differs from the first.
+    """
     from service.build import prepared_cases
     from service.catalog.bundle import Bundle
     from service.data.dataset import Dataset
     from service.engine.engine import Engine
-    from service.evaluation.quality import evaluate_baselines, evaluate_lists
+    from service.evaluation.quality import baseline_lists, lists_of, quality_rows
     from service.evaluation.report import write_report
     from service.model.target import load_target, pick_device, pick_dtype
 
@@ -331,20 +341,31 @@ def evaluate(
     cases = cases[:users]
     model = load_target(opened.target_path, device=chosen, dtype=pick_dtype("auto", chosen))
     engine = Engine(model, catalogue, opened.layout, max_batch=128)
-    with bar(decoding) as progress:
-        row = evaluate_lists(
-            engine,
-            cases,
-            max_history_items=opened.manifest.decoding.max_history_items,
-            decoding=decoding.value,
-            exclude_seen=exclude_seen,
-            on_progress=lambda done: progress.update(done, len(cases)),
-        )
+    methods = {}
+    for name in decoding or [Decoding.LIST]:
+        with bar(name) as progress:
+            methods[name.value] = lists_of(
+                engine,
+                cases,
+                max_history_items=opened.manifest.decoding.max_history_items,
+                decoding=name.value,
+                exclude_seen=exclude_seen,
+                on_progress=partial(progress.update, total=len(cases)),
+            )
     train = prepared.split.train
-    rows = [row, *evaluate_baselines(train, len(catalogue), cases, exclude_seen=exclude_seen)]
-    print_rows(rows)
+    methods |= baseline_lists(train, len(catalogue), cases, exclude_seen=exclude_seen)
+    rows = quality_rows(methods, cases, train, catalogue.codes, seed)
+    print_rows([_shown(row) for row in rows])
     if json_file is not None:
         write_report(json_file, command_line(), chosen, rows)
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of an evaluation as it fits on a terminal: the interval below its metric."""
+    shown = {name: value for name, value in row.items() if not name.endswith(("_low", "_high"))}
+    for name in ("recall@10", "ndcg@10"):
+        shown[name] = f"{row[name]:.4f}\n{row[f'{name}_low']:.4f}-{row[f'{name}_high']:.4f}"
+    return shown
 
 
 def _metrics(values: dict[str, float]) -> str:

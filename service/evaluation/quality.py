@@ -1,24 +1,27 @@
 """How good the lists are: leave-one-out over the full catalogue, with simple methods beside the bundle's own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from service.catalog.trie import Int32Array
 from service.catalog.window import window
 from service.data.dataset import Interactions
 from service.data.split import Case
 from service.engine.engine import Engine
-from service.evaluation.metrics import CUTOFFS, ranking_metrics
+from service.evaluation.beyond_accuracy import list_figures
+from service.evaluation.metrics import CUTOFFS, gains_of, interval_figures, mean_figures
 from service.training.teacher import ItemKnn
 from service.types import DecodeRequest, Decoding
 
 Row = dict[str, Any]
+Lists = list[list[int]]  # of each user, rows of items, best first
 NUM_ITEMS = max(CUTOFFS)
 
 
-def evaluate_lists(
+def lists_of(
     engine: Engine,
     cases: Sequence[Case],
     *,
@@ -26,8 +29,8 @@ def evaluate_lists(
     decoding: Decoding = "list",
     exclude_seen: bool = False,
     on_progress: Callable[[int], None] = lambda done: None,
-) -> Row:
-    """The engine's lists, greedy ones or by beam decoding, a row of `padrec evaluate`.
+) -> Lists:
+    """The engine's lists, greedy ones or by beam decoding.
 
     Args:
         engine: holds the target; nothing else may be in flight.
@@ -37,7 +40,7 @@ def evaluate_lists(
         exclude_seen: lists hold no item of the history; the literature's protocol allows them.
         on_progress: called with the number of lists written so far.
     """
-    lists: list[list[int]] = []
+    lists: Lists = []
     for begin in range(0, len(cases), engine.max_batch):
         requests = [
             DecodeRequest(
@@ -51,17 +54,17 @@ def evaluate_lists(
         ]
         lists += [[item.row for item in done.items] for done in engine.write(requests)]
         on_progress(len(lists))
-    return _row(decoding, lists, cases)
+    return lists
 
 
-def evaluate_baselines(
+def baseline_lists(
     train: Interactions, num_items: int, cases: Sequence[Case], *, exclude_seen: bool = False
-) -> list[Row]:
-    """Rows for popularity (the most frequent items of `train`, the same for all) and item-kNN."""
+) -> dict[str, Lists]:
+    """Those of popularity (the most frequent items of `train`, the same for all) and of item-kNN, by method."""
     knn = ItemKnn(train, num_items)
     by_count = np.argsort(-knn.counts, kind="stable")
-    popular: list[list[int]] = []
-    near: list[list[int]] = []
+    popular: Lists = []
+    near: Lists = []
     for begin in range(0, len(cases), 512):
         histories: list[npt.NDArray[np.int32]] = [case.history for case in cases[begin : begin + 512]]
         near += [ranked.tolist() for ranked in knn.rank(histories, NUM_ITEMS, exclude_seen=exclude_seen)]
@@ -69,9 +72,32 @@ def evaluate_baselines(
             first = by_count[: NUM_ITEMS + len(history)]
             kept = first[~np.isin(first, history)] if exclude_seen else first
             popular.append(kept[:NUM_ITEMS].tolist())
-    return [_row("popularity", popular, cases), _row("item-knn", near, cases)]
+    return {"popularity": popular, "item-knn": near}
 
 
-def _row(method: str, lists: list[list[int]], cases: Sequence[Case]) -> Row:
+def quality_rows(
+    methods: Mapping[str, Lists], cases: Sequence[Case], train: Interactions, codes: Int32Array, seed: int
+) -> list[Row]:
+    """Rows of `padrec evaluate`, one for each method.
+
+    Args:
+        methods: lists of the same users by each; all but the first are compared with the first.
+        cases: the users.
+        train: interactions that methods could learn from.
+        codes: of all items, [num_items, L].
+        seed: of the bootstrap.
+    """
     targets = [case.target for case in cases]
-    return {"method": method, **ranking_metrics(lists, targets), "users": len(cases)}
+    gains = {method: gains_of(lists, targets) for method, lists in methods.items()}
+    intervals = interval_figures(list(gains.values()), seed)
+    counts = np.bincount(train.items, minlength=len(codes))
+    return [
+        {
+            "method": method,
+            **mean_figures(gains[method]),
+            "users": len(cases),
+            **of_method,
+            **list_figures(lists, counts, codes),
+        }
+        for (method, lists), of_method in zip(methods.items(), intervals, strict=True)
+    ]

@@ -44,21 +44,22 @@ def test_evaluate_writes_rows_for_the_list_and_its_baselines(
     report = json.loads(file.read_text())
     assert set(report) == {"command", "versions", "device", "rows"}
     assert [row["method"] for row in report["rows"]] == ["list", "popularity", "item-knn"]
-    assert set(report["rows"][0]) == {"method", "recall@5", "recall@10", "ndcg@5", "ndcg@10", "users"}
+    metrics = {"recall@5", "recall@10", "ndcg@5", "ndcg@10"}
+    intervals = {f"{name}_{end}" for name in ("recall@10", "ndcg@10") for end in ("low", "high")}
+    beyond = {"coverage", "novelty", "diversity"}
+    assert set(report["rows"][0]) == {"method", "users", "ndcg@10_p"} | metrics | intervals | beyond
     assert report["rows"][0]["users"] == 20
     assert report["command"].startswith("padrec evaluate ")
 
 
-def test_evaluate_by_beam_decoding(padrec, bundle: Path, dataset: Path, tmp_path) -> None:
+def test_evaluate_by_beam_decoding_beside_the_list(padrec, bundle: Path, dataset: Path, tmp_path) -> None:
     file = tmp_path / "rows.json"
-    options = "--split", "valid", "--users", 20, "--device", "cpu", "--decoding", "beam"
+    options = "--split", "valid", "--users", 20, "--device", "cpu", "--decoding", "beam", "--decoding", "list"
     done = padrec("evaluate", bundle, dataset, *options, "--json", file)
     assert done.returncode == 0, done.stderr
-    assert [row["method"] for row in json.loads(file.read_text())["rows"]] == [
-        "beam",
-        "popularity",
-        "item-knn",
-    ]
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["method"] for row in rows] == ["beam", "list", "popularity", "item-knn"]
+    assert [row["ndcg@10_p"] is None for row in rows] == [True, False, False, False]
 
 
 def test_the_stages_one_by_one_make_a_bundle_too(padrec, source: Path, tmp_path: Path) -> None:

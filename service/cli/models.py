@@ -17,9 +17,13 @@ from service.cli.reporting import check_json, command_line, print_rows
 from service.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
+    from service.build import Prepared
     from service.catalog.items import Catalogue
     from service.catalog.layout import TokenLayout
     from service.data.dataset import Dataset
+    from service.evaluation.quality import Ranker
     from service.model.presets import Preset
     from service.training.item_ids import SemanticIds
     from service.training.loop import Progress
@@ -305,6 +309,14 @@ class Split(StrEnum):
     TEST = "test"
 
 
+class Baseline(StrEnum):
+    """What a bundle's lists are compared with."""
+
+    POPULARITY = "popularity"
+    ITEM_KNN = "item-knn"
+    SASREC = "sasrec"
+
+
 def evaluate(
     bundle: BundlePath,
     dataset: DatasetPath,
@@ -313,6 +325,12 @@ def evaluate(
         list[Decoding] | None,
         typer.Option(
             help="list, the default: item by item; beam: the most probable next items. Give both to compare."
+        ),
+    ] = None,
+    baseline: Annotated[
+        list[Baseline] | None,
+        typer.Option(
+            help="To compare with; popularity and item-knn by default. sasrec, with cross-entropy, is trained first."
         ),
     ] = None,
     users: Annotated[int | None, typer.Option(min=1, help="The first so many users; default all.")] = None,
@@ -329,7 +347,7 @@ def evaluate(
     from service.catalog.bundle import Bundle
     from service.data.dataset import Dataset
     from service.engine.engine import Engine
-    from service.evaluation.quality import baseline_lists, lists_of, quality_rows
+    from service.evaluation.quality import lists_of, quality_rows, ranked_lists
     from service.evaluation.report import write_report
     from service.model.target import load_target, pick_device, pick_dtype
 
@@ -353,11 +371,43 @@ def evaluate(
                 on_progress=partial(progress.update, total=len(cases)),
             )
     train = prepared.split.train
-    methods |= baseline_lists(train, len(catalogue), cases, exclude_seen=exclude_seen)
+    for other in baseline or [Baseline.POPULARITY, Baseline.ITEM_KNN]:
+        ranker = _ranker(other, prepared, len(catalogue), chosen, seed)
+        methods[other.value] = ranked_lists(ranker, cases, exclude_seen=exclude_seen)
     rows = quality_rows(methods, cases, train, catalogue.codes, seed)
     print_rows([_shown(row) for row in rows])
     if json_file is not None:
         write_report(json_file, command_line(), chosen, rows)
+
+
+def _ranker(
+    baseline: Baseline, prepared: "Prepared", num_items: int, device: "torch.device", seed: int
+) -> "Ranker":
+    """A baseline that has seen the training part."""
+    from service.evaluation.metrics import ranking_metrics
+    from service.evaluation.quality import Popularity, ranked_lists
+    from service.training.sasrec import SasRec, SasRecRecipe, train_sasrec
+    from service.training.teacher import ItemKnn
+
+    train = prepared.split.train
+    if baseline is Baseline.POPULARITY:
+        return Popularity(train, num_items)
+    if baseline is Baseline.ITEM_KNN:
+        return ItemKnn(train, num_items)
+    cases, recipe = prepared.split.cases("valid"), SasRecRecipe()
+
+    def metric(model: SasRec) -> float:
+        lists = ranked_lists(model, cases, exclude_seen=False)
+        return ranking_metrics(lists, [case.target for case in cases])["ndcg@10"]
+
+    with bar("training sasrec") as progress:
+
+        def on_epoch(epoch: int, value: float) -> None:
+            progress.update(epoch, recipe.max_epochs, f"validation ndcg@10 {value:.4f}")
+
+        return train_sasrec(
+            train, num_items, recipe, device=device, seed=seed, metric=metric, on_epoch=on_epoch
+        )
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:

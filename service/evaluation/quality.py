@@ -1,7 +1,7 @@
 """How good the lists are: leave-one-out over the full catalogue, with simple methods beside the bundle's own."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,12 @@ from service.data.split import Case
 from service.engine.engine import Engine
 from service.evaluation.beyond_accuracy import list_figures
 from service.evaluation.metrics import CUTOFFS, gains_of, interval_figures, mean_figures
-from service.training.teacher import ItemKnn
 from service.types import DecodeRequest, Decoding
 
 Row = dict[str, Any]
 Lists = list[list[int]]  # of each user, rows of items, best first
 NUM_ITEMS = max(CUTOFFS)
+_AT_ONCE = 512
 
 
 def lists_of(
@@ -57,22 +57,39 @@ def lists_of(
     return lists
 
 
-def baseline_lists(
-    train: Interactions, num_items: int, cases: Sequence[Case], *, exclude_seen: bool = False
-) -> dict[str, Lists]:
-    """Those of popularity (the most frequent items of `train`, the same for all) and of item-kNN, by method."""
-    knn = ItemKnn(train, num_items)
-    by_count = np.argsort(-knn.counts, kind="stable")
-    popular: Lists = []
-    near: Lists = []
-    for begin in range(0, len(cases), 512):
-        histories: list[npt.NDArray[np.int32]] = [case.history for case in cases[begin : begin + 512]]
-        near += [ranked.tolist() for ranked in knn.rank(histories, NUM_ITEMS, exclude_seen=exclude_seen)]
-        for history in histories:
-            first = by_count[: NUM_ITEMS + len(history)]
-            kept = first[~np.isin(first, history)] if exclude_seen else first
-            popular.append(kept[:NUM_ITEMS].tolist())
-    return {"popularity": popular, "item-knn": near}
+class Ranker(Protocol):
+    """A method that ranks items for histories."""
+
+    def rank(
+        self, histories: Sequence[npt.NDArray[np.integer]], k: int, *, exclude_seen: bool = True
+    ) -> Sequence[npt.NDArray[np.integer]]:
+        """The k best rows for each history, best first, without its own items where they are to be excluded."""
+        ...
+
+
+class Popularity:
+    """The most frequent items of `train`, the same for all."""
+
+    def __init__(self, train: Interactions, num_items: int) -> None:
+        self._by_count = np.argsort(-np.bincount(train.items, minlength=num_items), kind="stable")
+
+    def rank(
+        self, histories: Sequence[npt.NDArray[np.integer]], k: int, *, exclude_seen: bool = True
+    ) -> Sequence[npt.NDArray[np.integer]]:
+        """See `Ranker`."""
+        if not exclude_seen:
+            return [self._by_count[:k]] * len(histories)
+        firsts = [(self._by_count[: k + len(history)], history) for history in histories]
+        return [first[~np.isin(first, history)][:k] for first, history in firsts]
+
+
+def ranked_lists(ranker: Ranker, cases: Sequence[Case], *, exclude_seen: bool = False) -> Lists:
+    """A baseline's lists."""
+    lists: Lists = []
+    for begin in range(0, len(cases), _AT_ONCE):
+        histories: list[npt.NDArray[np.int32]] = [case.history for case in cases[begin : begin + _AT_ONCE]]
+        lists += [rows.tolist() for rows in ranker.rank(histories, NUM_ITEMS, exclude_seen=exclude_seen)]
+    return lists
 
 
 def quality_rows(

@@ -5,7 +5,8 @@ from service.data.dataset import Interactions
 from service.data.split import Case
 from service.evaluation.beyond_accuracy import list_figures
 from service.evaluation.metrics import gains_of, interval_figures, ranking_metrics
-from service.evaluation.quality import baseline_lists, quality_rows
+from service.evaluation.quality import Popularity, quality_rows, ranked_lists
+from service.training.teacher import ItemKnn
 
 
 def test_baselines_count_the_training_part_and_exclude_on_request() -> None:
@@ -15,7 +16,10 @@ def test_baselines_count_the_training_part_and_exclude_on_request() -> None:
     codes = np.arange(20, dtype=np.int32)[:, None]
 
     def rows(exclude_seen: bool) -> list[dict]:
-        lists = baseline_lists(train, 20, cases, exclude_seen=exclude_seen)
+        rankers = {"popularity": Popularity(train, 20), "item-knn": ItemKnn(train, 20)}
+        lists = {
+            name: ranked_lists(ranker, cases, exclude_seen=exclude_seen) for name, ranker in rankers.items()
+        }
         return quality_rows(lists, cases, train, codes, seed=0)
 
     popularity, knn = rows(exclude_seen=False)

@@ -109,7 +109,7 @@ class BeamSearch:
         best, which = joint.sort(dim=1, descending=True, stable=True)
         which = which[:, :width]
         parent = (which // index.most_children).clamp(max=beams.node.shape[1] - 1)
-        return Beams(children.flatten(1).gather(1, which), best[:, :width], parent)
+        return Beams(children.flatten(1).gather(1, which), best[:, :width].contiguous(), parent)
 
     def _read(
         self, beams: Beams, level: int, length: torch.Tensor, seen: torch.Tensor, num_places: int

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from service.engine import passes
 from service.engine.beam import NUM_BEAMS, num_beams_of
@@ -65,11 +66,15 @@ def test_many_and_few_items(make_setting) -> None:
     assert [found.exhausted for found in done] == [False, True, True]
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
 @pytest.mark.parametrize("draft", [None, "slots", "both"])
-def test_beams_and_lists_share_an_engine_and_what_is_kept_of_prompts(make_setting, draft: str | None) -> None:
+def test_beams_and_lists_share_an_engine_and_what_is_kept_of_prompts(
+    make_setting, device: str, draft: str | None
+) -> None:
     codes = np.random.default_rng(2).integers(8, size=(200, 3))
     shop = make_setting(codes, (8, 8, 8))
-    guesses = None if draft is None else random_draft(shop, draft)
+    shop.model.to(device)
+    guesses = None if draft is None else random_draft(shop, draft).to(device)
     trees = None if draft is None else Always(TREE)
     engine = Engine(shop.model, shop.catalogue, shop.layout, 6, guesses, trees, 12, num_prefixes=8)
     lists = [replace(request, num_items=4) for request in random_requests(5, 200, seed=4, sampled=False)]

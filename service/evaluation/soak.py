@@ -55,7 +55,7 @@ class Asked:
 def mixed_requests(
     histories: Sequence[Rows], *, num_rows: int, max_history_items: int, max_num_items: int, seed: int
 ) -> Iterator[Asked]:
-    """Requests without end: lengths, filters, temperatures, priorities, deadlines and callers that go away.
+    """Requests without end: lengths, filters, temperatures, beams, priorities, deadlines, callers that go away.
 
     Args:
         histories: of users, each of at least one item; some come back with more of theirs, some are new.
@@ -74,6 +74,7 @@ def mixed_requests(
             kept = rng.choice(num_rows, size=max(1, int(num_rows * rng.uniform(0.001, 0.5))), replace=False)
             excluded += np.setdiff1d(np.arange(num_rows), kept).tolist()
         is_sampled = rng.random() < 0.2
+        is_beam = not is_sampled and rng.random() < 0.1
         request = DecodeRequest(
             request_id=str(number),
             history=window(list(history), max_history_items),
@@ -85,6 +86,7 @@ def mixed_requests(
             top_p=float(rng.uniform(0.5, 1.0)) if is_sampled else 1.0,
             seed=number,
             priority=int(rng.integers(-1, 2)),
+            decoding="beam" if is_beam else "list",
         )
         yield Asked(
             request,
@@ -102,7 +104,7 @@ class Soaked:
         outcomes: how often each: written, late, cancelled, refused, failed.
         num_twice: replies to requests that had theirs.
         num_wrong: lists of another length than they should have, or with an item that is excluded or stands twice.
-        sample: written lists with their requests, for a comparison.
+        sample: lists written item by item, with their requests, for a comparison.
         memory: what was watched after each tenth of the requests.
         seconds: from the first request to the last reply.
     """
@@ -134,7 +136,7 @@ def soak(
         num_requests: how many.
         concurrency: on their way at a time.
         num_rows: of the catalogue.
-        num_sampled: so many written lists are kept, about evenly spread.
+        num_sampled: so many lists written item by item are kept, about evenly spread.
         watch: bytes in use, by what holds them.
         on_progress: called now and then with replies so far, and of how many.
     """
@@ -192,7 +194,7 @@ def _settle(
         done.num_wrong += not _is_right(asked.request, outcome, num_rows)
         # The next one is due once its share of all replies has come before it, whatever they were.
         is_due = len(done.sample) * num_requests <= num_sampled * (done.outcomes.total() - 1)
-        if is_due and len(done.sample) < num_sampled:
+        if is_due and asked.request.decoding == "list" and len(done.sample) < num_sampled:
             done.sample.append((asked.request, outcome))
     return True
 

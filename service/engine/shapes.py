@@ -9,6 +9,7 @@ from service.engine.states import Summary, Widths
 from service.engine.tree import TreeShape
 
 _FEW_TOKENS = 128
+_LEAST_NEWS = 8
 _NOT_MUCH_MORE = 1.5  # tokens
 _FEW_ROWS = 4  # times as many rows
 
@@ -52,7 +53,7 @@ class RoundShape:
     @property
     def cost(self) -> tuple[int, ...]:
         """See `Sized`."""
-        return self.num_tokens, self.wanted, self.batch, self.longest, self.draft_places
+        return self.num_tokens, self.batch * self.news, self.wanted, self.longest, self.draft_places
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,7 @@ class Shapes:
         if tree is not None:
             num_tokens += batch * (tree.share or tree.num_places)
         if self.pads:
-            longest, width = self.places_for(longest), self._news_width(news, widths)
+            longest, width = self.places_for(longest), self._news_width(news)
             # A pass guesses an item at most, so where fewer are wanted than there are passes the others are spared.
             if tree is None or wanted >= tree.num_passes:
                 wanted = widths.items
@@ -214,14 +215,11 @@ class Shapes:
     def largest(self, longest: int, widths: Widths) -> tuple[int, int]:
         """The largest `longest` and `draft_places` of a round, for lists of so many tokens, prompts included."""
         longest = self.places_for(longest)
-        return longest, self.places_for(longest + self._news_width(widths.tokens + widths.pending, widths))
+        return longest, self.places_for(longest + self._news_width(widths.tokens + widths.pending))
 
-    def _news_width(self, news: int, widths: Widths) -> int:
-        """A round after one with a draft has news of one pass; only after rounds without one there are more."""
-        width = self.tokens_for(widths.guessed + 2 * widths.pending)
-        while width < news:
-            width *= 2
-        return width
+    def _news_width(self, news: int) -> int:
+        """Powers of two: after a small tree little is new in any list, and what is padded is read for all of them."""
+        return max(_LEAST_NEWS, 1 << (news - 1).bit_length())
 
 
 def _is_near(num_tokens: int, of_other: int) -> bool:

@@ -116,7 +116,7 @@ class DecodedList:
 
     Attributes:
         exhausted: fewer items than asked for, because no allowed item was left.
-        num_rounds: passes of the target after the prefill.
+        num_rounds: passes of the target after the prefill; of beam decoding, those after the one over the prompt.
         num_forced_tokens: tokens that were the only one allowed.
         queue_seconds: waiting time before the prefill; filled by the worker's loop, 0 before that.
         num_round_tokens: tokens that rounds committed, forced ones and the target's own included; what the
@@ -138,7 +138,7 @@ class DecodedList:
 
     @property
     def accepted_length(self) -> float:
-        """Tokens committed per round; 0 without rounds."""
+        """Tokens committed per round; 0 without rounds, and of beam decoding, which commits none."""
         return self.num_round_tokens / self.num_rounds if self.num_rounds else 0.0
 
     @property

@@ -341,7 +341,8 @@ def evaluate(
 ) -> None:
     """Recall and NDCG at 5 and 10: leave-one-out, full catalogue, with simple baselines beside the bundle.
 
-    Intervals are of 95%, by the bootstrap over users; p says how far each method differs from the first.
+    Intervals are of 95%, by the bootstrap over users; p says how probable so large a difference to the first method is
+    by chance.
     """
     from service.build import prepared_cases
     from service.catalog.bundle import Bundle

@@ -14,14 +14,19 @@ from service.engine.branches import level_logits
 from service.engine.constraint import NOT_ALLOWED, ROOT_NODE, FreeRows, TrieIndex, allowed_children
 from service.engine.target_pass import Reading, TargetPass
 from service.model.kernels import Spans
-from service.types import DecodeRequest
+from service.types import MAX_NUM_ITEMS, DecodeRequest
 
-NUM_BEAMS = 20  # at least; as many as there are items to find, if those are more
+NUM_BEAMS, MOST_BEAMS = 20, MAX_NUM_ITEMS
 
 
 def num_beams_of(request: DecodeRequest) -> int:
-    """Of a request; 0 where a list is written item by item."""
-    return max(NUM_BEAMS, request.num_items) if request.decoding == "beam" else 0
+    """Of a request, of its own number of items alone, and of two kinds, as each is a shape of its own.
+
+    0 where a list is written item by item.
+    """
+    if request.decoding == "list":
+        return 0
+    return NUM_BEAMS if request.num_items <= NUM_BEAMS else MOST_BEAMS
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ far the lists came when the round is over. Without a draft the trees are bare ro
 rounds; list i stands in row i of everything that is on the device.
 """
 
+import math
 import time
 from collections.abc import Collection, Sequence
 
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.engine.beam import num_beams_of
+from service.engine.constraint import NOT_ALLOWED
 from service.engine.flight import Flight
 from service.engine.incoming import Prompt
 from service.engine.load import Always, TreeChoice, label_of
@@ -42,6 +44,10 @@ class Engine:
         trees: how much is guessed, decided at every round; None: always what suits the draft and the device.
         max_items: items of a list, at most; the caller keeps to it.
         num_prefixes: histories of which the prompt is kept, for users who come back.
+
+    Attributes:
+        num_rounds: passes over the lists in flight so far.
+        batch: lists that the latest of them read.
     """
 
     # What stays on the device is then of one kind with what passes compute, and parts are compiled for one kind alone.
@@ -58,6 +64,7 @@ class Engine:
         num_prefixes: int = 0,
     ) -> None:
         self.max_batch = max_batch
+        self.num_rounds = self.batch = 0
         self._catalogue, self._layout = catalogue, layout
         self._trees: TreeChoice = Always(None)
         if draft is not None:
@@ -184,9 +191,9 @@ class Engine:
         for flight, of_list, log_p in zip(flights, leaves, scores, strict=True):
             request, excluded = flight.request, set(flight.request.excluded)
             rows = [
-                (row, score)
-                for leaf, score in zip(of_list.tolist(), np.exp(log_p).tolist(), strict=True)
-                if score > 0
+                (row, math.exp(score))
+                for leaf, score in zip(of_list.tolist(), log_p.tolist(), strict=True)
+                if score > NOT_ALLOWED / 2
                 for row in range(int(trie.item_begin[leaf]), int(trie.item_end[leaf]))
                 if row not in excluded
             ]
@@ -201,9 +208,14 @@ class Engine:
 
     @torch.inference_mode()
     def round(self) -> list[DecodedList]:
-        """One pass of the target for every list in flight; those that are finished, in no particular order."""
+        """One pass of the target for every list in flight, unless some are finished without it.
+
+        Returns:
+            Those that are finished, in no particular order.
+        """
         finished, self._found = self._found + self._leave(), []
-        if self._flights:
+        # A pass that failed would take them along.
+        if not finished and self._flights:
             batch, before = len(self._flights), self._summary
             self._tree = self._trees.choose(batch)
             started = time.perf_counter()
@@ -221,7 +233,8 @@ class Engine:
             num_tokens = int((self._summary.num_round_tokens - before.num_round_tokens).sum())
             seconds = time.perf_counter() - started
             self._trees.note(self._tree, batch, num_tokens, seconds if is_timed else None)
-            finished += self._leave()
+            self.num_rounds, self.batch = self.num_rounds + 1, batch
+            finished = self._leave()
         return finished
 
     def write(self, requests: Sequence[DecodeRequest]) -> list[DecodedList]:
@@ -246,6 +259,7 @@ class Engine:
         passes = self._passes
         largest = passes.shapes.largest(longest_prompt + passes.widths.tokens, passes.widths)
         places = passes.places_for(*largest)
+        places["target"] = max(places["target"], passes.places_for_search(longest_prompt))
         parts = {
             f"{passes.num_rows} rows of {places[name]} places in the {name}'s cache": cache.num_bytes(
                 passes.num_rows, places[name]

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.catalog.trie import Int64Array
-from service.engine.beam import NUM_BEAMS, BeamSearch
+from service.engine.beam import MOST_BEAMS, BeamSearch
 from service.engine.constraint import FreeRows, TrieIndex
 from service.engine.drafter import Drafter
 from service.engine.graphs import Graphs, SizedShape, capture_on
@@ -98,7 +98,7 @@ class Passes:
         )
         self._search = BeamSearch(self._index, code_heads, self._target)
         # The leaves that the latest search found, and their log-probabilities, for the host too.
-        most_beams = self.most_incoming * max(NUM_BEAMS, max_items)
+        most_beams = self.most_incoming * MOST_BEAMS
         self._leaves = torch.zeros(most_beams, dtype=torch.int64, pin_memory=self._summary.is_pinned())
         self._leaf_scores = torch.zeros(most_beams, pin_memory=self._summary.is_pinned())
         self._graphs = Graphs(capture_on(model.device))
@@ -125,6 +125,11 @@ class Passes:
         if self._drafter is not None:
             places["draft"] = draft_places + self._drafter.num_scratch_places
         return places
+
+    def places_for_search(self, longest: int) -> int:
+        """Places of the target's cache that a search needs at most, after prompts of so many tokens."""
+        longest = self.shapes.places_for(longest)
+        return self.shapes.places_for(longest + self._search.num_scratch(MOST_BEAMS))
 
     def places_for_prefill(self, shape: PrefillShape) -> dict[str, int]:
         """Places of each cache that a prefill needs."""

@@ -19,7 +19,8 @@ def list_figures(
 
     Returns:
         `coverage`: the share of the catalogue that is in any list. `novelty`: bits of surprise that an item of a list
-        is met, mean over lists' items; an item that was never met counts as met once. `diversity`: of two items of a
+        is met, mean over lists' items; an item that was never met counts as met once; None where no list has an item.
+        `diversity`: of two items of a
         list, the share of their codes that come after they part, mean over pairs, then over lists; None where no list
         has two items.
     """

@@ -24,7 +24,7 @@ from service.types import DecodedList, DecodeRequest
 
 Row = dict[str, Any]
 
-_MOST_TURNS = 8  # of untimed batches: what guesses by load may always want one more shape
+_MOST_TURNS = 12  # of untimed batches: what guesses by load may always want one more shape
 
 # A row has all of them, None where a method has no such figure.
 COLUMNS = (
@@ -222,12 +222,17 @@ def _start(method: Method, batch: int, work: list[list[DecodeRequest]], device: 
 
 
 def meet_all_shapes(write: Write, num_captured: Callable[[], int], work: list[list[DecodeRequest]]) -> None:
-    """Write all of it again and again, until nothing is captured any more: a service has met its shapes for long."""
+    """Write all of it again and again, until nothing was captured twice in a row: a service knows its shapes for long.
+
+    What is met rarely may be captured later, as in a service.
+    """
+    quiet = 0
     for _ in range(_MOST_TURNS):
         known = num_captured()
         for requests in work:
             write(requests)
-        if num_captured() == known:
+        quiet = quiet + 1 if num_captured() == known else 0
+        if quiet == 2:
             break
 
 

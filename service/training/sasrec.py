@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from service.data.dataset import Interactions
 from service.training.teacher import IntArray
 
-_NO_TARGET = -100
 _INITIAL_STD = 0.02
 
 

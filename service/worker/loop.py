@@ -1,6 +1,7 @@
 """The engine's thread: the only one that touches the engine."""
 
 import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
@@ -13,9 +14,18 @@ from service.worker.scheduler import Scheduler
 
 
 class Engine(Protocol):
-    """Writes lists, a round at a time."""
+    """Writes lists, a round at a time.
+
+    Attributes:
+        max_batch: lists in flight, at most.
+        num_rounds: passes over the lists in flight so far.
+        batch: lists that the latest of them read.
+    """
 
     max_batch: int
+
+    num_rounds: int
+    batch: int
 
     @property
     def guessing(self) -> str:
@@ -41,7 +51,7 @@ class Engine(Protocol):
         ...
 
     def round(self) -> list[DecodedList]:
-        """One pass for all lists in flight; those that it finished."""
+        """One pass for all lists in flight, unless some are finished without it; those that are finished."""
         ...
 
 
@@ -114,9 +124,14 @@ class EngineLoop:
         engine.drop(self._scheduler.drop_unwanted())
         self._admit(engine)
         self._metrics.kv_cache_usage.set(engine.num_running / engine.max_batch)
-        for decoded in self._round(engine):
-            self._scheduler.finish(decoded)
-            self._count(decoded)
+        made_pass = False
+        while engine.num_running and not made_pass:
+            # What is finished without a pass has its reply before one that might fail.
+            before = engine.num_rounds
+            for decoded in self._round(engine):
+                self._scheduler.finish(decoded)
+                self._count(decoded)
+            made_pass = engine.num_rounds > before
         self._metrics.kv_cache_usage.set(engine.num_running / engine.max_batch)
 
     def _admit(self, engine: Engine) -> None:
@@ -132,12 +147,12 @@ class EngineLoop:
         self._metrics.prefix_hits.inc(engine.prefix_counts[1] - hits)
 
     def _round(self, engine: Engine) -> list[DecodedList]:
-        if not engine.num_running:
-            return []
-        self._metrics.batch_size.observe(engine.num_running)
-        with self._metrics.round_duration.labels("decode").time():
-            finished = engine.round()
-        self._metrics.rounds.labels(engine.guessing).inc()
+        before, started = engine.num_rounds, time.perf_counter()
+        finished = engine.round()
+        if engine.num_rounds > before:
+            self._metrics.round_duration.labels("decode").observe(time.perf_counter() - started)
+            self._metrics.batch_size.observe(engine.batch)
+            self._metrics.rounds.labels(engine.guessing).inc()
         return finished
 
     def _count(self, decoded: DecodedList) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from service.catalog.bundle import Bundle
+from service.engine.beam import num_beams_of
 from service.engine.reference import find_items, write_list
 from service.model.target import load_target
 from service.types import DecodeRequest
@@ -64,7 +65,7 @@ def test_beam_decoding_is_served_as_the_reference_finds(service, padrec, bundle:
     rows = tuple(catalogue.row_of(item) for item in ("7", "8", "9"))
     for num_items in (10, 30):
         request = DecodeRequest("r", rows, num_items, rows, decoding="beam")
-        reference = find_items(model, catalogue.codes, opened.layout, request, max(20, num_items))
+        reference = find_items(model, catalogue.codes, opened.layout, request, num_beams_of(request))
         expected = [catalogue.item_ids[item.row] for item in reference.items]
         served = recommend(service, history=["7", "8", "9"], num_items=num_items, decoding="beam")
         assert ids(served) == expected

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from service.engine import passes
-from service.engine.beam import NUM_BEAMS, num_beams_of
+from service.engine.beam import MOST_BEAMS, NUM_BEAMS, num_beams_of
 from service.engine.engine import Engine
 from service.engine.load import Always
 from service.engine.reference import find_items, write_list
@@ -58,7 +58,7 @@ def test_many_and_few_items(make_setting) -> None:
     many = DecodeRequest("many", (1, 2, 3), 45, decoding="beam")
     few = DecodeRequest("few", (1, 2, 3), 10, tuple(range(4, 300)), decoding="beam")
     none = DecodeRequest("none", (1, 2, 3), 10, tuple(range(300)), decoding="beam")
-    assert [num_beams_of(request) for request in (many, few)] == [45, NUM_BEAMS]
+    assert [num_beams_of(request) for request in (many, few)] == [MOST_BEAMS, NUM_BEAMS]
     done = engine.write([many, few, none])
     for request, found in zip((many, few, none), done, strict=True):
         assert_equal(found, expected(shop, request))
@@ -92,9 +92,13 @@ def test_beams_and_lists_share_an_engine_and_what_is_kept_of_prompts(
 def test_what_was_found_is_there_with_the_next_round_unless_it_is_dropped(shop) -> None:
     engine = Engine(shop.model, shop.catalogue, shop.layout, 4)
     requests = beam_requests(3, 200, seed=5)
-    engine.add(requests)
-    assert engine.num_running == 3
+    engine.add([*requests, DecodeRequest("list", (0,), 3)])
+    assert engine.num_running == 4
     engine.drop([requests[1].request_id])
     assert {done.request_id for done in engine.round()} == {requests[0].request_id, requests[2].request_id}
-    assert engine.num_running == 0
+    assert engine.num_rounds == 0
+    while engine.num_running:
+        engine.round()
+    assert engine.num_rounds > 0
+    assert engine.batch == 1
     assert engine.round() == []

@@ -143,7 +143,7 @@ def test_methods_take_turns_batch_by_batch(lists, question: Question) -> None:
     assert len(orders) > 1
 
 
-@pytest.mark.parametrize(("num_new", "turns"), [((5, 2, 0), 3), ((0,), 1), ((1,) * 50, 8)])
+@pytest.mark.parametrize(("num_new", "turns"), [((5, 2, 0, 1, 0, 0, 9), 6), ((0, 0), 2), ((1,) * 50, 12)])
 def test_lists_are_timed_when_no_shape_is_new(shop, num_new: tuple[int, ...], turns: int) -> None:
     written: list[DecodeRequest] = []
     work = in_batches(shop.requests, 7)

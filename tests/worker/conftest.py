@@ -17,6 +17,8 @@ SPECULATION = SpeculationCounts(2, 8, accepted_per_position=(2, 1), accepted_per
 class FakeEngine:
     """Writes one item a round: rows 0, 1, 2, ... Every list says that `SPECULATION` became of its guesses.
 
+    Beams are found with the prefill, and handed out in place of a round.
+
     Attributes:
         permits: a round takes one; None: rounds never wait.
         errors: `add` or `round` raises the first, once.
@@ -26,6 +28,7 @@ class FakeEngine:
     def __init__(self, max_batch: int = 2, permits: threading.Semaphore | None = None) -> None:
         self.max_batch = max_batch
         self.guessing = "4x1x20"
+        self.num_rounds = self.batch = 0
         self.prefix_counts = (0, 0)
         self.permits = permits
         self.errors: dict[str, list[Exception]] = {"add": [], "round": [], "drop": []}
@@ -56,9 +59,14 @@ class FakeEngine:
             self._called("drop", request_ids)
 
     def round(self) -> list[DecodedList]:
+        found = [name for name, (request, _) in self._running.items() if request.decoding == "beam"]
+        if found:
+            requests = [self._running.pop(name)[0] for name in found]
+            return [DecodedList(one.request_id, (), True, 3, 0, 0.1, 0.0) for one in requests]
         if self.permits is not None:
             self.permits.acquire()
         self._called("round", self._running)
+        self.num_rounds, self.batch = self.num_rounds + 1, len(self._running)
         finished = []
         for name, (request, written) in list(self._running.items()):
             self._running[name] = (request, written + 1)

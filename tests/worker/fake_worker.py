@@ -24,6 +24,7 @@ class FakeEngine:
     def __init__(self, bundle):
         self._bundle = bundle
         self._running = {}
+        self.num_rounds = self.batch = 0
 
     @property
     def num_running(self):
@@ -44,6 +45,7 @@ class FakeEngine:
             raise RuntimeError("CUDA error: the device is gone")
         while HOLD in seeds and not self._bundle.path.with_name("release").exists():
             time.sleep(0.005)
+        self.num_rounds, self.batch = self.num_rounds + 1, len(self._running)
         running, self._running = self._running, {}
         return [
             DecodedList(

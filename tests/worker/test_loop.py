@@ -15,7 +15,7 @@ from service.errors import (
     UnavailableError,
 )
 from service.telemetry.metrics import WorkerMetrics
-from service.types import DecodedList, DecodeRequest
+from service.types import DecodedList, DecodeRequest, Decoding
 from service.worker.loop import EngineLoop, is_device_error
 from service.worker.scheduler import Scheduler
 
@@ -53,8 +53,10 @@ class Bench:
             raise self.engine
         return self.engine
 
-    def submit(self, name: str, rounds: int = 1, deadline: float | None = None) -> None:
-        request = DecodeRequest(name, history=(0,), num_items=rounds)
+    def submit(
+        self, name: str, rounds: int = 1, deadline: float | None = None, decoding: Decoding = "list"
+    ) -> None:
+        request = DecodeRequest(name, history=(0,), num_items=rounds, decoding=decoding)
         self.scheduler.submit(request, deadline, lambda outcome: self.replies.put((name, outcome)))
 
     def next_replies(self, count: int) -> dict[str, type]:
@@ -183,6 +185,24 @@ def test_an_engine_error_costs_only_what_runs(start, fake_engine, call: str) -> 
     assert [(line["event"], line["num_running"]) for line in logs] == [("round failed", 2)]
     assert bench.calls("drop") == [["a", "b"]]
     assert bench.loop.failure is None
+
+
+def test_what_is_finished_without_a_pass_is_no_round_and_is_not_lost_with_one(start, fake_engine) -> None:
+    engine = fake_engine(max_batch=3)
+    engine.errors["round"].append(ValueError("a bug"))
+    bench = start(engine)
+    bench.submit("list")
+    bench.submit("beam", decoding="beam")
+    with capture_logs():
+        bench.loop.start()
+        assert bench.next_replies(2) == {"beam": DecodedList, "list": PadrecError}
+    bench.submit("another beam", decoding="beam")
+    assert bench.next_replies(1) == {"another beam": DecodedList}
+    bench.stop()
+    count = bench.registry.get_sample_value
+    assert count("padrec_round_duration_seconds_count", {"phase": "prefill"}) == 2
+    assert not count("padrec_batch_size_count")
+    assert not count("padrec_round_duration_seconds_count", {"phase": "decode"})
 
 
 @pytest.mark.parametrize("call", ["add", "round"])

@@ -2,8 +2,8 @@
 
 Requests leave when they are due, whatever became of those before; a request's own clock runs from then on. The
 engine's time is what the answer says of prefill and decoding; the rest is gateway, worker's queue, sockets and JSON.
-What the gateway itself counts, from a query that it has understood to its answer, is told apart. Sockets are written
-and read by hand, as a client library would take about as long as the gateway does.
+What the gateway itself counts, from a query that it has understood to its answer, is told apart, and so is the queue.
+Sockets are written and read by hand, as a client library would take about as long as the gateway does.
 """
 
 import asyncio
@@ -40,15 +40,15 @@ class Client:
         return json.loads(answer)
 
 
-async def ask(client: Client, user: str, due: float) -> tuple[float, float, float]:
-    """Milliseconds from when it was due to the answer, the engine's of them, and the gateway's."""
+async def ask(client: Client, user: str, due: float) -> tuple[float, float, float, float]:
+    """Milliseconds from when it was due to the answer, the engine's of them, the gateway's, and the queue's."""
     # The event loop sleeps in whole milliseconds, which would count as the service's.
     await asyncio.sleep(max(0.0, due - time.perf_counter() - 0.002))
     while time.perf_counter() < due:
         await asyncio.sleep(0)
     timings = (await client.post("/recommend", {"user_id": user, "num_items": 10}))["timings"]
     engine = timings["prefill_ms"] + timings["decode_ms"]
-    return (time.perf_counter() - due) * 1e3, engine, timings["total_ms"]
+    return (time.perf_counter() - due) * 1e3, engine, timings["total_ms"], timings["queue_ms"]
 
 
 async def main(url: str, rate: float, seconds: float) -> None:
@@ -68,12 +68,13 @@ async def main(url: str, rate: float, seconds: float) -> None:
         times = time.perf_counter() + np.cumsum(gaps)
         asked = rng.choice(users, size=len(times)).tolist()
         done = np.array(await asyncio.gather(*map(ask, [client] * len(times), asked, times)))
-    request, engine, gateway = done.T
+    request, engine, gateway, waiting = done.T
     for name, values in (
         ("request", request),
         ("engine", engine),
         ("over the engine", request - engine),
         ("of which in the gateway and the queue", gateway - engine),
+        ("of which in the queue", waiting),
     ):
         print(
             f"{name}: p50 {np.median(values):.2f} ms, p99 {np.quantile(values, 0.99):.2f} ms ({len(values)} requests)"

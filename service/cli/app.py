@@ -2,7 +2,7 @@
 
 import typer
 
-from service.cli import bench, data, demo, models, serving, soaking
+from service.cli import bench, data, demo, evaluating, models, serving, soaking
 
 app = typer.Typer(
     name="padrec",
@@ -17,7 +17,7 @@ app.add_typer(models.train_app, name="train")
 bench.app.command("soak")(soaking.bench_soak)
 bench.app.command("prefix")(soaking.bench_prefix)
 app.add_typer(bench.app, name="bench")
-app.command()(models.evaluate)
+app.command()(evaluating.evaluate)
 app.command()(demo.demo)
 app.command()(serving.serve)
 app.command()(serving.gateway)

@@ -104,17 +104,14 @@ class BeamSearch:
         log_p = torch.log_softmax(torch.where(allowed, logits, NOT_ALLOWED), dim=-1)
         before = beams.log_probability.unsqueeze(-1)
         joint = torch.where(allowed & (before > NOT_ALLOWED / 2), before + log_p, 2 * NOT_ALLOWED).flatten(1)
-        lacking = width - joint.shape[1]
-        if lacking > 0:
-            joint, children = (
-                F.pad(joint, (0, lacking), value=2 * NOT_ALLOWED),
-                F.pad(children.flatten(1), (0, lacking)),
-            )
+        children = children.flatten(1)
+        lacking = (0, max(0, width - joint.shape[1]))
+        joint, children = F.pad(joint, lacking, value=2 * NOT_ALLOWED), F.pad(children, lacking)
         # Stable, so that of equals the one of the better beam goes first, then the smaller code.
         best, which = joint.sort(dim=1, descending=True, stable=True)
         which = which[:, :width]
         parent = (which // index.most_children).clamp(max=beams.node.shape[1] - 1)
-        return Beams(children.flatten(1).gather(1, which), best[:, :width].contiguous(), parent)
+        return Beams(children.gather(1, which), best[:, :width].contiguous(), parent)
 
     def _read(
         self, beams: Beams, level: int, length: torch.Tensor, seen: torch.Tensor, num_places: int

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
-from service.engine.beam import num_beams_of
+from service.engine.beam import MOST_BEAMS, num_beams_of
 from service.engine.constraint import NOT_ALLOWED
 from service.engine.flight import Flight
 from service.engine.incoming import Prompt
@@ -76,7 +76,7 @@ class Engine:
             caches = list(self._passes.caches.values())
             self._prefixes = Prefixes(num_prefixes, caches, model.config.hidden_size)
         self._flights: list[Flight] = []
-        self._found: list[DecodedList] = []  # by beam decoding, which is over with the prefill
+        self._found: list[DecodedList] = []  # finished, and not handed out yet
         self._summary = self._passes.summary(0)
 
     @property
@@ -174,7 +174,7 @@ class Engine:
             num_beams=num_beams,
         )
         shape = passes.fitting(shape)
-        passes.reserve(passes.places_for_prefill(shape), shape.num_tokens)
+        passes.reserve(passes.places_for_prefill(shape.num_places, shape.num_beams), shape.num_tokens)
         passes.incoming.put(self._layout, shape, prompts, self.max_batch + len(prompts))
         self._load(known)
         passes.prefill(shape)
@@ -203,6 +203,8 @@ class Engine:
     @torch.inference_mode()
     def drop(self, request_ids: Collection[str]) -> None:
         """Forget these requests; IDs that are not in flight are ignored."""
+        # What is written of finished lists does not move with the others.
+        self._found += self._leave()
         self._found = [done for done in self._found if done.request_id not in request_ids]
         self._select([i for i, f in enumerate(self._flights) if f.request.request_id not in request_ids])
 
@@ -259,7 +261,8 @@ class Engine:
         passes = self._passes
         largest = passes.shapes.largest(longest_prompt + passes.widths.tokens, passes.widths)
         places = passes.places_for(*largest)
-        places["target"] = max(places["target"], passes.places_for_search(longest_prompt))
+        of_prefill = passes.places_for_prefill(longest_prompt, MOST_BEAMS)
+        places = {name: max(count, of_prefill[name]) for name, count in places.items()}
         parts = {
             f"{passes.num_rows} rows of {places[name]} places in the {name}'s cache": cache.num_bytes(
                 passes.num_rows, places[name]

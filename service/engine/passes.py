@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.catalog.trie import Int64Array
-from service.engine.beam import MOST_BEAMS, BeamSearch
-from service.engine.constraint import FreeRows, TrieIndex
+from service.engine.beam import MOST_BEAMS, Beams, BeamSearch
+from service.engine.constraint import TrieIndex
 from service.engine.drafter import Drafter
 from service.engine.graphs import Graphs, SizedShape, capture_on
 from service.engine.incoming import Incoming
@@ -126,14 +126,11 @@ class Passes:
             places["draft"] = draft_places + self._drafter.num_scratch_places
         return places
 
-    def places_for_search(self, longest: int) -> int:
-        """Places of the target's cache that a search needs at most, after prompts of so many tokens."""
+    def places_for_prefill(self, longest: int, num_beams: int) -> dict[str, int]:
+        """Places of each cache that a prefill needs, for prompts of so many tokens and so many beams of each."""
         longest = self.shapes.places_for(longest)
-        return self.shapes.places_for(longest + self._search.num_scratch(MOST_BEAMS))
-
-    def places_for_prefill(self, shape: PrefillShape) -> dict[str, int]:
-        """Places of each cache that a prefill needs."""
-        return {**dict.fromkeys(self.caches, shape.num_places), "target": self._search_places(shape)}
+        of_beams = self.shapes.places_for(longest + self._search.num_scratch(num_beams))
+        return {**dict.fromkeys(self.caches, longest), "target": of_beams}
 
     def reserve(self, places: dict[str, int], num_prompt_tokens: int = 0) -> None:
         """Have so many places in each cache, and room for so many tokens of prompts; what is there stays."""
@@ -181,7 +178,7 @@ class Passes:
         for cache in self.caches.values():
             cache.copy_rows(cache, *rows, num_tokens)
         self.sampling.move(*rows)
-        self._steps.move(source, target)
+        self._steps.move(*rows)
 
     def _prefill(self, shape: PrefillShape) -> None:
         """Read what is incoming, in the rows after all lists, decide each first code, and move to the lists' rows."""
@@ -202,13 +199,14 @@ class Passes:
             )
             self._steps.features[incoming.row, 0] = features[last]
         torch.index_select(features, 0, incoming.kept, out=incoming.features)
-        if shape.num_beams:
-            self._find(shape, hidden[last], rows)
-            return
         self.sampling.put(incoming.row, incoming.temperature, incoming.top_p)
         steps, sampling = self._steps, self.sampling.select(incoming.row, with_noise=shape.is_sampled)
         nothing = torch.zeros_like(incoming.row)
         lists = steps.lists(incoming.free, nothing, incoming.limit, sampling)
+        if shape.num_beams:
+            num_places = self.places_for_prefill(shape.num_places, shape.num_beams)["target"]
+            self._tell(self._search(hidden[last], spans.ends, lists.rows, shape.num_beams, rows, num_places))
+            return
         root = torch.arange(shape.batch, device=device).unsqueeze(1)
         steps.begin(incoming, steps.decide(hidden[last], root, Trees.bare(nothing), lists))
         steps.tell(self._summary, incoming.row)
@@ -216,19 +214,11 @@ class Passes:
         for cache in self.caches.values():
             cache.copy_rows(cache, staged, incoming.row, shape.num_places)
 
-    def _find(self, shape: PrefillShape, hidden: torch.Tensor, rows: slice) -> None:
-        """The most probable next items of prompts, given what the head reads at the end of each."""
-        incoming, size = self.incoming.arrivals(shape), (shape.batch, shape.num_beams)
-        free = FreeRows.of(incoming.free[:, :-1])
-        num_places = self._search_places(shape)
-        beams = self._search(hidden, incoming.spans.ends, free, shape.num_beams, rows, num_places)
-        count = shape.batch * shape.num_beams
-        self._leaves[:count].view(size).copy_(beams.node, non_blocking=True)
-        self._leaf_scores[:count].view(size).copy_(beams.log_probability, non_blocking=True)
-
-    def _search_places(self, shape: PrefillShape) -> int:
-        """Places of the target's cache that a search looks at, or a prefill without one."""
-        return self.shapes.places_for(shape.num_places + self._search.num_scratch(shape.num_beams))
+    def _tell(self, beams: Beams) -> None:
+        """Have the host know what was found."""
+        count = beams.node.numel()
+        self._leaves[:count].copy_(beams.node.flatten(), non_blocking=True)
+        self._leaf_scores[:count].copy_(beams.log_probability.flatten(), non_blocking=True)
 
     def _wait(self) -> None:
         """Until the device is done."""

@@ -6,10 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from service.evaluation.bootstrap import percentile_interval, resamples
 from service.types import DecodedList
-
-NUM_RESAMPLES = 2_000
-CONFIDENCE = 0.95
 
 
 def acceptance_figures(lists: Sequence[DecodedList], seed: int) -> dict[str, Any]:
@@ -78,17 +76,12 @@ def bootstrap_ratio(
     """
     if not denominators.any():
         return None, None
-    rng = np.random.default_rng(seed)
-    num_users = len(denominators)
     ratios = []
-    for _ in range(NUM_RESAMPLES):
-        users = rng.integers(num_users, size=num_users)
+    for users in resamples(len(denominators), seed):
         below = denominators[users].sum()
         if below:
             ratios.append(numerators[users].sum() / below)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(ratios, [tail, 1 - tail])
-    return float(low), float(high)
+    return percentile_interval(ratios)
 
 
 def sum_ragged(rows: Sequence[Sequence[int]]) -> list[int]:

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from service.evaluation.bootstrap import percentile_interval, resamples
+
 CUTOFFS = (5, 10)
-NUM_RESAMPLES = 2_000
-CONFIDENCE = 0.95
 
 Gains = Mapping[str, npt.NDArray[np.float64]]  # of each user, by the metric that is their mean
 
@@ -60,21 +60,20 @@ def interval_figures(methods: Sequence[Gains], seed: int) -> list[dict[str, floa
     """
     gains = np.stack([[of_method[name] for name in _WITH_INTERVAL] for of_method in methods])
     num_users = gains.shape[2]
-    rng = np.random.default_rng(seed)
-    means = np.empty((NUM_RESAMPLES, *gains.shape[:2]))
-    for resample in means:
-        times = np.bincount(rng.integers(num_users, size=num_users), minlength=num_users)
-        resample[:] = gains @ times / num_users
-    tail = (1 - CONFIDENCE) / 2
+    drawn = (np.bincount(users, minlength=num_users) for users in resamples(num_users, seed))
+    means = np.stack([gains @ times / num_users for times in drawn])
+    compared = means[:, :, _WITH_INTERVAL.index(_COMPARED)]
     figures: list[dict[str, float | None]] = []
-    compared = _WITH_INTERVAL.index(_COMPARED)
     for number in range(len(methods)):
         row: dict[str, float | None] = {}
         for name, of_metric in zip(_WITH_INTERVAL, means[:, number].T, strict=True):
-            row[f"{name}_low"], row[f"{name}_high"] = map(float, np.quantile(of_metric, [tail, 1 - tail]))
-        lead = means[:, number, compared] - means[:, 0, compared]
-        # One more of each, as no resample proves that there is none.
-        above, below = (int((side >= 0).sum()) + 1 for side in (lead, -lead))
-        row[f"{_COMPARED}_p"] = None if number == 0 else min(1.0, 2 * min(above, below) / (NUM_RESAMPLES + 1))
+            row[f"{name}_low"], row[f"{name}_high"] = percentile_interval(of_metric)
+        row[f"{_COMPARED}_p"] = None if number == 0 else _two_sided(compared[:, number] - compared[:, 0])
         figures.append(row)
     return figures
+
+
+def _two_sided(leads: npt.NDArray[np.float64]) -> float:
+    """How probable a lead as large as these is by chance; one more on either side, as no resample rules it out."""
+    above, below = (int((side >= 0).sum()) + 1 for side in (leads, -leads))
+    return min(1.0, 2 * min(above, below) / (len(leads) + 1))

@@ -99,17 +99,12 @@ class SasRec(nn.Module):
         if exclude_seen:
             for row, history in zip(scores, histories, strict=True):
                 row[torch.as_tensor(history.astype(np.int64), device=row.device)] = -torch.inf
-        best = scores.topk(min(k, self.num_items), dim=1)
-        return [
-            rows[values > -torch.inf].cpu().numpy()
-            for rows, values in zip(best.indices, best.values, strict=True)
-        ]
+        best, rows = (part.cpu().numpy() for part in scores.topk(min(k, self.num_items), dim=1))
+        return [of_list[values > -np.inf] for of_list, values in zip(rows, best, strict=True)]
 
     def loss(self, histories: Sequence[npt.NDArray[np.integer]]) -> torch.Tensor:
         """Cross-entropy of each item given those before it, mean over items; histories of two or more."""
-        padded, lengths = self._padded(
-            [history[-self._recipe.max_items - 1 :] for history in histories], more=1
-        )
+        padded, lengths = self._padded(histories, more=1)
         before, after = padded[:, :-1], padded[:, 1:]
         place = torch.arange(after.shape[1], device=padded.device)
         is_real = place < (lengths - 1).unsqueeze(1)

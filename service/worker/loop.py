@@ -124,14 +124,7 @@ class EngineLoop:
         engine.drop(self._scheduler.drop_unwanted())
         self._admit(engine)
         self._metrics.kv_cache_usage.set(engine.num_running / engine.max_batch)
-        made_pass = False
-        while engine.num_running and not made_pass:
-            # What is finished without a pass has its reply before one that might fail.
-            before = engine.num_rounds
-            for decoded in self._round(engine):
-                self._scheduler.finish(decoded)
-                self._count(decoded)
-            made_pass = engine.num_rounds > before
+        self._round(engine)
         self._metrics.kv_cache_usage.set(engine.num_running / engine.max_batch)
 
     def _admit(self, engine: Engine) -> None:
@@ -146,14 +139,20 @@ class EngineLoop:
         self._metrics.prefix_queries.inc(engine.prefix_counts[0] - queries)
         self._metrics.prefix_hits.inc(engine.prefix_counts[1] - hits)
 
-    def _round(self, engine: Engine) -> list[DecodedList]:
-        before, started = engine.num_rounds, time.perf_counter()
-        finished = engine.round()
-        if engine.num_rounds > before:
-            self._metrics.round_duration.labels("decode").observe(time.perf_counter() - started)
-            self._metrics.batch_size.observe(engine.batch)
-            self._metrics.rounds.labels(engine.guessing).inc()
-        return finished
+    def _round(self, engine: Engine) -> None:
+        """One pass, if any list wants it; what is finished without one has its reply before it, as it might fail."""
+        made_pass = False
+        while engine.num_running and not made_pass:
+            before, started = engine.num_rounds, time.perf_counter()
+            finished = engine.round()
+            made_pass = engine.num_rounds > before
+            if made_pass:
+                self._metrics.round_duration.labels("decode").observe(time.perf_counter() - started)
+                self._metrics.batch_size.observe(engine.batch)
+                self._metrics.rounds.labels(engine.guessing).inc()
+            for decoded in finished:
+                self._scheduler.finish(decoded)
+                self._count(decoded)
 
     def _count(self, decoded: DecodedList) -> None:
         metrics, counts = self._metrics, decoded.speculation

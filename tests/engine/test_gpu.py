@@ -108,6 +108,26 @@ def test_a_catalogue_of_more_items_than_one_program_looks_at(write) -> None:
     assert untimed(write(gpu_steps.KernelSteps, setting, requests, draft, tree)) == untimed(expected)
 
 
+@pytest.mark.parametrize("kind", ["Steps", "KernelSteps"])
+def test_a_list_that_the_prefill_finished_outlives_those_that_are_dropped_before_it(
+    monkeypatch, kind: str
+) -> None:
+    monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))
+    monkeypatch.setattr(passes, "capture_on", lambda _: None)
+    monkeypatch.setattr(passes, "Steps", Steps if kind == "Steps" else gpu_steps.KernelSteps)
+    monkeypatch.setattr(passes, "KernelSteps", Steps if kind == "Steps" else gpu_steps.KernelSteps)
+    setting = random_setting(np.random.default_rng(2).integers(5, size=(40, 2)), (5, 5))
+    setting.model.to(DEVICE)
+    engine = Engine(setting.model, setting.catalogue, setting.layout, 4)
+    forced = DecodeRequest("forced", (1, 2), 1, tuple(range(1, 40)))
+    others = [DecodeRequest(f"other-{n}", (n,), 3) for n in range(2)]
+    engine.add([*others, forced])
+    engine.drop(["other-0"])
+    [done] = engine.round()
+    assert_equal(done, write_list(setting.model, setting.catalogue.codes, setting.layout, forced))
+    assert engine.num_running == 1
+
+
 @pytest.mark.parametrize(
     ("num_items", "count", "can"),
     [(100, 24, True), (100, 101, False), (100_000, 24, True), (1_000_000, 24, False)],

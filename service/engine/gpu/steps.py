@@ -67,11 +67,6 @@ class KernelSteps(Steps):
         """See `Steps`."""
         return self._states.unpack(self._packed[which])
 
-    def move(self, source: list[int], target: list[int]) -> None:
-        """See `Steps`."""
-        super().move(source, target)
-        self._packed[target] = self._packed[source]
-
     def _grow(self, tree: TreeShape, shape: RoundShape, states: ListStates, lists: Lists) -> Trees:
         if self._grows is None or not self._grows.can_grow(tree, lists):
             return super()._grow(tree, shape, states, lists)

@@ -31,14 +31,16 @@ from service.model.layers import at, layer_of_draft
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What lists bring to a round; n tokens, of which a list may have fewer.
+    """What lists bring to a round: t tokens, those of all lists side by side.
 
     Attributes:
-        tokens: verified since the draft's last round, then pending, then padding, int64 [batch, n].
-        features: the target's, of the token before each; pending ones have the last there is, [batch, n, hidden].
-        num_verified: of them, int64 [batch].
-        num_tokens: both, int64 [batch].
-        begin: tokens of prompt and list before the first of them, int64 [batch].
+        tokens: of each list those verified since the draft's last round, then pending ones, int64 [t].
+        features: the target's, of the token before each; pending ones have the last there is, [t, hidden].
+        slots: int64 [t], filled after each token.
+        is_guess: bool [t], which are pending.
+        places: int64 [t], of each in prompt and list.
+        spans: whose tokens are whose.
+        end: tokens of prompt and list, these included, int64 [batch].
         num_places: of the cache, before those of guesses; no list has more tokens.
         node: of the trie, after the last of them, int64 [batch].
         slot: that is filled next, int64 [batch].
@@ -47,9 +49,11 @@ class News:
 
     tokens: torch.Tensor
     features: torch.Tensor
-    num_verified: torch.Tensor
-    num_tokens: torch.Tensor
-    begin: torch.Tensor
+    slots: torch.Tensor
+    is_guess: torch.Tensor
+    places: torch.Tensor
+    spans: Spans
+    end: torch.Tensor
     num_places: int
     node: torch.Tensor
     slot: torch.Tensor
@@ -78,16 +82,18 @@ class Placed:
     """What a pass reads.
 
     Attributes:
-        u: the draft's inputs, [batch, n, hidden].
-        positions: int64 [batch, n].
-        last: int64 [batch, m], which of them are asked for a guess.
+        u: the draft's inputs, [batch, n, hidden]; with spans those of all lists side by side, [t, hidden].
+        positions: int64 [batch, n], or [t].
+        last: int64 [batch, m], which of a list's tokens, with spans of all, are asked for a guess.
         mask: bool [batch, m, places], what these may look at.
+        spans: whose tokens are whose; None: row i is list i's.
     """
 
     u: torch.Tensor
     positions: torch.Tensor
     last: torch.Tensor
     mask: torch.Tensor
+    spans: Spans | None = None
 
 
 class TokenInputs:
@@ -214,9 +220,8 @@ class Drafter:
 
     def passes(self, shape: TreeShape, news: News, lists: Lists) -> list[Branches]:
         """The candidates of each pass, [batch, n], of which the first `width` were extended; arguments as `grow`."""
-        end = news.begin + news.num_tokens
         branches = Branches.start(
-            *(values.unsqueeze(1) for values in (news.node, news.slot, end)),
+            *(values.unsqueeze(1) for values in (news.node, news.slot, news.end)),
             most_written=shape.num_passes + 1,
             most_tokens=self.extension.most_tokens,
         )
@@ -233,12 +238,16 @@ class Drafter:
 
     def _read_news(self, news: News) -> tuple[torch.Tensor, _Scratch]:
         """Pass 0: the state after each list's last token, [batch, 1, hidden]."""
-        batch = len(news.tokens)
-        placed = self._news_placed(news, self.tokens.of_features(news.features))
+        batch, device = len(news.end), news.tokens.device
+        told = self.tokens.of_features(news.features)
+        u = self.tokens.inputs(told, news.tokens, news.slots, 1, news.is_guess)
+        last = (news.spans.begin[1:, None] - 1).clamp(min=0)
+        context = (torch.arange(news.num_places, device=device) < news.end.unsqueeze(1)).unsqueeze(1)
         self.cache.reserve(batch, news.num_places + self.num_scratch_places)
-        self.cache.begin_pass(slice(0, batch), placed.positions, news.num_places)
-        nothing = torch.zeros(batch, 1, 0, dtype=torch.bool, device=news.tokens.device)
-        return self.read(placed), _Scratch(news.num_places, placed.mask, nothing, nothing[:, 0])
+        self.cache.begin_pass(slice(0, batch), news.places, news.num_places)
+        nothing = torch.zeros(batch, 1, 0, dtype=torch.bool, device=device)
+        state = self.read(Placed(u, news.places, last, context, news.spans))
+        return state, _Scratch(news.num_places, context, nothing, nothing[:, 0])
 
     def _read_branches(
         self, step: int, branches: Branches, states: torch.Tensor, scratch: _Scratch
@@ -255,25 +264,15 @@ class Drafter:
         """norm(g) of the tokens that are asked for, [batch, m, hidden], in a pass of the cache that has begun."""
         config = self.draft.config
         mask = mask_for(placed.mask, config.num_heads, config.num_kv_heads, placed.u.dtype)
-        g = self._layer.read(placed.u, placed.positions, self.cache.part(0), mask, last=placed.last)
+        g = self._layer.read(
+            placed.u, placed.positions, self.cache.part(0), mask, last=placed.last, spans=placed.spans
+        )
         return rms_norm(g, self.draft.norm.weight, config.rms_norm_eps)
-
-    def _news_placed(self, news: News, told: torch.Tensor) -> Placed:
-        """News as inputs, where they go, and what the last of each list may look at."""
-        batch, longest = news.tokens.shape
-        place = torch.arange(longest, device=told.device).expand(batch, -1)
-        last = (news.num_tokens - 1).clamp(min=0).unsqueeze(1)
-        begin = news.begin.unsqueeze(1)
-        slots = (news.slot.unsqueeze(1) - (last - place)) % self._layout.tokens_per_item
-        u = self.tokens.inputs(told, news.tokens, slots, 1, place >= news.num_verified.unsqueeze(1))
-        context = torch.arange(news.num_places, device=told.device) < begin + last + 1
-        # What is nobody's may have more that is new than anyone in flight; whatever is read there, it exists.
-        return Placed(u, begin + place, last.clamp(max=longest - 1), context.unsqueeze(1))
 
     def _branches_placed(
         self, step: int, branches: Branches, told: torch.Tensor, scratch: _Scratch
     ) -> tuple[Placed, torch.Tensor, torch.Tensor]:
-        """Likewise of branches; and which branches each one stands under, and which of their places hold a token."""
+        """Branches as inputs; and which branches each one stands under, and which of their places hold a token."""
         batch, width, most = branches.tokens.shape
         place = torch.arange(most, device=told.device)
         last = branches.length - 1

@@ -9,7 +9,6 @@ from service.engine.states import Summary, Widths
 from service.engine.tree import TreeShape
 
 _FEW_TOKENS = 128
-_LEAST_NEWS = 8
 _NOT_MUCH_MORE = 1.5  # tokens
 _FEW_ROWS = 4  # times as many rows
 
@@ -21,7 +20,7 @@ class RoundShape:
     Attributes:
         batch: rows.
         num_tokens: that the target reads, at most.
-        news: tokens that the draft reads, at most.
+        news: tokens that the draft reads first, at most.
         longest: tokens in the target's cache, at most.
         draft_places: places of the draft's cache before those of its guesses.
         tree: what the draft guesses; None: it does not.
@@ -44,7 +43,7 @@ class RoundShape:
             (self.tree, self.is_sampled) == (other.tree, other.is_sampled)
             and _is_near(self.num_tokens, other.num_tokens)
             and other.batch <= self.batch <= _FEW_ROWS * other.batch
-            and self.news >= other.news
+            and _is_near(self.news, other.news)
             and self.longest >= other.longest
             and self.draft_places >= other.draft_places
             and self.wanted >= other.wanted
@@ -53,7 +52,7 @@ class RoundShape:
     @property
     def cost(self) -> tuple[int, ...]:
         """See `Sized`."""
-        return self.num_tokens, self.batch * self.news, self.wanted, self.longest, self.draft_places
+        return self.num_tokens, self.news, self.wanted, self.longest, self.draft_places
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,22 +180,22 @@ class Shapes:
     ) -> RoundShape:
         """The shape for lists that stand so."""
         batch, longest = len(summary.length), int(summary.length.max())
-        news = int((summary.num_unread + summary.num_pending).max())
+        news = int((summary.num_unread + summary.num_pending).sum())
         wanted = int((summary.limit - summary.num_items).max())
         num_tokens = int(summary.num_pending.sum())
         if tree is not None:
             num_tokens += batch * (tree.share or tree.num_places)
         if self.pads:
-            longest, width = self.places_for(longest), self._news_width(news)
+            draft_places, longest = self.places_for(longest + widths.pending), self.places_for(longest)
             # A pass guesses an item at most, so where fewer are wanted than there are passes the others are spared.
             if tree is None or wanted >= tree.num_passes:
                 wanted = widths.items
             return RoundShape(
                 batch=self._batch_for(batch, max_batch),
                 num_tokens=self.tokens_for(num_tokens),
-                news=width,
+                news=self._news_for(news),
                 longest=longest,
-                draft_places=self.places_for(longest + width),
+                draft_places=draft_places,
                 tree=tree,
                 wanted=wanted,
                 is_sampled=is_sampled,
@@ -206,7 +205,7 @@ class Shapes:
             num_tokens=num_tokens,
             news=news,
             longest=longest,
-            draft_places=int((summary.length - summary.num_unread).max()) + news,
+            draft_places=int((summary.length + summary.num_pending).max()),
             tree=tree,
             wanted=wanted,
             is_sampled=is_sampled,
@@ -214,12 +213,12 @@ class Shapes:
 
     def largest(self, longest: int, widths: Widths) -> tuple[int, int]:
         """The largest `longest` and `draft_places` of a round, for lists of so many tokens, prompts included."""
-        longest = self.places_for(longest)
-        return longest, self.places_for(longest + self._news_width(widths.tokens + widths.pending))
+        return self.places_for(longest), self.places_for(longest + widths.pending)
 
-    def _news_width(self, news: int) -> int:
-        """Powers of two: after a small tree little is new in any list, and what is padded is read for all of them."""
-        return max(_LEAST_NEWS, 1 << (news - 1).bit_length())
+    def _news_for(self, count: int) -> int:
+        """Tokens of the draft's first pass: two sizes to each power of two, as it is a small part of a round."""
+        power = max(self.tokens, 1 << (count - 1).bit_length())
+        return power if 4 * count > 3 * power or power <= _FEW_TOKENS else 3 * power // 4
 
 
 def _is_near(num_tokens: int, of_other: int) -> bool:

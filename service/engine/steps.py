@@ -18,7 +18,6 @@ from service.engine.transfer import sent
 from service.engine.tree import Trees, TreeShape
 from service.engine.verify import Accepted, decide
 from service.model.kernels import Spans
-from service.model.layers import at
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +105,11 @@ class Steps:
         pending = torch.where(is_list, pending, 0)
         trees = replace(trees, is_real=_most_probable(trees, is_list, num_tokens - pending.sum()))
         count = pending + trees.is_real[:, 1:].sum(dim=1)
-        begin = F.pad(count.cumsum(0), (1, 0))
         most = states.pending.shape[1] + trees.num_places - 1
         if not self._pads:
-            num_tokens, num_places, most = int(begin[-1]), int((length + count).max()), int(count.max())
-        token = torch.arange(num_tokens, device=count.device)
-        row = torch.searchsorted(begin[1:], token, right=True)
-        is_padding = row == len(count)
-        row = row.clamp(max=len(count) - 1)
-        column, own = token - begin[row], pending[row]
+            num_tokens, num_places, most = int(count.sum()), int((length + count).max()), int(count.max())
+        begin, row, column, is_padding = _side_by_side(count, num_tokens)
+        own = pending[row]
         # Of guesses their place in the tree, which of pending tokens is none.
         guess = column - own + 1
         is_guess, last = guess > 0, trees.num_places - 1
@@ -204,19 +199,34 @@ class Steps:
     def _news(self, shape: RoundShape, states: ListStates) -> News:
         """What is new to the draft."""
         num_verified = states.length - states.start - states.num_read
-        column = torch.arange(shape.news, device=num_verified.device).expand(len(num_verified), -1)
-        split, read = num_verified.unsqueeze(1), states.num_read.unsqueeze(1)
-        certain = torch.cat((states.tokens, states.pending), dim=1)
-        places = torch.where(column < split, read + column, states.tokens.shape[1] + column - split)
+        is_list = torch.arange(len(num_verified), device=num_verified.device) < self.num_lists
+        count = torch.where(is_list, num_verified + states.num_pending, 0)
+        begin, row, column, is_padding = _side_by_side(count, shape.news)
+        split, read = num_verified[row], states.num_read[row]
+        is_guess = column >= split
+        # Whatever is read for padding, it exists.
+        verified = (read + column).clamp(0, states.tokens.shape[1] - 1)
+        pending = (column - split).clamp(0, states.pending.shape[1] - 1)
+        place = (read + torch.minimum(column, split)).clamp(0, self.features.shape[1] - 1)
+        slot, first = self._index.node_depth[states.node], states.start + states.num_read
+        end = first + count
         return News(
-            tokens=certain.gather(1, places.clamp(max=certain.shape[1] - 1)),
-            features=at(self.features[: len(num_verified)], read + torch.minimum(column, split)),
-            num_verified=num_verified,
-            num_tokens=num_verified + states.num_pending,
-            begin=states.start + states.num_read,
+            tokens=torch.where(is_guess, states.pending[row, pending], states.tokens[row, verified]),
+            features=self.features[row, place],
+            slots=(slot[row] - (count[row] - 1 - column)) % self._widths.pending,
+            is_guess=is_guess,
+            places=torch.where(is_padding, shape.draft_places, first[row] + column),
+            spans=Spans(
+                row=torch.where(is_padding, -1, row),
+                begin=begin,
+                ends=end,
+                most=self._widths.tokens + self._widths.pending if self._pads else int(count.max()),
+                has_padding=self._pads,
+            ),
+            end=end,
             num_places=shape.draft_places,
             node=states.node,
-            slot=self._index.node_depth[states.node],
+            slot=slot,
             most_wanted=shape.wanted,
         )
 
@@ -254,6 +264,23 @@ class Steps:
         kept = self._drafter.draft.features_of([state[which] for state in of_pass])
         places = 1 + states.verified_to(done)
         self.features[: len(places)].scatter_(1, places.unsqueeze(2).expand_as(kept), kept)
+
+
+def _side_by_side(
+    count: torch.Tensor, num_tokens: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """So many tokens of each list, int64 [batch], one list's after another's, and padding after them.
+
+    Returns:
+        Where each list's begin, and where the last one's end, int64 [batch + 1]; then of each token, [num_tokens], its
+        list, which of the list's it is, and whether it is padding, which stands after the last list's.
+    """
+    begin = F.pad(count.cumsum(0), (1, 0))
+    token = torch.arange(num_tokens, device=count.device)
+    row = torch.searchsorted(begin[1:], token, right=True)
+    is_padding = row == len(count)
+    row = row.clamp(max=len(count) - 1)
+    return begin, row, token - begin[row], is_padding
 
 
 def _most_probable(trees: Trees, is_list: torch.Tensor, room: torch.Tensor) -> torch.Tensor:

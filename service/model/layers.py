@@ -91,14 +91,17 @@ class Layer:
             positions: int64 [batch, n], or [t].
             cache: this layer's.
             mask: from `kernels.mask_for`.
-            last: int64 [batch, m], the only tokens that are asked for; the mask is theirs. Without spans.
+            last: int64 [batch, m], the only tokens of each list that are asked for, with spans among all of them; what
+                is made is of these, [batch, m, width], and so is the mask, which knows of no spans.
             spans: whose tokens are whose; None: row i is list i's.
         """
         joined = F.linear(rms_norm(hidden, *self._norms[0]), *self._heads)
         queries = self._rotate(joined, positions, self._num_heads, cache, spans)
-        if last is not None:
+        if last is not None and spans is None:
             queries = at(queries.flatten(2), last).view(*last.shape, self._num_heads, self._head_dim)
             hidden = at(hidden, last)
+        elif last is not None:
+            queries, hidden, spans = queries[last], hidden[last], None
         found = attend(queries, cache[0], cache[1], mask, self._scale, spans)
         flat = hidden.view(-1, hidden.shape[-1])
         flat.addmm_(found.reshape(len(flat), -1), self._out.T)

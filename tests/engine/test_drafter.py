@@ -77,14 +77,16 @@ def test_branches_are_what_each_alone_would_be(shop: Setting, variant: str) -> N
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     one = torch.ones(2, dtype=torch.int64)
     news = News(
-        torch.tensor(pending),
-        torch.cat(features),
-        0 * one,
-        one,
-        lengths,
-        int(lengths.max()) + 1,
-        nodes,
-        one,
+        tokens=torch.tensor(pending).flatten(),
+        features=torch.cat(features).flatten(0, 1),
+        slots=one,
+        is_guess=one > 0,
+        places=lengths,
+        spans=Spans(torch.arange(2), torch.arange(3), lengths + 1, 1, has_padding=False),
+        end=lengths + 1,
+        num_places=int(lengths.max()) + 1,
+        node=nodes,
+        slot=one,
         most_wanted=9,
     )
     free = torch.ones(2, len(shop.catalogue), dtype=torch.bool)

@@ -8,7 +8,7 @@ from service.engine.constraint import TrieIndex
 from service.engine.drafter import Drafter
 from service.engine.extensions import ByItem
 from service.engine.gpu.extensions import Candidates, can_extend, extend_by_item
-from service.engine.gpu.inputs import Position, news_features, place_branches, place_news
+from service.engine.gpu.inputs import NewTokens, Position, news_features, place_branches, place_news
 from service.engine.gpu.tree import grow
 from service.engine.shapes import RoundShape
 from service.engine.states import ListStates
@@ -43,13 +43,20 @@ class KernelDrafter:
         return lists.sampling.noise is None and can_extend(lists.rows.free.shape[1], tree.num_candidates)
 
     def grow(
-        self, tree: TreeShape, shape: RoundShape, states: ListStates, features: torch.Tensor, lists: Lists
+        self,
+        tree: TreeShape,
+        shape: RoundShape,
+        num_lists: torch.Tensor,
+        states: ListStates,
+        features: torch.Tensor,
+        lists: Lists,
     ) -> Trees:
         """The tree of each list.
 
         Args:
             tree: how much to guess.
             shape: of the round.
+            num_lists: int64 [1], in flight.
             states: of the first rows.
             features: of all rows, [rows, places, hidden].
             lists: of the same rows.
@@ -65,8 +72,9 @@ class KernelDrafter:
             most_written=most_written,
             most_tokens=most_tokens,
         )
-        told = F.linear(news_features(features, states, shape.news, *inputs.norm), inputs.of_feature)
-        placed = place_news(told, inputs, self._positions[0], index, states, num_places)
+        new = NewTokens.of(num_lists, states, shape.news, num_places)
+        told = F.linear(news_features(features, states, new, *inputs.norm), inputs.of_feature)
+        placed = place_news(told, inputs, self._positions[0], index, states, new)
         context, end = placed.mask, num_places
         drafter.cache.reserve(batch, num_places + drafter.num_scratch_places)
         drafter.cache.begin_pass(slice(0, batch), placed.positions, num_places)

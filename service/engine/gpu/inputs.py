@@ -10,24 +10,58 @@ from service.engine.constraint import TrieIndex
 from service.engine.drafter import Placed, TokenInputs
 from service.engine.gpu.extensions import Candidates
 from service.engine.states import ListStates
+from service.model.kernels import Spans
+
+
+@dataclass(frozen=True, slots=True)
+class NewTokens:
+    """Which tokens are new to the draft: t of them, those of all lists side by side.
+
+    Attributes:
+        spans: whose tokens are whose.
+        column: int64 [t], which of its list's each one is.
+        last: int64 [batch, 1], of them each list's last.
+        mask: bool [batch, 1, places], the places of the draft's cache that hold a list's tokens, these included.
+    """
+
+    spans: Spans
+    column: torch.Tensor
+    last: torch.Tensor
+    mask: torch.Tensor
+
+    @classmethod
+    def of(cls, num_lists: torch.Tensor, states: ListStates, num_tokens: int, num_places: int) -> "NewTokens":
+        """Those of the first lists, int64 [1] of them, given for how many there is room, and of places."""
+        batch, device, power = len(states.length), num_lists.device, triton.next_power_of_2
+        begin = torch.empty(batch + 1, dtype=torch.int64, device=device)
+        ends, last = torch.empty(2, batch, dtype=torch.int64, device=device)
+        mask = torch.empty(batch, 1, num_places, dtype=torch.bool, device=device)
+        _news_spans[(batch,)](
+            num_lists, states.length, states.start, states.num_read, states.num_pending,
+            begin, ends, last, mask, num_tokens, num_places, power(batch), power(num_places),
+        )  # fmt: skip
+        row, column = torch.empty(2, num_tokens, dtype=torch.int64, device=device)
+        _news_rows[(num_tokens,)](begin, row, column, batch, power(batch))
+        most = states.tokens.shape[1] + states.pending.shape[1]
+        return cls(Spans(row, begin, ends, most, has_padding=True), column, last.unsqueeze(1), mask)
 
 
 def news_features(
-    features: torch.Tensor, states: ListStates, num_columns: int, weight: torch.Tensor, eps: float
+    features: torch.Tensor, states: ListStates, new: NewTokens, weight: torch.Tensor, eps: float
 ) -> torch.Tensor:
-    """Of each token that is new to the draft the feature that goes before it, normed, [batch, n, hidden].
+    """Of each token that is new to the draft the feature that goes before it, normed, [t, hidden].
 
     Args:
         features: of all rows, [rows, places, hidden].
         states: of the first rows.
-        num_columns: n.
+        new: the tokens.
         weight: of the norm.
         eps: what is added to a variance.
     """
-    batch, width = len(states.length), features.shape[2]
-    normed = features.new_empty(batch, num_columns, width)
-    _news_features[(batch, num_columns)](
-        features, states.length, states.start, states.num_read, weight, normed,
+    width = features.shape[2]
+    normed = features.new_empty(len(new.column), width)
+    _news_features[(len(normed),)](
+        features, new.spans.row, new.column, states.length, states.start, states.num_read, weight, normed,
         features.shape[1], width, eps, triton.next_power_of_2(width),
         num_warps=8,
     )  # fmt: skip
@@ -55,34 +89,31 @@ def place_news(
     position: Position,
     index: TrieIndex,
     states: ListStates,
-    num_places: int,
+    new: NewTokens,
 ) -> Placed:
-    """What is new to the draft, as its inputs.
+    """What is new to the draft, as its inputs; of padding the positions are past the last place of the cache.
 
     Args:
-        told: the features' part of the inputs, [batch, n, hidden].
+        told: the features' part of the inputs, [t, hidden].
         inputs: the tokens' part.
         position: of the first pass.
         index: the trie.
         states: of the first rows.
-        num_places: of the cache, which the mask is of.
+        new: the tokens.
     """
-    batch, n, width = told.shape
+    t, width = told.shape
     u = torch.empty_like(told)
-    positions = torch.empty(batch, n, dtype=torch.int64, device=told.device)
-    last = torch.empty(batch, 1, dtype=torch.int64, device=told.device)
-    mask = torch.empty(batch, 1, num_places, dtype=torch.bool, device=told.device)
+    positions = torch.empty(t, dtype=torch.int64, device=told.device)
     slots, step, (weight, bias) = _parts_of(position, told)
-    _place_news[(batch, n)](
-        told, inputs.of_token, inputs.row, slots, step, weight, bias,
+    _place_news[(t,)](
+        told, inputs.of_token, inputs.row, slots, step, weight, bias, new.spans.row, new.column,
         states.tokens, states.pending, states.num_pending, states.length, states.start, states.num_read, states.node,
-        index.node_depth, u, positions, last, mask,
-        states.tokens.shape[1], states.pending.shape[1], num_places, width,
-        triton.next_power_of_2(width), triton.next_power_of_2(num_places),
-        position.of_slots is not None, position.of_step is not None,
+        index.node_depth, u, positions,
+        states.tokens.shape[1], states.pending.shape[1], new.mask.shape[2], width,
+        triton.next_power_of_2(width), position.of_slots is not None, position.of_step is not None,
         num_warps=8,
     )  # fmt: skip
-    return Placed(u, positions, last, mask)
+    return Placed(u, positions, new.last, new.mask, new.spans)
 
 
 def place_branches(
@@ -139,12 +170,46 @@ def _parts_of(
 
 
 @triton.jit
-def _news_features(
-    features, length, start, num_read, weight, normed, places, width, eps, WIDTH: tl.constexpr
+def _news_spans(
+    num_lists, length, start, num_read, num_pending, begin, ends, last, mask, num_tokens, num_places,
+    LISTS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
-    """One column of one list."""
-    row, column = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    columns = tl.num_programs(1)
+    """One list; what is nobody's has no tokens, whatever it says."""
+    row, every = tl.program_id(0), tl.arange(0, LISTS)
+    is_list = every < tl.load(num_lists)
+    count = tl.load(length + every, mask=is_list, other=0) - tl.load(start + every, mask=is_list, other=0)
+    count -= tl.load(num_read + every, mask=is_list, other=0)
+    count += tl.load(num_pending + every, mask=is_list, other=0)
+    own = tl.sum(tl.where(every == row, count, 0))
+    until = tl.sum(tl.where(every <= row, count, 0))
+    if row == 0:
+        tl.store(begin, until - own)
+    tl.store(begin + row + 1, until)
+    tl.store(last + row, tl.minimum(tl.maximum(until - 1, 0), num_tokens - 1))
+    end = tl.load(start + row) + tl.load(num_read + row) + own
+    tl.store(ends + row, end)
+    place = tl.arange(0, PLACES)
+    tl.store(mask + row * num_places + place, place < end, mask=place < num_places)
+
+
+@triton.jit
+def _news_rows(begin, rows, columns, batch, LISTS: tl.constexpr):
+    """One token."""
+    at = tl.program_id(0).to(tl.int64)
+    every = tl.arange(0, LISTS)
+    end = tl.load(begin + 1 + every, mask=every < batch, other=at + 1)
+    row = tl.sum((end <= at).to(tl.int64))
+    tl.store(rows + at, tl.where(row == batch, -1, row))
+    tl.store(columns + at, at - tl.load(begin + tl.minimum(row, batch - 1)))
+
+
+@triton.jit
+def _news_features(
+    features, rows, columns, length, start, num_read, weight, normed, places, width, eps, WIDTH: tl.constexpr
+):  # fmt: skip
+    """One token; whatever is read for padding, it exists."""
+    at = tl.program_id(0).to(tl.int64)
+    row, column = tl.maximum(tl.load(rows + at), 0), tl.load(columns + at)
     read = tl.load(num_read + row)
     num_verified = tl.load(length + row) - tl.load(start + row) - read
     place = tl.minimum(tl.maximum(read + tl.minimum(num_verified, column), 0), places - 1)
@@ -153,7 +218,7 @@ def _news_features(
     value = tl.load(features + (row * places + place) * width + lane, mask=inside, other=0.0).to(tl.float32)
     scale = tl.rsqrt(tl.sum(value * value) / width + eps)
     result = value * scale * tl.load(weight + lane, mask=inside, other=0.0).to(tl.float32)
-    tl.store(normed + (row * columns + column) * width + lane, result, mask=inside)
+    tl.store(normed + at * width + lane, result, mask=inside)
 
 
 @triton.jit
@@ -180,18 +245,19 @@ def _placed(
 
 @triton.jit
 def _place_news(
-    told, of_token, token_row, of_slots, of_step, weight, bias,
+    told, of_token, token_row, of_slots, of_step, weight, bias, rows, columns,
     tokens, pending, num_pending, length, start, num_read, node, node_depth,
-    u, positions, last_column, mask,
+    u, positions,
     most_tokens, most_pending, num_places, width,
-    WIDTH: tl.constexpr, PLACES: tl.constexpr, HAS_SLOTS: tl.constexpr, HAS_STEP: tl.constexpr,
+    WIDTH: tl.constexpr, HAS_SLOTS: tl.constexpr, HAS_STEP: tl.constexpr,
 ):  # fmt: skip
-    """One column of one list."""
-    row, column = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    columns = tl.num_programs(1)
+    """One token."""
+    at = tl.program_id(0).to(tl.int64)
+    of_list, column = tl.load(rows + at), tl.load(columns + at)
+    row = tl.maximum(of_list, 0)
     read, begin = tl.load(num_read + row), tl.load(start + row)
     num_verified = tl.load(length + row) - begin - read
-    last = tl.maximum(num_verified + tl.load(num_pending + row) - 1, 0)
+    last = num_verified + tl.load(num_pending + row) - 1
     is_guess = column >= num_verified
     verified = tl.minimum(tl.maximum(read + column, 0), most_tokens - 1)
     waiting = tl.minimum(tl.maximum(column - num_verified, 0), most_pending - 1)
@@ -203,19 +269,13 @@ def _place_news(
     # L + 1 slots; the remainder of what is negative is negative.
     slot = (tl.load(node_depth + tl.load(node + row)) - (last - column)) % most_pending
     slot = tl.where(slot < 0, slot + most_pending, slot)
-    out = row * columns + column
     placed = _placed(
-        told + out * width, of_token, token_row, of_slots, of_step, weight, bias, token, slot, is_guess, width,
+        told + at * width, of_token, token_row, of_slots, of_step, weight, bias, token, slot, is_guess, width,
         WIDTH, HAS_SLOTS, HAS_STEP,
     )  # fmt: skip
     lane = tl.arange(0, WIDTH)
-    tl.store(u + out * width + lane, placed, mask=lane < width)
-    tl.store(positions + out, begin + read + column)
-    if column == 0:
-        # What is nobody's may have more that is new than anyone in flight; whatever is read there, it exists.
-        tl.store(last_column + row, tl.minimum(last, columns - 1))
-        place = tl.arange(0, PLACES)
-        tl.store(mask + row * num_places + place, place < begin + read + last + 1, mask=place < num_places)
+    tl.store(u + at * width + lane, placed, mask=lane < width)
+    tl.store(positions + at, tl.where(of_list < 0, num_places, begin + read + column))
 
 
 @triton.jit

@@ -70,7 +70,7 @@ class KernelSteps(Steps):
     def _grow(self, tree: TreeShape, shape: RoundShape, states: ListStates, lists: Lists) -> Trees:
         if self._grows is None or not self._grows.can_grow(tree, lists):
             return super()._grow(tree, shape, states, lists)
-        return self._grows.grow(tree, shape, states, self.features, lists)
+        return self._grows.grow(tree, shape, self.num_lists, states, self.features, lists)
 
     def _keep(self, states: ListStates, done: Accepted) -> None:
         keep(self._cache.data, states, done)

@@ -242,7 +242,9 @@ class Drafter:
         told = self.tokens.of_features(news.features)
         u = self.tokens.inputs(told, news.tokens, news.slots, 1, news.is_guess)
         last = (news.spans.begin[1:, None] - 1).clamp(min=0)
-        context = (torch.arange(news.num_places, device=device) < news.end.unsqueeze(1)).unsqueeze(1)
+        # What is nobody's may have no token, but something to look at it has.
+        end = news.end.clamp(min=1).unsqueeze(1)
+        context = (torch.arange(news.num_places, device=device) < end).unsqueeze(1)
         self.cache.reserve(batch, news.num_places + self.num_scratch_places)
         self.cache.begin_pass(slice(0, batch), news.places, news.num_places)
         nothing = torch.zeros(batch, 1, 0, dtype=torch.bool, device=device)

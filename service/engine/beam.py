@@ -118,7 +118,8 @@ class BeamSearch:
     ) -> Reading:
         """The latest codes of all beams, of so many codes each; `seen` says which of the scratch is a beam's own."""
         batch, width = beams.node.shape
-        row = torch.arange(batch, device=length.device).unsqueeze(1).expand(-1, width).flatten()
+        # Repeated, not expanded: what is expanded of one prompt stays one number, and kernels read memory.
+        row = torch.arange(batch, device=length.device).repeat_interleave(width)
         begin = length[row]
         places = begin + (level - 1) * width + torch.arange(width, device=length.device).repeat(batch)
         scratch = torch.arange(num_places, device=length.device) - begin.unsqueeze(1)

@@ -13,6 +13,7 @@ from service.engine.load import Always
 from service.engine.reference import find_items, write_list
 from service.engine.shapes import Shapes
 from service.engine.tree import TreeShape
+from service.model import kernels
 from service.types import DecodedList, DecodeRequest
 from tests.engine.conftest import assert_equal, random_draft, random_requests
 from tests.engine.test_graphs import Captured
@@ -64,6 +65,23 @@ def test_many_and_few_items(make_setting) -> None:
         assert_equal(found, expected(shop, request))
     assert [len(found.items) for found in done] == [45, 4, 0]
     assert [found.exhausted for found in done] == [False, True, True]
+
+
+# What is computed for padding may be anything, numbers that overflow among it.
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_layer_s_kernels_find_the_same(make_setting, monkeypatch, count: int) -> None:
+    pytest.importorskip("triton", reason="Triton is for Linux alone")
+    monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))
+    monkeypatch.setattr(passes, "capture_on", lambda _: None)
+    monkeypatch.setattr(kernels, "runs_triton", lambda _: True)
+    monkeypatch.setattr(passes, "runs_triton", lambda _: True)
+    shop = make_setting(np.random.default_rng(0).integers(4, size=(40, 3)), (4, 4, 4))
+    shop.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    requests = beam_requests(count, 40, seed=3)
+    engine = Engine(shop.model, shop.catalogue, shop.layout, 3)
+    for request, done in zip(requests, engine.write(requests), strict=True):
+        assert_equal(done, expected(shop, request))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])

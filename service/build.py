@@ -37,12 +37,12 @@ from service.model.draft import (
 from service.model.presets import Preset
 from service.model.target import build_target, load_target, pick_dtype, read_config, target_digest
 from service.model.vocabulary import build_tokenizer, check_layout, layout_of, read_layout
+from service.teachers import teacher_for
 from service.training.draft import train_draft
 from service.training.item_ids import SemanticIds, describe, given_semantic_ids, train_semantic_ids
 from service.training.lists import ListSampler
 from service.training.loop import Progress
 from service.training.target import train_target
-from service.training.teacher import ItemKnn
 from service.training.written_lists import WrittenLists, write_lists
 from service.types import MAX_NUM_ITEMS, DecodeRequest
 
@@ -126,11 +126,12 @@ def train_list_target(
     device: torch.device,
     seed: int,
     work: Path,
+    on_stage: OnStage,
     on_progress: OnProgress,
 ) -> dict[str, Any]:
     """Train a target of `preset` and save it to `out` as a transformers checkpoint with its tokenizer.
 
-    A run that was stopped goes on from what it left in `work`, which the caller removes when all is done.
+    A teacher whose lists it learns to write is trained before it, where the recipe asks for one. A run that was stopped goes on from what it left in `work`, which the caller removes when all is done.
 
     Returns:
         The training record.
@@ -141,13 +142,25 @@ def train_list_target(
     positions = layout.prompt_length(preset.max_history_items) + MAX_NUM_ITEMS * layout.tokens_per_item
     model = build_target(preset, len(tokenizer), positions, seed).to(device)
     recipe = preset.training
+    teacher = teacher_for(
+        recipe,
+        prepared.split,
+        len(catalogue),
+        device=device,
+        seed=seed,
+        file=work / f"teacher-{_fingerprint(prepared, seed)[:16]}.safetensors",
+        on_epoch=lambda epoch, most, value: on_stage(
+            f"training the teacher: epoch {epoch}, at most {most}, {VALIDATION_METRIC} {value:.4f}"
+        ),
+    )
     sampler = ListSampler(
         train,
         catalogue.codes,
         layout,
-        ItemKnn(train, len(catalogue)),
+        teacher,
         max_history_items=preset.max_history_items,
         list_items=preset.list_items,
+        num_true=recipe.num_true,
         history_dropout=recipe.history_dropout,
         history_loss=recipe.history_loss,
         seed=seed,
@@ -363,6 +376,7 @@ def build_bundle(
                 device=device,
                 seed=seed,
                 work=work,
+                on_stage=on_stage,
                 on_progress=on_progress,
             )
         else:

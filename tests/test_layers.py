@@ -15,13 +15,13 @@ ROWS = [
     {"model", "gateway"},
     {"engine", "training"},
     {"worker", "evaluation"},
-    {"build", "launch", "cli"},
+    {"build", "launch", "cli", "teachers"},
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 
 # The gateway, and all it may import, stays free of torch; so does the command line until a command needs it.
 TORCH = {"torch", "transformers"}
-MAY_IMPORT_TORCH = {"model", "engine", "training", "worker", "evaluation", "build", "cli"}
+MAY_IMPORT_TORCH = {"model", "engine", "training", "worker", "evaluation", "build", "cli", "teachers"}
 
 
 def imports(file: Path) -> set[str]:

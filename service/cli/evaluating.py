@@ -100,9 +100,8 @@ def _ranker(
     baseline: Baseline, prepared: "Prepared", num_items: int, device: "torch.device", seed: int
 ) -> "Ranker":
     """A baseline that has seen the training part."""
-    from service.evaluation.metrics import ranking_metrics
-    from service.evaluation.quality import Popularity, ranked_lists
-    from service.training.sasrec import SasRec, SasRecRecipe, train_sasrec
+    from service.evaluation.quality import Popularity
+    from service.teachers import sasrec_for
     from service.training.teacher import ItemKnn
 
     train = prepared.split.train
@@ -110,20 +109,12 @@ def _ranker(
         return Popularity(train, num_items)
     if baseline is Baseline.ITEM_KNN:
         return ItemKnn(train, num_items)
-    cases, recipe = prepared.split.cases("valid"), SasRecRecipe()
-
-    def metric(model: SasRec) -> float:
-        lists = ranked_lists(model, cases, exclude_seen=False)
-        return ranking_metrics(lists, [case.target for case in cases])["ndcg@10"]
-
     with bar("training sasrec") as progress:
 
-        def on_epoch(epoch: int, value: float) -> None:
-            progress.update(epoch, recipe.max_epochs, f"validation ndcg@10 {value:.4f}")
+        def on_epoch(epoch: int, most: int, value: float) -> None:
+            progress.update(epoch, most, f"validation ndcg@10 {value:.4f}")
 
-        return train_sasrec(
-            train, num_items, recipe, device=device, seed=seed, metric=metric, on_epoch=on_epoch
-        )
+        return sasrec_for(prepared.split, num_items, device=device, seed=seed, on_epoch=on_epoch)
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:

@@ -186,6 +186,7 @@ def train_target(
             device=pick_device(device),
             seed=seed,
             work=work,
+            on_stage=say,
             on_progress=shower(training),
         )
         write_json(folder / "training.json", record)

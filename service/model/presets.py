@@ -1,7 +1,7 @@
 """Sizes of target that padrec trains, each with the training that suits it and its draft."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from service.errors import InputError
 
@@ -36,6 +36,9 @@ class TrainingRecipe(Recipe):
     Attributes:
         history_loss: weight of the next-item loss on the history, beside 1 for the list.
         history_dropout: chance that an item of a history is left out when it is drawn for training.
+        teacher: who ranks the items of lists; SASRec is trained first.
+        temperature: at which SASRec's rankings are drawn; 0: its best ones.
+        num_true: the user's true next items that stand before them.
     """
 
     weight_decay: float = 0.1
@@ -43,6 +46,9 @@ class TrainingRecipe(Recipe):
     validation_users: int = 512
     history_loss: float = 0.3
     history_dropout: float = 0.2
+    teacher: Literal["item-knn", "sasrec"] = "item-knn"
+    temperature: float = 0.0
+    num_true: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

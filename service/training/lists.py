@@ -1,6 +1,6 @@
 """Training examples: a history, and the list that the target shall write for it.
 
-A list begins with what the user really met next and goes on with a teacher's ranking, no item twice. Greedy decoding
+A list may begin with what the user really met next and goes on with a teacher's ranking, no item twice. Greedy decoding
 asks the target 'what else, if not these?' at every item after the first, and this is where it learns the answer.
 """
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from service.catalog.layout import TokenLayout
 from service.catalog.trie import Int32Array
 from service.data.dataset import Interactions
-from service.training.teacher import ItemKnn
+from service.training.teacher import Teacher
 
 IntArray = npt.NDArray[np.int64]
 
@@ -65,7 +65,7 @@ class ListSampler:
         train: histories of training users; items are rows.
         codes: [num_items, L].
         layout: how items become tokens.
-        teacher: ranks what follows the true next items.
+        teacher: ranks what follows the true next items, if any stand first.
         max_history_items: the latest items that a prompt holds.
         list_items: length of the list; shorter in catalogues that do not have as many items.
         num_true: how many of the user's true next items stand first in the list.
@@ -79,7 +79,7 @@ class ListSampler:
         train: Interactions,
         codes: Int32Array,
         layout: TokenLayout,
-        teacher: ItemKnn,
+        teacher: Teacher,
         *,
         max_history_items: int,
         list_items: int,
@@ -114,7 +114,7 @@ class ListSampler:
         rng = np.random.default_rng([self._seed, 1, step])
         drawn = self._positions[self._epochs.batch(step, size)].tolist()
         histories = [self._history(position, rng) for position in drawn]
-        ranked = self._teacher.rank(histories, self._list_items)
+        ranked = self._teacher.draw(histories, self._list_items, int(rng.integers(2**62)))
         lists = [self._list(position, row) for position, row in zip(drawn, ranked, strict=True)]
         return self._pad(histories, lists)
 

@@ -87,20 +87,26 @@ class SasRec(nn.Module):
         known: torch.Tensor = self.blocks(x, mask=later)
         return known
 
-    @torch.inference_mode()
     def rank(
         self, histories: Sequence[npt.NDArray[np.integer]], k: int, *, exclude_seen: bool = True
     ) -> list[IntArray]:
         """The k best rows for each history, best first; arguments as `ItemKnn.rank`."""
+        return largest(self.scores(histories, exclude_seen=exclude_seen), k)
+
+    @torch.inference_mode()
+    def scores(
+        self, histories: Sequence[npt.NDArray[np.integer]], *, exclude_seen: bool = True
+    ) -> torch.Tensor:
+        """Of all items for each history, float32 [batch, num_items]; -inf for those of the history, if so asked."""
         self.eval()
         padded, lengths = self._padded(histories)
         last = torch.arange(len(lengths), device=padded.device), lengths - 1
-        scores = self(padded)[last] @ self.items.weight.T
+        scores: torch.Tensor = self(padded)[last] @ self.items.weight.T
         if exclude_seen:
-            for row, history in zip(scores, histories, strict=True):
-                row[torch.as_tensor(history.astype(np.int64), device=row.device)] = -torch.inf
-        best, rows = (part.cpu().numpy() for part in scores.topk(min(k, self.num_items), dim=1))
-        return [of_list[values > -np.inf] for of_list, values in zip(rows, best, strict=True)]
+            row = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+            seen = np.stack((row, np.concatenate(histories)))
+            scores[tuple(torch.as_tensor(seen, device=scores.device))] = -torch.inf
+        return scores
 
     def loss(self, histories: Sequence[npt.NDArray[np.integer]]) -> torch.Tensor:
         """Cross-entropy of each item given those before it, mean over items; histories of two or more."""
@@ -123,6 +129,38 @@ class SasRec(nn.Module):
             row[: len(history)] = history
         device = self.items.weight.device
         return torch.as_tensor(padded, device=device), torch.as_tensor(lengths, device=device)
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnRankings:
+    """Rankings drawn from a model's probabilities, an item at a time, each of those that are left (Plackett and Luce).
+
+    What learns to write them has, after any items, the model's probabilities of the others: not only the best ranking
+    but how much better it is.
+
+    Attributes:
+        model: ranks items.
+        temperature: that its scores are divided by; 0: its own ranking, nothing is drawn.
+    """
+
+    model: SasRec
+    temperature: float
+
+    def draw(self, histories: Sequence[npt.NDArray[np.integer]], k: int, seed: int) -> list[IntArray]:
+        """See `Teacher`."""
+        scores = self.model.scores(histories)
+        if self.temperature:
+            generator = torch.Generator(scores.device).manual_seed(seed)
+            # The largest of sums with Gumbel noise are such a draw (arXiv 1903.06059).
+            noise = torch.empty_like(scores).exponential_(generator=generator).log()
+            scores = scores / self.temperature - noise
+        return largest(scores, k)
+
+
+def largest(scores: torch.Tensor, k: int) -> list[IntArray]:
+    """The k columns with the largest scores [batch, n] of each row, best first, without those of -inf."""
+    best, columns = (part.cpu().numpy() for part in scores.topk(min(k, scores.shape[1]), dim=1))
+    return [of_row[values > -np.inf] for of_row, values in zip(columns, best, strict=True)]
 
 
 def train_sasrec(

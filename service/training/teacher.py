@@ -1,10 +1,11 @@
-"""Item-kNN over co-occurrence in sessions: the ranking that a target learns to write after the true next items.
+"""Who ranks the items that a target learns to write; here item-kNN over co-occurrence in sessions.
 
 Two items are near when one follows the other closely in many histories; an old item of a history counts less than
 a fresh one. It is closed-form, sparse, and strong on catalogues with few interactions per item.
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,20 @@ from scipy import sparse
 from service.data.dataset import Interactions
 
 IntArray = npt.NDArray[np.int64]
+
+
+class Teacher(Protocol):
+    """Ranks items for histories."""
+
+    def draw(self, histories: Sequence[npt.NDArray[np.integer]], k: int, seed: int) -> list[IntArray]:
+        """`k` rows for each history, best first and none of its own; fewer where the catalogue has no more.
+
+        Args:
+            histories: rows, oldest first, one array per user.
+            k: length of the rankings.
+            seed: what is random in them depends on this alone.
+        """
+        ...
 
 
 class ItemKnn:
@@ -69,6 +84,10 @@ class ItemKnn:
             best = rows[np.lexsort((rows, -self.counts[rows], -values))][:k]
             ranked.append(self._fill(best, barred, k))
         return ranked
+
+    def draw(self, histories: Sequence[npt.NDArray[np.integer]], k: int, seed: int) -> list[IntArray]:
+        """See `Teacher`; nothing in it is random."""
+        return self.rank(histories, k)
 
     def _fill(self, best: IntArray, barred: npt.NDArray[np.integer], k: int) -> IntArray:
         if len(best) == k:

@@ -1,0 +1,77 @@
+"""Who ranks items for a target to learn from, or beside it in an evaluation: all know the training part alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from service.data.split import LeaveOneOut
+from service.evaluation.metrics import ranking_metrics
+from service.evaluation.quality import ranked_lists
+from service.model.checkpoints import load_weights, save_weights
+from service.model.presets import TrainingRecipe
+from service.training.sasrec import DrawnRankings, SasRec, SasRecRecipe, train_sasrec
+from service.training.teacher import ItemKnn, Teacher
+
+OnEpoch = Callable[[int, int, float], None]
+
+
+def sasrec_for(
+    split: LeaveOneOut, num_items: int, *, device: torch.device, seed: int, on_epoch: OnEpoch
+) -> SasRec:
+    """SASRec, the epoch with the largest NDCG@10 on validation users.
+
+    Args:
+        split: in catalogue rows.
+        num_items: size of the catalogue.
+        device: where to train.
+        seed: of all that is random.
+        on_epoch: called after each epoch with its number, of how many at most, and the NDCG@10.
+    """
+    cases, recipe = split.cases("valid"), SasRecRecipe()
+
+    def metric(model: SasRec) -> float:
+        lists = ranked_lists(model, cases, exclude_seen=False)
+        return ranking_metrics(lists, [case.target for case in cases])["ndcg@10"]
+
+    return train_sasrec(
+        split.train,
+        num_items,
+        recipe,
+        device=device,
+        seed=seed,
+        metric=metric,
+        on_epoch=lambda epoch, value: on_epoch(epoch, recipe.max_epochs, value),
+    )
+
+
+def teacher_for(
+    recipe: TrainingRecipe,
+    split: LeaveOneOut,
+    num_items: int,
+    *,
+    device: torch.device,
+    seed: int,
+    file: Path,
+    on_epoch: OnEpoch,
+) -> Teacher:
+    """The teacher that a recipe names.
+
+    Args:
+        recipe: of the target.
+        split: in catalogue rows.
+        num_items: size of the catalogue.
+        device: where to train it.
+        seed: of all that is random.
+        file: where one that had to be trained is kept, for a build that was stopped; of this data and seed.
+        on_epoch: see `sasrec_for`.
+    """
+    if recipe.teacher == "item-knn":
+        return ItemKnn(split.train, num_items)
+    if file.exists():
+        model = SasRec(num_items, SasRecRecipe()).to(device)
+        load_weights(file, model)
+    else:
+        model = sasrec_for(split, num_items, device=device, seed=seed, on_epoch=on_epoch)
+        save_weights(file, model)
+    return DrawnRankings(model, recipe.temperature)

@@ -1,0 +1,85 @@
+"""The teacher that a target's recipe names."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from service import teachers
+from service.build import Prepared, build_bundle, build_catalogue
+from service.data.dataset import Dataset
+from service.model.presets import preset_named
+from service.training.item_ids import given_semantic_ids
+from service.training.sasrec import SasRecRecipe
+from service.training.teacher import ItemKnn
+
+CPU = torch.device("cpu")
+TINY = preset_named("tiny")
+DRAWN = dataclasses.replace(TINY.training, steps=2, teacher="sasrec", temperature=0.5, num_true=0)
+
+
+@pytest.fixture
+def prepared(dataset: Path) -> Prepared:
+    data = Dataset.open(dataset)
+    ids = given_semantic_ids(data)
+    assert ids is not None
+    return Prepared.of(data, build_catalogue(data, ids))
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch) -> None:
+    recipe = SasRecRecipe(width=8, max_epochs=3)
+    monkeypatch.setattr(teachers, "SasRecRecipe", lambda: recipe)
+
+
+def test_it_is_trained_once(prepared: Prepared, tmp_path: Path) -> None:
+    epochs: list[int] = []
+
+    def teacher():
+        return teachers.teacher_for(
+            DRAWN,
+            prepared.split,
+            len(prepared.catalogue),
+            device=CPU,
+            seed=3,
+            file=tmp_path / "work" / "teacher.safetensors",
+            on_epoch=lambda epoch, most, value: epochs.append(epoch),
+        )
+
+    histories = [np.array([1, 2]), np.array([5])]
+    first, again = teacher().draw(histories, 8, seed=1), teacher().draw(histories, 8, seed=1)
+    assert epochs == [1, 2, 3]
+    np.testing.assert_array_equal(first, again)
+    assert all(not set(rows) & set(history) for rows, history in zip(first, histories, strict=True))
+
+
+def test_the_others_need_no_training(prepared: Prepared, tmp_path: Path) -> None:
+    knn = teachers.teacher_for(
+        TINY.training,
+        prepared.split,
+        len(prepared.catalogue),
+        device=CPU,
+        seed=0,
+        file=tmp_path / "none",
+        on_epoch=lambda *_: pytest.fail("nothing is trained"),
+    )
+    assert isinstance(knn, ItemKnn)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_target_learns_from_it(dataset: Path, tmp_path: Path) -> None:
+    stages: list[str] = []
+    bundle = build_bundle(
+        Dataset.open(dataset),
+        dataclasses.replace(TINY, training=DRAWN),
+        tmp_path / "bundle",
+        device=CPU,
+        draft=None,
+        on_stage=stages.append,
+        on_progress=lambda _: None,
+    )
+    assert sum(stage.startswith("training the teacher: epoch") for stage in stages) == 3
+    assert bundle.manifest.training["recipe"]["teacher"] == "sasrec"
+    assert not (tmp_path / "bundle.work").exists()

@@ -131,7 +131,8 @@ def train_list_target(
 ) -> dict[str, Any]:
     """Train a target of `preset` and save it to `out` as a transformers checkpoint with its tokenizer.
 
-    A teacher whose lists it learns to write is trained before it, where the recipe asks for one. A run that was stopped goes on from what it left in `work`, which the caller removes when all is done.
+    A teacher whose lists it learns to write is trained before it, where the recipe asks for one. A run that was stopped
+    goes on from what it left in `work`, which the caller removes when all is done.
 
     Returns:
         The training record.

@@ -138,7 +138,14 @@ PRESETS = {
             max_history_items=50,
             list_items=10,
             training=TrainingRecipe(
-                steps=6000, batch_size=256, micro_batch_size=64, learning_rate=1e-3, validate_every=500
+                steps=6000,
+                batch_size=256,
+                micro_batch_size=64,
+                learning_rate=1e-3,
+                validate_every=500,
+                teacher="sasrec",
+                temperature=1.0,
+                num_true=0,
             ),
             draft=DraftRecipe(
                 steps=600,

@@ -42,6 +42,7 @@ from service.training.draft import train_draft
 from service.training.item_ids import SemanticIds, describe, given_semantic_ids, train_semantic_ids
 from service.training.lists import ListSampler
 from service.training.loop import Progress
+from service.training.sasrec import SasRecRecipe
 from service.training.target import train_target
 from service.training.written_lists import WrittenLists, write_lists
 from service.types import MAX_NUM_ITEMS, DecodeRequest
@@ -143,13 +144,14 @@ def train_list_target(
     positions = layout.prompt_length(preset.max_history_items) + MAX_NUM_ITEMS * layout.tokens_per_item
     model = build_target(preset, len(tokenizer), positions, seed).to(device)
     recipe = preset.training
+    cases = _sample(prepared.split.cases("valid"), recipe.validation_users, seed)
     teacher = teacher_for(
         recipe,
         prepared.split,
         len(catalogue),
         device=device,
         seed=seed,
-        file=work / f"teacher-{_fingerprint(prepared, seed)[:16]}.safetensors",
+        file=work / f"teacher-{_fingerprint(prepared, asdict(SasRecRecipe()), seed)[:16]}.safetensors",
         on_epoch=lambda epoch, most, value: on_stage(
             f"training the teacher: epoch {epoch}, at most {most}, {VALIDATION_METRIC} {value:.4f}"
         ),
@@ -168,7 +170,6 @@ def train_list_target(
     )
     if not len(sampler):
         raise InputError("no user has two training interactions, so there is no list to learn")
-    cases = _sample(prepared.split.cases("valid"), recipe.validation_users, seed)
 
     def validate(model: PreTrainedModel) -> dict[str, float]:
         engine = Engine(model, catalogue, layout, max_batch=128)

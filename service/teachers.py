@@ -63,7 +63,7 @@ def teacher_for(
         num_items: size of the catalogue.
         device: where to train it.
         seed: of all that is random.
-        file: where one that had to be trained is kept, for a build that was stopped; of this data and seed.
+        file: where one that had to be trained is kept, for a build that was stopped; of this data, seed and shape.
         on_epoch: see `sasrec_for`.
     """
     if recipe.teacher == "item-knn":

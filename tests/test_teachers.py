@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from service import teachers
-from service.build import Prepared, build_bundle, build_catalogue
+from service.build import Prepared, build_bundle, build_catalogue, train_list_target
 from service.data.dataset import Dataset
+from service.data.split import LeaveOneOut
+from service.errors import InputError
 from service.model.presets import preset_named
 from service.training.item_ids import given_semantic_ids
 from service.training.sasrec import SasRecRecipe
@@ -83,3 +85,21 @@ def test_a_target_learns_from_it(dataset: Path, tmp_path: Path) -> None:
     assert sum(stage.startswith("training the teacher: epoch") for stage in stages) == 3
     assert bundle.manifest.training["recipe"]["teacher"] == "sasrec"
     assert not (tmp_path / "bundle.work").exists()
+
+
+def test_nobody_to_validate_on_is_told_before_it_is_trained(prepared: Prepared, tmp_path: Path) -> None:
+    whole = prepared.interactions
+    offsets = np.arange(0, 2 * whole.num_users + 1, 2)
+    two_each = dataclasses.replace(whole, offsets=offsets, items=whole.items[: offsets[-1]])
+    with pytest.raises(InputError, match="three interactions"):
+        train_list_target(
+            dataclasses.replace(prepared, interactions=two_each, split=LeaveOneOut(two_each)),
+            (4, 4, 4),
+            dataclasses.replace(TINY, training=DRAWN),
+            tmp_path / "target",
+            device=CPU,
+            seed=0,
+            work=tmp_path / "work",
+            on_stage=lambda _: pytest.fail("nothing is trained"),
+            on_progress=lambda _: None,
+        )

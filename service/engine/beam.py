@@ -118,7 +118,6 @@ class BeamSearch:
     ) -> Reading:
         """The latest codes of all beams, of so many codes each; `seen` says which of the scratch is a beam's own."""
         batch, width = beams.node.shape
-        # Repeated, not expanded: what is expanded of one prompt stays one number, and kernels read memory.
         row = torch.arange(batch, device=length.device).repeat_interleave(width)
         begin = length[row]
         places = begin + (level - 1) * width + torch.arange(width, device=length.device).repeat(batch)

@@ -39,8 +39,7 @@ class News:
         slots: int64 [t], filled after each token.
         is_guess: bool [t], which are pending.
         places: int64 [t], of each in prompt and list.
-        spans: whose tokens are whose.
-        end: tokens of prompt and list, these included, int64 [batch].
+        spans: whose tokens are whose; each list ends with the last of them.
         num_places: of the cache, before those of guesses; no list has more tokens.
         node: of the trie, after the last of them, int64 [batch].
         slot: that is filled next, int64 [batch].
@@ -53,7 +52,6 @@ class News:
     is_guess: torch.Tensor
     places: torch.Tensor
     spans: Spans
-    end: torch.Tensor
     num_places: int
     node: torch.Tensor
     slot: torch.Tensor
@@ -221,7 +219,7 @@ class Drafter:
     def passes(self, shape: TreeShape, news: News, lists: Lists) -> list[Branches]:
         """The candidates of each pass, [batch, n], of which the first `width` were extended; arguments as `grow`."""
         branches = Branches.start(
-            *(values.unsqueeze(1) for values in (news.node, news.slot, news.end)),
+            *(values.unsqueeze(1) for values in (news.node, news.slot, news.spans.ends)),
             most_written=shape.num_passes + 1,
             most_tokens=self.extension.most_tokens,
         )
@@ -238,12 +236,12 @@ class Drafter:
 
     def _read_news(self, news: News) -> tuple[torch.Tensor, _Scratch]:
         """Pass 0: the state after each list's last token, [batch, 1, hidden]."""
-        batch, device = len(news.end), news.tokens.device
+        batch, device = len(news.node), news.tokens.device
         told = self.tokens.of_features(news.features)
         u = self.tokens.inputs(told, news.tokens, news.slots, 1, news.is_guess)
         last = (news.spans.begin[1:, None] - 1).clamp(min=0)
         # What is nobody's may have no token, but something to look at it has.
-        end = news.end.clamp(min=1).unsqueeze(1)
+        end = news.spans.ends.clamp(min=1).unsqueeze(1)
         context = (torch.arange(news.num_places, device=device) < end).unsqueeze(1)
         self.cache.reserve(batch, news.num_places + self.num_scratch_places)
         self.cache.begin_pass(slice(0, batch), news.places, news.num_places)

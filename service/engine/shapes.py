@@ -118,12 +118,12 @@ class Shapes:
         """What suits a device."""
         return cls(16, 128, pads=True) if device.type == "cuda" else cls(1, 1, pads=False)
 
-    def tokens_for(self, count: int) -> int:
-        """Tokens of a pass: powers of two while reading the weights takes longer, then four sizes to each of them."""
+    def tokens_for(self, count: int, sizes: int = 4) -> int:
+        """Tokens of a pass: powers of two while reading the weights takes longer, then so many sizes to each."""
         if not self.pads:
             return count
         power = max(self.tokens, 1 << (count - 1).bit_length())
-        grain = power if power <= _FEW_TOKENS else power // 8
+        grain = power if power <= _FEW_TOKENS else power // (2 * sizes)
         return -(-count // grain) * grain
 
     def places_for(self, count: int) -> int:
@@ -180,7 +180,8 @@ class Shapes:
     ) -> RoundShape:
         """The shape for lists that stand so."""
         batch, longest = len(summary.length), int(summary.length.max())
-        news = int((summary.num_unread + summary.num_pending).sum())
+        # The draft of a round that guesses nothing reads nothing, however much is new to it by then.
+        news = 0 if tree is None else int((summary.num_unread + summary.num_pending).sum())
         wanted = int((summary.limit - summary.num_items).max())
         num_tokens = int(summary.num_pending.sum())
         if tree is not None:
@@ -193,7 +194,7 @@ class Shapes:
             return RoundShape(
                 batch=self._batch_for(batch, max_batch),
                 num_tokens=self.tokens_for(num_tokens),
-                news=self._news_for(news),
+                news=self.tokens_for(news, sizes=2),  # a small part of a round, so few sizes
                 longest=longest,
                 draft_places=draft_places,
                 tree=tree,
@@ -214,11 +215,6 @@ class Shapes:
     def largest(self, longest: int, widths: Widths) -> tuple[int, int]:
         """The largest `longest` and `draft_places` of a round, for lists of so many tokens, prompts included."""
         return self.places_for(longest), self.places_for(longest + widths.pending)
-
-    def _news_for(self, count: int) -> int:
-        """Tokens of the draft's first pass: two sizes to each power of two, as it is a small part of a round."""
-        power = max(self.tokens, 1 << (count - 1).bit_length())
-        return power if 4 * count > 3 * power or power <= _FEW_TOKENS else 3 * power // 4
 
 
 def _is_near(num_tokens: int, of_other: int) -> bool:

@@ -209,7 +209,6 @@ class Steps:
         pending = (column - split).clamp(0, states.pending.shape[1] - 1)
         place = (read + torch.minimum(column, split)).clamp(0, self.features.shape[1] - 1)
         slot, first = self._index.node_depth[states.node], states.start + states.num_read
-        end = first + count
         return News(
             tokens=torch.where(is_guess, states.pending[row, pending], states.tokens[row, verified]),
             features=self.features[row, place],
@@ -219,11 +218,10 @@ class Steps:
             spans=Spans(
                 row=torch.where(is_padding, -1, row),
                 begin=begin,
-                ends=end,
+                ends=first + count,
                 most=self._widths.tokens + self._widths.pending if self._pads else int(count.max()),
                 has_padding=self._pads,
             ),
-            end=end,
             num_places=shape.draft_places,
             node=states.node,
             slot=slot,

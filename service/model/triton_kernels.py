@@ -40,10 +40,13 @@ def rotate(
     rows: torch.Tensor | None,
 ) -> torch.Tensor:
     """See `kernels`; `rows` are the lists of tokens that stand side by side."""
+    # Kernels read memory: an index that was expanded may be one number there.
+    positions, rows = positions.contiguous(), None if rows is None else rows.contiguous()
     *shape, all_heads, head_dim = joined.shape
     queries = joined.new_empty(*shape, num_heads, head_dim)
     # Where there is no cache, or no norm, nothing is read or written there.
     keys, values, places = (queries, queries, positions) if cache is None else cache
+    places = places.contiguous()
     of_queries, of_keys, eps = (frequencies, frequencies, 0.0) if norms is None else norms
     _rotate[(positions.numel(), triton.cdiv(all_heads, _HEADS))](
         joined,
@@ -86,6 +89,7 @@ def attend(
     """See `kernels`; of spans where each begins, where it ends in the cache, and the most tokens of any."""
     num_heads, head_dim = queries.shape[-2:]
     batch, kv_heads, places = keys.shape[:3]
+    queries, mask = queries.contiguous(), mask.contiguous()
     begins, ends, n = spans or (queries, queries, queries.shape[1])
     num_rows = n * (num_heads // kv_heads)
     rows = 64

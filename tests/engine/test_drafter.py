@@ -83,7 +83,6 @@ def test_branches_are_what_each_alone_would_be(shop: Setting, variant: str) -> N
         is_guess=one > 0,
         places=lengths,
         spans=Spans(torch.arange(2), torch.arange(3), lengths + 1, 1, has_padding=False),
-        end=lengths + 1,
         num_places=int(lengths.max()) + 1,
         node=nodes,
         slot=one,

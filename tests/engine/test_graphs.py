@@ -16,6 +16,7 @@ from service.engine.graphs import Graphs
 from service.engine.load import Always, ByLoad
 from service.engine.reference import write_list
 from service.engine.shapes import PrefillShape, RoundShape, Shapes
+from service.engine.states import Summary, Widths
 from service.engine.tree import TreeShape
 from service.types import DecodedList, DecodeRequest
 from tests.engine.conftest import assert_equal, random_draft, random_requests
@@ -164,6 +165,18 @@ def test_a_round_fits_into_one_that_is_as_large_and_takes_not_much_longer(
 def test_a_prefill_fits_likewise(known: dict[str, Any], does: bool) -> None:
     shape = PrefillShape(batch=4, num_tokens=64, most=32, num_places=128, is_padded=True, is_sampled=False)
     assert replace(shape, **known).covers(shape) is does
+
+
+def test_what_is_new_to_a_draft_makes_no_shapes_where_nothing_is_guessed() -> None:
+    shapes, widths = Shapes(16, 128, pads=True), Widths(items=10, pending=5, guessed=5, steps=3)
+
+    def shape(num_unread: int, tree: TreeShape | None) -> RoundShape:
+        ones = np.ones(200, dtype=np.int64)
+        summary = Summary(ones, 10 * ones, 2 * ones, num_unread * ones, 40 * ones, ones)
+        return shapes.round(summary, widths, 256, tree, is_sampled=False)
+
+    assert len({shape(count, None) for count in range(0, 50, 5)}) == 1
+    assert [shape(count, TREE).news for count in (0, 1, 2, 4)] == [512, 768, 1024, 1536]
 
 
 def test_without_graphs_shapes_are_not_remembered() -> None:

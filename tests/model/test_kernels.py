@@ -175,3 +175,17 @@ def test_rows_are_copied_and_nothing_else_changes(device, dtype) -> None:
     expected[:, :, 2] = expected[:, :, 1]
     copy_rows(target, target, *torch.tensor([[1], [2]], device=device), 300)
     assert torch.equal(target, expected)
+
+
+def test_an_index_may_be_one_number_in_memory(device) -> None:
+    joined = torch.randn(4, 3, 8, device=device)
+    frequencies, zero = torch.ones(4, device=device), torch.zeros(1, dtype=torch.int64, device=device)
+    data = [torch.zeros(2, 1, 5, 8, device=device) for _ in range(4)]
+    same = zero.expand(4)
+    for keys, values, index in ((*data[:2], same), (*data[2:], same.clone())):
+        spans = Spans(index, torch.tensor([0, 4, 4], device=device), zero.expand(2) + 5, 4, has_padding=False)
+        places = torch.arange(4, device=device)
+        rotate(joined, index, frequencies, 1.0, 1, None, (keys, values, places), spans)
+    assert torch.equal(data[0], data[2])
+    assert torch.equal(data[1], data[3])
+    assert data[0][0, 0, :4].abs().sum(dim=1).min() > 0

@@ -9,6 +9,7 @@ import triton.language as tl
 from service.engine.constraint import TrieIndex
 from service.engine.drafter import Placed, TokenInputs
 from service.engine.gpu.extensions import Candidates
+from service.engine.gpu.layout import list_of
 from service.engine.states import ListStates
 from service.model.kernels import Spans
 
@@ -196,11 +197,9 @@ def _news_spans(
 def _news_rows(begin, rows, columns, batch, LISTS: tl.constexpr):
     """One token."""
     at = tl.program_id(0).to(tl.int64)
-    every = tl.arange(0, LISTS)
-    end = tl.load(begin + 1 + every, mask=every < batch, other=at + 1)
-    row = tl.sum((end <= at).to(tl.int64))
-    tl.store(rows + at, tl.where(row == batch, -1, row))
-    tl.store(columns + at, at - tl.load(begin + tl.minimum(row, batch - 1)))
+    row, column, is_padding = list_of(at, begin, batch, LISTS)
+    tl.store(rows + at, tl.where(is_padding, -1, row))
+    tl.store(columns + at, column)
 
 
 @triton.jit

@@ -41,6 +41,20 @@ def lay_out(
 
 
 @triton.jit
+def list_of(at, begin, batch, LISTS: tl.constexpr):
+    """Of a token that stands `at` among those of all lists: its list, which of the list's it is, whether it is padding.
+
+    What is padding stands after the last list's.
+    """
+    every = tl.arange(0, LISTS)
+    end = tl.load(begin + 1 + every, mask=every < batch, other=at + 1)
+    row = tl.sum((end <= at).to(tl.int64))
+    is_padding = row == batch
+    row = tl.minimum(row, batch - 1)
+    return row, at - tl.load(begin + row), is_padding
+
+
+@triton.jit
 def _probabilities(
     probability, is_real, num_lists, block, n, LISTS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
@@ -103,12 +117,7 @@ def _lay_out(
 ):  # fmt: skip
     """One token."""
     at = tl.program_id(0).to(tl.int64)
-    every = tl.arange(0, LISTS)
-    end = tl.load(begin + 1 + every, mask=every < batch, other=at + 1)
-    row = tl.sum((end <= at).to(tl.int64))
-    is_padding = row == batch
-    row = tl.minimum(row, batch - 1)
-    column = at - tl.load(begin + row)
+    row, column, is_padding = list_of(at, begin, batch, LISTS)
     of_length, own = tl.load(length + row), tl.load(num_pending + row)
     guess = column - own + 1  # its place in the tree; of pending tokens it is none
     is_guess = guess > 0

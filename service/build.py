@@ -161,15 +161,14 @@ def train_list_target(
         catalogue.codes,
         layout,
         teacher,
+        device=device,
         max_history_items=preset.max_history_items,
         list_items=preset.list_items,
-        num_true=recipe.num_true,
+        temperature=recipe.temperature,
         history_dropout=recipe.history_dropout,
         history_loss=recipe.history_loss,
         seed=seed,
     )
-    if not len(sampler):
-        raise InputError("no user has two training interactions, so there is no list to learn")
 
     def validate(model: PreTrainedModel) -> dict[str, float]:
         engine = Engine(model, catalogue, layout, max_batch=128)

@@ -10,8 +10,8 @@ from service.evaluation.metrics import ranking_metrics
 from service.evaluation.quality import ranked_lists
 from service.model.checkpoints import load_weights, save_weights
 from service.model.presets import TrainingRecipe
-from service.training.sasrec import DrawnRankings, SasRec, SasRecRecipe, train_sasrec
-from service.training.teacher import ItemKnn, Teacher
+from service.training.sasrec import SasRec, SasRecRecipe, train_sasrec
+from service.training.teacher import ItemKnn, LogLinearPool, Teacher, excludes_seen
 
 OnEpoch = Callable[[int, int, float], None]
 
@@ -29,9 +29,10 @@ def sasrec_for(
         on_epoch: called after each epoch with its number, of how many at most, and the NDCG@10.
     """
     cases, recipe = split.cases("valid"), SasRecRecipe()
+    without = excludes_seen(split.train)
 
     def metric(model: SasRec) -> float:
-        lists = ranked_lists(model, cases, exclude_seen=False)
+        lists = ranked_lists(model, cases, exclude_seen=without)
         return ranking_metrics(lists, [case.target for case in cases])["ndcg@10"]
 
     return train_sasrec(
@@ -55,23 +56,26 @@ def teacher_for(
     file: Path,
     on_epoch: OnEpoch,
 ) -> Teacher:
-    """The teacher that a recipe names.
+    """The teacher that a recipe names: item-kNN, SASRec or both.
 
     Args:
         recipe: of the target.
         split: in catalogue rows.
         num_items: size of the catalogue.
-        device: where to train it.
+        device: where to train it, and where its scores are.
         seed: of all that is random.
         file: where one that had to be trained is kept, for a build that was stopped; of this data, seed and shape.
         on_epoch: see `sasrec_for`.
     """
-    if recipe.teacher == "item-knn":
-        return ItemKnn(split.train, num_items)
-    if file.exists():
-        model = SasRec(num_items, SasRecRecipe()).to(device)
-        load_weights(file, model)
-    else:
-        model = sasrec_for(split, num_items, device=device, seed=seed, on_epoch=on_epoch)
-        save_weights(file, model)
-    return DrawnRankings(model, recipe.temperature)
+    weighted: list[tuple[float, Teacher]] = []
+    if recipe.knn_weight > 0:
+        weighted.append((recipe.knn_weight, ItemKnn(split.train, num_items, device=device)))
+    if recipe.knn_weight < 1:
+        if file.exists():
+            model = SasRec(num_items, SasRecRecipe()).to(device)
+            load_weights(file, model)
+        else:
+            model = sasrec_for(split, num_items, device=device, seed=seed, on_epoch=on_epoch)
+            save_weights(file, model)
+        weighted.append((1 - recipe.knn_weight, model))
+    return LogLinearPool(weighted)

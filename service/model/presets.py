@@ -1,7 +1,7 @@
 """Sizes of target that padrec trains, each with the training that suits it and its draft."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from service.errors import InputError
 
@@ -36,19 +36,17 @@ class TrainingRecipe(Recipe):
     Attributes:
         history_loss: weight of the next-item loss on the history, beside 1 for the list.
         history_dropout: chance that an item of a history is left out when it is drawn for training.
-        teacher: who ranks the items of lists; SASRec is trained first.
-        temperature: at which SASRec's rankings are drawn; 0: its best ones.
-        num_true: the user's true next items that stand before them.
+        knn_weight: of item-kNN in the teacher's opinion; the rest is SASRec's, which is trained first if it has any.
+        temperature: of the teacher's probabilities.
     """
 
     weight_decay: float = 0.1
     validate_every: int = 200
     validation_users: int = 512
-    history_loss: float = 0.3
+    history_loss: float = 0.1
     history_dropout: float = 0.2
-    teacher: Literal["item-knn", "sasrec"] = "item-knn"
-    temperature: float = 0.0
-    num_true: int = 1
+    knn_weight: float
+    temperature: float = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +110,12 @@ PRESETS = {
             max_history_items=20,
             list_items=10,
             training=TrainingRecipe(
-                steps=1200, batch_size=32, micro_batch_size=32, learning_rate=3e-3, validate_every=300
+                steps=1200,
+                batch_size=32,
+                micro_batch_size=32,
+                learning_rate=3e-3,
+                validate_every=300,
+                knn_weight=1.0,
             ),
             # A minute on two CPU cores, half of it the target's: few lists, many guesses in each.
             draft=DraftRecipe(
@@ -138,14 +141,13 @@ PRESETS = {
             max_history_items=50,
             list_items=10,
             training=TrainingRecipe(
-                steps=6000,
+                steps=4000,
                 batch_size=256,
-                micro_batch_size=64,
+                micro_batch_size=128,
                 learning_rate=1e-3,
-                validate_every=500,
-                teacher="sasrec",
-                temperature=1.0,
-                num_true=0,
+                validate_every=1000,
+                validation_users=4096,
+                knn_weight=0.7,
             ),
             draft=DraftRecipe(
                 steps=600,
@@ -170,7 +172,12 @@ PRESETS = {
             max_history_items=50,
             list_items=10,
             training=TrainingRecipe(
-                steps=20_000, batch_size=64, micro_batch_size=16, learning_rate=3e-4, validate_every=500
+                steps=20_000,
+                batch_size=64,
+                micro_batch_size=16,
+                learning_rate=3e-4,
+                validate_every=500,
+                knn_weight=0.7,
             ),
             draft=DraftRecipe(
                 steps=800,

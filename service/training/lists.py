@@ -1,35 +1,43 @@
-"""Training examples: a history, and the list that the target shall write for it.
+"""Training examples: a history, a list for it, and how a teacher would have gone on at every code of that list.
 
-A list may begin with what the user really met next and goes on with a teacher's ranking, no item twice. Greedy decoding
-asks the target 'what else, if not these?' at every item after the first, and this is where it learns the answer.
+Lists are drawn from the teacher's probabilities, so that a target meets lists that are not quite the best ones, as its
+own will not be; what it learns at each code is the same whatever was drawn: the best item that is left.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from service.catalog.layout import TokenLayout
 from service.catalog.trie import Int32Array
 from service.data.dataset import Interactions
-from service.training.teacher import Teacher
+from service.training.best_below import BestBelow
+from service.training.teacher import Teacher, excludes_seen
 
 IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class ListBatch:
-    """Padded on the right with token 0.
+    """Tokens are padded on the right with token 0.
 
     Attributes:
         tokens: [batch, length], prompt then list.
-        attention: bool [batch, length], False on padding.
-        weights: float32 [batch, length], weight of the loss *on predicting* each token.
+        lengths: [batch], of the tokens without padding.
+        prompt_lengths: [batch], of the prompts in tokens.
+        weights: float32 [batch, length], weight of the loss *on predicting* each token: those that are known for sure.
+        is_listed: bool [batch, K], whether a list has so many items.
+        worth: float32 [batch, K, L, codes], on the teacher's device: what `BestBelow` says of the lists' codes.
     """
 
     tokens: IntArray
-    attention: npt.NDArray[np.bool_]
+    lengths: IntArray
+    prompt_lengths: IntArray
     weights: npt.NDArray[np.float32]
+    is_listed: npt.NDArray[np.bool_]
+    worth: torch.Tensor
 
 
 class Epochs:
@@ -62,15 +70,17 @@ class ListSampler:
     """Draws batches; the batch of a step depends on the seed and the step alone, so training can resume anywhere.
 
     Args:
-        train: histories of training users; items are rows.
-        codes: [num_items, L].
+        train: histories of training users, at least one item; items are rows.
+        codes: [num_items, L], in trie order.
         layout: how items become tokens.
-        teacher: ranks what follows the true next items, if any stand first.
+        teacher: says how good items are.
+        device: the teacher's.
         max_history_items: the latest items that a prompt holds.
         list_items: length of the list; shorter in catalogues that do not have as many items.
-        num_true: how many of the user's true next items stand first in the list.
-        history_dropout: chance that an item of the history, the last one aside, is left out.
-        history_loss: weight of the loss on the prompt's items.
+        temperature: at which lists are drawn.
+        history_dropout: chance that an item of a history, the last one aside, is left out: the mean over histories,
+            each of which has its own.
+        history_loss: weight of the loss on the prompt's items, beside 1 for the list's.
         seed: of all randomness.
     """
 
@@ -81,71 +91,98 @@ class ListSampler:
         layout: TokenLayout,
         teacher: Teacher,
         *,
+        device: torch.device,
         max_history_items: int,
         list_items: int,
-        num_true: int = 1,
+        temperature: float,
         history_dropout: float = 0.0,
         history_loss: float = 0.0,
         seed: int = 0,
     ) -> None:
+        self.layout = layout
         self._rows = train.items.astype(np.int64)
         self._teacher = teacher
-        self._layout = layout
+        self._best_below = BestBelow(codes, device)
         self._item_tokens = layout.item_tokens(codes)
         self._max_history = max_history_items
         self._list_items = min(list_items, len(codes))
-        self._num_true = num_true
+        self._temperature = temperature
         self._dropout = history_dropout
         self._history_loss = history_loss
         self._seed = seed
-        # An example is a position in the flat array of rows that has a history before it in its user's part.
-        user = np.repeat(np.arange(len(train.offsets) - 1), np.diff(train.offsets))
-        self._user_begin = train.offsets[:-1][user]
-        self._user_end = train.offsets[1:][user]
-        self._positions = np.flatnonzero(np.arange(len(self._rows)) > self._user_begin)
-        self._epochs = Epochs(len(self._positions), seed)
-
-    def __len__(self) -> int:
-        """Number of distinct examples, before dropout."""
-        return len(self._positions)
+        self._excludes_seen = excludes_seen(train)
+        # An example is a position in the flat array of rows: the last item of a history.
+        self._user_begin = np.repeat(train.offsets[:-1], np.diff(train.offsets))
+        self._epochs = Epochs(len(self._rows), seed)
 
     def batch(self, step: int, size: int) -> ListBatch:
         """The examples of one step."""
         rng = np.random.default_rng([self._seed, 1, step])
-        drawn = self._positions[self._epochs.batch(step, size)].tolist()
-        histories = [self._history(position, rng) for position in drawn]
-        ranked = self._teacher.draw(histories, self._list_items, int(rng.integers(2**62)))
-        lists = [self._list(position, row) for position, row in zip(drawn, ranked, strict=True)]
-        return self._pad(histories, lists)
+        histories, lengths = self._histories(self._epochs.batch(step, size), rng)
+        rows = [history[:length] for history, length in zip(histories, lengths, strict=True)]
+        scores = self._teacher.scores(rows, exclude_seen=self._excludes_seen)
+        lists = self._lists(scores, int(rng.integers(2**62)))
+        is_listed = scores.gather(1, lists) > -torch.inf
+        worth = self._best_below(scores, lists)
+        return self._batch(histories, lengths, lists.cpu().numpy(), is_listed.cpu().numpy(), worth)
 
-    def _history(self, position: int, rng: np.random.Generator) -> IntArray:
-        history = self._rows[self._user_begin[position] : position]
-        if self._dropout:
-            keep = rng.random(len(history)) >= self._dropout
-            keep[-1] = True
-            history = history[keep]
-        return history[-self._max_history :]
+    def _histories(self, last: IntArray, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """Those that end at `last` [batch], with dropout, padded on the right by any item, and their lengths."""
+        lengths = np.minimum(last + 1 - self._user_begin[last], self._max_history)
+        column = np.arange(lengths.max())
+        is_last = column == lengths[:, None] - 1
+        chance = 2 * self._dropout * rng.random((len(last), 1))
+        kept = (column < lengths[:, None]) & (is_last | (rng.random(is_last.shape) >= chance))
+        rows = self._rows[np.minimum(last[:, None] + 1 - lengths[:, None] + column, len(self._rows) - 1)]
+        kept_first = np.argsort(~kept, axis=1, kind="stable")
+        return np.take_along_axis(rows, kept_first, axis=1), kept.sum(axis=1)
 
-    def _list(self, position: int, ranked: IntArray) -> IntArray:
-        true = self._rows[position : min(position + self._num_true, self._user_end[position])]
-        rows = np.concatenate([true, ranked])
-        _, first = np.unique(rows, return_index=True)
-        return rows[np.sort(first)][: self._list_items]
+    def _lists(self, scores: torch.Tensor, seed: int) -> torch.Tensor:
+        """Items one by one, each by its probability among those that are left (Plackett and Luce), int64 [batch, K]."""
+        generator = torch.Generator(scores.device).manual_seed(seed)
+        # The largest of sums with Gumbel noise are such a draw (arXiv 1903.06059).
+        noise = torch.empty_like(scores).exponential_(generator=generator).log()
+        return (scores / self._temperature - noise).topk(self._list_items, dim=1).indices
 
-    def _pad(self, histories: list[IntArray], lists: list[IntArray]) -> ListBatch:
-        prefix, list_start = self._layout.prefix, self._layout.list_start
-        per_item = self._layout.tokens_per_item
-        starts = [self._layout.prompt_length(len(history)) for history in histories]
-        ends = [start + len(rows) * per_item for start, rows in zip(starts, lists, strict=True)]
-        shape = (len(histories), max(ends))
-        tokens = np.zeros(shape, dtype=np.int64)
-        attention = np.zeros(shape, dtype=bool)
-        weights = np.zeros(shape, dtype=np.float32)
-        for i, (history, rows, start, end) in enumerate(zip(histories, lists, starts, ends, strict=True)):
-            history_tokens, list_tokens = self._item_tokens[history].ravel(), self._item_tokens[rows].ravel()
-            tokens[i, :end] = np.concatenate([prefix, history_tokens, list_start, list_tokens])
-            attention[i, :end] = True
-            weights[i, len(prefix) : start - len(list_start)] = self._history_loss
-            weights[i, start:end] = 1.0
-        weights[:, 0] = 0.0  # nothing predicts the first token
-        return ListBatch(tokens, attention, weights)
+    def _batch(
+        self,
+        histories: IntArray,
+        lengths: IntArray,
+        lists: IntArray,
+        is_listed: npt.NDArray[np.bool_],
+        worth: torch.Tensor,
+    ) -> ListBatch:
+        prefix, list_start = self.layout.prefix, self.layout.list_start
+        per_item = self.layout.tokens_per_item
+        batch = np.arange(len(lists))[:, None]
+        history_ends = len(prefix) + lengths * per_item
+        prompt_lengths = history_ends + len(list_start)
+        ends = prompt_lengths + is_listed.sum(axis=1) * per_item
+
+        listed = np.where(is_listed[:, :, None], self._item_tokens[lists], 0).reshape(len(lists), -1)
+        list_part = np.concatenate([np.tile(list_start, (len(lists), 1)), listed], axis=1).astype(np.int64)
+        width = len(prefix) + histories.shape[1] * per_item + list_part.shape[1]
+        place = np.arange(width)
+        tokens = np.zeros((len(lists), width), dtype=np.int64)
+        tokens[:, : len(prefix)] = prefix
+        tokens[:, len(prefix) : width - list_part.shape[1]] = self._item_tokens[histories].reshape(
+            len(lists), -1
+        )
+        tokens[place >= history_ends[:, None]] = 0
+        tokens[batch, history_ends[:, None] + np.arange(list_part.shape[1])] = list_part
+
+        in_list = place - prompt_lengths[:, None]
+        is_separator = (in_list >= 0) & (in_list % per_item == per_item - 1) & (place < ends[:, None])
+        in_history = (place >= max(1, len(prefix))) & (
+            place < history_ends[:, None]
+        )  # nothing predicts the first
+        weights = is_separator + self._history_loss * in_history
+        longest = ends.max()
+        return ListBatch(
+            tokens[:, :longest],
+            ends,
+            prompt_lengths,
+            weights[:, :longest].astype(np.float32),
+            is_listed,
+            worth,
+        )

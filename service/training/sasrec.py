@@ -6,17 +6,16 @@ loss, one sampled negative, is known to be its weakness; with cross-entropy it i
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from service.data.dataset import Interactions
-from service.training.teacher import IntArray
+from service.training.teacher import Histories, IntArray, without_seen
 
 _INITIAL_STD = 0.02
 
@@ -87,28 +86,22 @@ class SasRec(nn.Module):
         known: torch.Tensor = self.blocks(x, mask=later)
         return known
 
-    def rank(
-        self, histories: Sequence[npt.NDArray[np.integer]], k: int, *, exclude_seen: bool = True
-    ) -> list[IntArray]:
+    def rank(self, histories: Histories, k: int, *, exclude_seen: bool = True) -> list[IntArray]:
         """The k best rows for each history, best first; arguments as `ItemKnn.rank`."""
-        return largest(self.scores(histories, exclude_seen=exclude_seen), k)
+        best = self.scores(histories, exclude_seen=exclude_seen).topk(min(k, self.num_items), dim=1)
+        values, rows = best.values.cpu().numpy(), best.indices.cpu().numpy()
+        return [of_row[of_values > -np.inf] for of_row, of_values in zip(rows, values, strict=True)]
 
-    @torch.inference_mode()
-    def scores(
-        self, histories: Sequence[npt.NDArray[np.integer]], *, exclude_seen: bool = True
-    ) -> torch.Tensor:
-        """Of all items for each history, float32 [batch, num_items]; -inf for those of the history, if so asked."""
+    @torch.no_grad()
+    def scores(self, histories: Histories, *, exclude_seen: bool) -> torch.Tensor:
+        """See `Teacher`."""
         self.eval()
         padded, lengths = self._padded(histories)
         last = torch.arange(len(lengths), device=padded.device), lengths - 1
         scores: torch.Tensor = self(padded)[last] @ self.items.weight.T
-        if exclude_seen:
-            row = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
-            seen = np.stack((row, np.concatenate(histories)))
-            scores[tuple(torch.as_tensor(seen, device=scores.device))] = -torch.inf
-        return scores
+        return without_seen(scores, histories) if exclude_seen else scores
 
-    def loss(self, histories: Sequence[npt.NDArray[np.integer]]) -> torch.Tensor:
+    def loss(self, histories: Histories) -> torch.Tensor:
         """Cross-entropy of each item given those before it, mean over items; histories of two or more."""
         padded, lengths = self._padded(histories, more=1)
         before, after = padded[:, :-1], padded[:, 1:]
@@ -118,9 +111,7 @@ class SasRec(nn.Module):
         scores = self(before)[is_real] @ self.items.weight.T
         return F.cross_entropy(scores, after[is_real])
 
-    def _padded(
-        self, histories: Sequence[npt.NDArray[np.integer]], more: int = 0
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _padded(self, histories: Histories, more: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """The latest items of histories, int64 [batch, n], and how many, int64 [batch]."""
         latest = [history[-self._recipe.max_items - more :] for history in histories]
         lengths = np.array([len(history) for history in latest])
@@ -129,38 +120,6 @@ class SasRec(nn.Module):
             row[: len(history)] = history
         device = self.items.weight.device
         return torch.as_tensor(padded, device=device), torch.as_tensor(lengths, device=device)
-
-
-@dataclass(frozen=True, slots=True)
-class DrawnRankings:
-    """Rankings drawn from a model's probabilities, an item at a time, each of those that are left (Plackett and Luce).
-
-    What learns to write them has, after any items, the model's probabilities of the others: not only the best ranking
-    but how much better it is.
-
-    Attributes:
-        model: ranks items.
-        temperature: that its scores are divided by; 0: its own ranking, nothing is drawn.
-    """
-
-    model: SasRec
-    temperature: float
-
-    def draw(self, histories: Sequence[npt.NDArray[np.integer]], k: int, seed: int) -> list[IntArray]:
-        """See `Teacher`."""
-        scores = self.model.scores(histories)
-        if self.temperature:
-            generator = torch.Generator(scores.device).manual_seed(seed)
-            # The largest of sums with Gumbel noise are such a draw (arXiv 1903.06059).
-            noise = torch.empty_like(scores).exponential_(generator=generator).log()
-            scores = scores / self.temperature - noise
-        return largest(scores, k)
-
-
-def largest(scores: torch.Tensor, k: int) -> list[IntArray]:
-    """The k columns with the largest scores [batch, n] of each row, best first, without those of -inf."""
-    best, columns = (part.cpu().numpy() for part in scores.topk(min(k, scores.shape[1]), dim=1))
-    return [of_row[values > -np.inf] for of_row, values in zip(columns, best, strict=True)]
 
 
 def train_sasrec(

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from service.model.presets import TrainingRecipe
-from service.training.lists import ListBatch, ListSampler
+from service.training.lists import IntArray, ListBatch, ListSampler
 from service.training.loop import Progress, train
 
 Validate = Callable[[PreTrainedModel], dict[str, float]]
@@ -42,14 +43,19 @@ def train_target(
     Returns:
         The training record: the recipe, the best step and its metrics.
     """
+    if model.device.type == "cuda":
+        # One kernel for what is many, and compiled once, as all layers are alike; lengths differ by the batch.
+        for layer in model.model.layers:
+            layer.compile(dynamic=True)
+    code_tokens = torch.as_tensor(sampler.layout.table.clip(min=0), device=model.device)
 
-    def gather_gradient(step: int) -> float:
-        return _gather_gradient(model, sampler.batch(step, recipe.batch_size), recipe.micro_batch_size)
+    def gather(step: int) -> float:
+        return gather_gradient(model, sampler.batch(step, recipe.batch_size), code_tokens, recipe)
 
     return train(
         model,
         recipe,
-        gather_gradient=gather_gradient,
+        gather_gradient=gather,
         work=work,
         fingerprint=fingerprint,
         validate=lambda: validate(model),
@@ -58,24 +64,70 @@ def train_target(
     )
 
 
-def _gather_gradient(model: PreTrainedModel, batch: ListBatch, micro_batch_size: int) -> float:
-    """Add the gradient of a batch, in micro-batches of lists of like length; the loss, in nats per token."""
+def gather_gradient(
+    model: PreTrainedModel, batch: ListBatch, code_tokens: torch.Tensor, recipe: TrainingRecipe
+) -> float:
+    """Add the gradient of a batch, in micro-batches of lists of like length.
+
+    Args:
+        model: the target.
+        batch: examples.
+        code_tokens: int64 [L, codes], the token of each level's codes.
+        recipe: of the target.
+
+    Returns:
+        The loss, in nats per token; at a list's codes what the teacher itself is unsure of does not count.
+    """
     device = model.device
-    total = float(batch.weights[:, 1:].sum())
-    lengths = batch.attention.sum(axis=1)
-    order = np.arange(len(lengths)) if micro_batch_size >= len(lengths) else np.argsort(lengths)
-    mean_loss = 0.0
-    for begin in range(0, len(order), micro_batch_size):
-        part = order[begin : begin + micro_batch_size]
-        longest = int(lengths[part].max())
-        tokens = torch.as_tensor(batch.tokens[part, :longest], device=device)
-        weights = torch.as_tensor(batch.weights[part, 1:longest], device=device)
-        attention = torch.as_tensor(batch.attention[part, :longest], device=device)
+    num_codes = int(batch.is_listed.sum()) * len(code_tokens)
+    total = num_codes + float(batch.weights.sum())
+    mean_loss = torch.zeros((), device=device)
+    order = np.argsort(batch.lengths, kind="stable")
+    for begin in range(0, len(order), recipe.micro_batch_size):
+        part = order[begin : begin + recipe.micro_batch_size]
+        tokens = torch.as_tensor(batch.tokens[part, : batch.lengths[part].max()], device=device)
+        # Padding is at the end, where nothing that counts looks.
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            logits = model(input_ids=tokens, attention_mask=attention, use_cache=False).logits[:, :-1]
-        predicted = weights > 0
-        losses = F.cross_entropy(logits[predicted].float(), tokens[:, 1:][predicted], reduction="none")
-        loss = (losses * weights[predicted]).sum() / total
+            logits = model(input_ids=tokens, use_cache=False).logits
+        loss = _known_loss(logits, batch, part) + _lists_loss(
+            logits, batch, part, code_tokens, recipe.temperature
+        )
+        loss = loss / total
         loss.backward()  # type: ignore[no-untyped-call]
-        mean_loss += float(loss.detach())
-    return mean_loss
+        mean_loss += loss.detach()
+    return float(mean_loss)
+
+
+def _known_loss(logits: torch.Tensor, batch: ListBatch, part: IntArray) -> torch.Tensor:
+    """Weighted cross-entropy of the tokens that are known for sure, summed over `part` of a batch, in nats."""
+    row, place = np.nonzero(batch.weights[part])
+    weights, tokens = batch.weights[part[row], place], batch.tokens[part[row], place]
+    losses = F.cross_entropy(
+        logits[_on(logits, row), _on(logits, place - 1)].float(), _on(logits, tokens), reduction="none"
+    )
+    return losses @ _on(logits, weights)
+
+
+def _lists_loss(
+    logits: torch.Tensor, batch: ListBatch, part: IntArray, code_tokens: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Divergence of the target's next codes from the teacher's, summed over the lists `part` of a batch, in nats.
+
+    The teacher's probability of a code is the softmax of the best score below it: the likeliest code leads to the best
+    item, and those that are nearly as good are told from those that are not.
+    """
+    levels = len(code_tokens)
+    row, slot = np.nonzero(batch.is_listed[part])
+    before = batch.prompt_lengths[part[row]] - 1 + slot * (levels + 1)  # the token before each item
+    places = _on(logits, before[:, None] + np.arange(levels))
+    of_codes = logits[_on(logits, row).unsqueeze(1), places].float()  # [items, L, vocabulary]
+    worth = batch.worth[_on(logits, part[row]), _on(logits, slot)]
+    tokens = code_tokens[:, : worth.shape[-1]].expand(len(row), -1, -1)
+    log_q = torch.log_softmax(of_codes, dim=-1).gather(-1, tokens)
+    log_p = torch.log_softmax(worth / temperature, dim=-1)
+    return torch.where(log_p > -torch.inf, log_p.exp() * (log_p - log_q), 0.0).sum()
+
+
+def _on(like: torch.Tensor, array: npt.NDArray[Any]) -> torch.Tensor:
+    """An array on the device of `like`."""
+    return torch.as_tensor(array, device=like.device)

@@ -1,33 +1,78 @@
-"""Who ranks the items that a target learns to write; here item-kNN over co-occurrence in sessions.
+"""Who says how good items are, for a target to learn from; here item-kNN over co-occurrence in sessions.
 
 Two items are near when one follows the other closely in many histories; an old item of a history counts less than
 a fresh one. It is closed-form, sparse, and strong on catalogues with few interactions per item.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import sparse
 
 from service.data.dataset import Interactions
 
 IntArray = npt.NDArray[np.int64]
+Histories = Sequence[npt.NDArray[np.integer]]
+
+# How near a history is to any item at all, on average over items; what is popular is nearer.
+_NEAR_ANYTHING = 1e-3
+
+# Where so few of the items that users meet are ones they have met before, lists need none of them.
+_FEW_REPEATS = 0.01
 
 
 class Teacher(Protocol):
-    """Ranks items for histories."""
+    """Scores items for histories."""
 
-    def draw(self, histories: Sequence[npt.NDArray[np.integer]], k: int, seed: int) -> list[IntArray]:
-        """`k` rows for each history, best first and none of its own; fewer where the catalogue has no more.
+    def scores(self, histories: Histories, *, exclude_seen: bool) -> torch.Tensor:
+        """How probable each item is to come next: logs, up to a number of each history's own.
 
         Args:
             histories: rows, oldest first, one array per user.
-            k: length of the rankings.
-            seed: what is random in them depends on this alone.
+            exclude_seen: no item of the history itself, which then has -inf.
+
+        Returns:
+            float32 [batch, num_items].
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class LogLinearPool:
+    """Several teachers' opinion: the weighted geometric mean of their probabilities.
+
+    Attributes:
+        weighted: teachers and their weights, positive, of sum 1.
+    """
+
+    weighted: Sequence[tuple[float, Teacher]]
+
+    def scores(self, histories: Histories, *, exclude_seen: bool) -> torch.Tensor:
+        """See `Teacher`."""
+        parts = [
+            weight * torch.log_softmax(teacher.scores(histories, exclude_seen=exclude_seen), dim=1)
+            for weight, teacher in self.weighted
+        ]
+        return torch.stack(parts).sum(dim=0)
+
+
+def excludes_seen(train: Interactions) -> bool:
+    """Whether lists should do without the items of a history, as users so rarely meet an item twice."""
+    user = np.repeat(np.arange(train.num_users), np.diff(train.offsets))
+    num_distinct = np.unique(np.stack((user, train.items)), axis=1).shape[1]
+    return bool(len(user) - num_distinct <= _FEW_REPEATS * len(user))
+
+
+def without_seen(scores: torch.Tensor, histories: Histories) -> torch.Tensor:
+    """`scores` [batch, num_items], changed in place: -inf for the items of each history."""
+    row = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    seen = np.stack((row, np.concatenate(histories)))
+    scores[tuple(torch.as_tensor(seen, device=scores.device))] = -torch.inf
+    return scores
 
 
 class ItemKnn:
@@ -40,6 +85,7 @@ class ItemKnn:
         backward: weight of 'was followed by' beside 'follows'.
         decay: weight of a history's item per step of age.
         smoothing: added to an item's count when its row is normalised, so that rare items speak softly.
+        device: of `scores`.
     """
 
     def __init__(
@@ -51,17 +97,27 @@ class ItemKnn:
         backward: float = 0.5,
         decay: float = 0.8,
         smoothing: float = 5.0,
+        device: torch.device | None = None,
     ) -> None:
         self.num_items = num_items
+        self._device = device
         self.counts = np.bincount(train.items, minlength=num_items)
         self._decay = decay
         near = cooccurrence(train, num_items, window=window, backward=backward)
         self._near = sparse.diags(1.0 / np.sqrt(self.counts + smoothing)) @ near
         self._by_popularity = np.argsort(-self.counts, kind="stable")
 
-    def rank(
-        self, histories: Sequence[npt.NDArray[np.integer]], k: int, *, exclude_seen: bool = True
-    ) -> list[IntArray]:
+    def scores(self, histories: Histories, *, exclude_seen: bool) -> torch.Tensor:
+        """See `Teacher`; nearness is taken for probability, and a little of it is everywhere, by popularity."""
+        near = (self._profiles(histories) @ self._near).tocoo()
+        popularity = torch.as_tensor((self.counts + 1.0) / np.mean(self.counts + 1.0), device=self._device)
+        nearness = (_NEAR_ANYTHING * popularity.float()).repeat(len(histories), 1)
+        where = tuple(torch.as_tensor(axis.astype(np.int64), device=self._device) for axis in near.coords)
+        nearness.index_put_(where, torch.as_tensor(near.data, device=self._device).float(), accumulate=True)
+        scores = nearness.log()
+        return without_seen(scores, histories) if exclude_seen else scores
+
+    def rank(self, histories: Histories, k: int, *, exclude_seen: bool = True) -> list[IntArray]:
         """The k best rows for each history, best first; popular rows fill what is left.
 
         Args:
@@ -85,10 +141,6 @@ class ItemKnn:
             ranked.append(self._fill(best, barred, k))
         return ranked
 
-    def draw(self, histories: Sequence[npt.NDArray[np.integer]], k: int, seed: int) -> list[IntArray]:
-        """See `Teacher`; nothing in it is random."""
-        return self.rank(histories, k)
-
     def _fill(self, best: IntArray, barred: npt.NDArray[np.integer], k: int) -> IntArray:
         if len(best) == k:
             return best
@@ -96,7 +148,7 @@ class ItemKnn:
         popular = self._by_popularity[: k + len(taken)]
         return np.concatenate([best, popular[~np.isin(popular, taken)][: k - len(best)]])
 
-    def _profiles(self, histories: Sequence[npt.NDArray[np.integer]]) -> sparse.csr_matrix:
+    def _profiles(self, histories: Histories) -> sparse.csr_matrix:
         lengths = [len(history) for history in histories]
         weights = np.concatenate([self._decay ** np.arange(n - 1, -1, -1.0) for n in lengths])
         users = np.repeat(np.arange(len(histories)), lengths)

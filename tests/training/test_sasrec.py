@@ -1,14 +1,11 @@
 """A catalogue in which each item is followed by the next one: what there is to learn is known."""
 
-from collections import Counter
-
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chi2
 
 from service.data.dataset import Interactions
-from service.training.sasrec import DrawnRankings, SasRec, SasRecRecipe, train_sasrec
+from service.training.sasrec import SasRec, SasRecRecipe, train_sasrec
 
 NUM_ITEMS = 30
 RECIPE = SasRecRecipe(width=16, max_items=8, dropout=0.0, learning_rate=1e-2, batch_size=8, max_epochs=12)
@@ -84,38 +81,3 @@ def test_the_loss_foresees_each_item_from_those_before_it_alone() -> None:
             known = model(torch.as_tensor(history[None, :end]))[0, -1]
             expected.append(-torch.log_softmax(known @ model.items.weight.T, dim=0)[history[end]])
     torch.testing.assert_close(model.loss(histories), torch.stack(expected).mean())
-
-
-def test_rankings_are_drawn_as_often_as_their_probabilities_say() -> None:
-    torch.manual_seed(0)
-    model = SasRec(6, SasRecRecipe(width=8, max_items=4))
-    torch.nn.init.normal_(model.items.weight)
-    history = np.array([2, 5])
-    scores = model.scores([history])[0].double() / 1.5
-    first = torch.softmax(scores, dim=0)
-    pairs = {}
-    for a in (0, 1, 3, 4):
-        left = scores.clone()
-        left[a] = -torch.inf
-        for b, then in enumerate(torch.softmax(left, dim=0).tolist()):
-            if then:
-                pairs[a, b] = float(first[a]) * then
-    assert sum(pairs.values()) == pytest.approx(1)
-
-    drawn = DrawnRankings(model, 1.5).draw([history] * 20_000, 2, seed=7)
-    assert {len(rows) for rows in drawn} == {2}
-    found = Counter(tuple(rows.tolist()) for rows in drawn)
-    assert set(found) <= set(pairs)
-    square = sum((found[pair] - 20_000 * p) ** 2 / (20_000 * p) for pair, p in pairs.items())
-    assert chi2.sf(square, len(pairs) - 1) > 1e-3
-
-
-def test_what_is_drawn_depends_on_the_seed_alone() -> None:
-    model = SasRec(20, SasRecRecipe(width=8, max_items=4))
-    histories = [np.array([2, 5]), np.array([1])]
-    drawn = DrawnRankings(model, 1.0)
-    assert_same = np.testing.assert_array_equal
-    assert_same(drawn.draw(histories, 10, seed=1), drawn.draw(histories, 10, seed=1))
-    assert not np.array_equal(drawn.draw(histories, 10, seed=1), drawn.draw(histories, 10, seed=2))
-    assert_same(DrawnRankings(model, 0.0).draw(histories, 10, seed=1), model.rank(histories, 10))
-    assert [len(rows) for rows in drawn.draw(histories, 30, seed=3)] == [18, 19]

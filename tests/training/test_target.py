@@ -12,10 +12,12 @@ from service.model.presets import Preset, TrainingRecipe, preset_named
 from service.model.target import build_target
 from service.training.lists import ListSampler
 from service.training.loop import Progress
-from service.training.target import train_target
+from service.training.target import gather_gradient, train_target
 from service.training.teacher import ItemKnn
 
-RECIPE = TrainingRecipe(steps=12, batch_size=8, micro_batch_size=3, learning_rate=3e-3, validate_every=4)
+RECIPE = TrainingRecipe(
+    steps=12, batch_size=8, micro_batch_size=3, learning_rate=3e-3, validate_every=4, knn_weight=1.0
+)
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 PRESET = Preset(
     "toy", SHAPE, max_history_items=4, list_items=2, training=RECIPE, draft=preset_named("tiny").draft
@@ -37,8 +39,10 @@ def train(make_interactions, tmp_path: Path):
         codes,
         LAYOUT,
         ItemKnn(interactions, 16),
+        device=torch.device("cpu"),
         max_history_items=4,
         list_items=2,
+        temperature=RECIPE.temperature,
         history_dropout=0.2,
     )
 
@@ -65,6 +69,47 @@ def train(make_interactions, tmp_path: Path):
         return model, record, losses
 
     return run
+
+
+def test_the_loss_is_the_divergence_from_the_teacher_and_of_what_is_known(make_interactions) -> None:
+    interactions = make_interactions([[0, 1, 2], [3, 1], [2, 3, 0, 1]])
+    codes = np.array([[0, 0], [0, 2], [1, 1], [3, 0]], dtype=np.int32)
+    knn = ItemKnn(interactions, 4)
+    sampler = ListSampler(
+        interactions,
+        codes,
+        LAYOUT,
+        knn,
+        device=torch.device("cpu"),
+        max_history_items=3,
+        list_items=3,
+        temperature=1.0,
+        history_loss=0.2,
+    )
+    recipe = replace(RECIPE, batch_size=9, temperature=0.5)
+    model = build_target(PRESET, 12, 64, seed=0).train()
+    batch = sampler.batch(0, 9)
+    found = gather_gradient(model, batch, torch.as_tensor(LAYOUT.table), recipe)
+
+    loss = weight = 0.0
+    for row, tokens in enumerate(batch.tokens):
+        tokens = torch.as_tensor(tokens[: batch.lengths[row]])
+        with torch.no_grad():
+            log_q = torch.log_softmax(model(input_ids=tokens[None]).logits[0].double(), dim=-1)
+        start = int(batch.prompt_lengths[row])
+        for place in range(1, start - 1):
+            loss, weight = loss - 0.2 * float(log_q[place - 1, tokens[place]]), weight + 0.2
+        for place in range(start, len(tokens)):
+            slot, level = divmod(place - start, 3)
+            weight += 1
+            if level == 2:
+                loss -= float(log_q[place - 1, LAYOUT.separator])
+                continue
+            log_p = torch.log_softmax(batch.worth[row, slot, level].double() / 0.5, dim=0)
+            for code, p in enumerate(log_p.exp().tolist()):
+                if p:
+                    loss += p * float(log_p[code] - log_q[place - 1, LAYOUT.code_tokens[level][code]])
+    assert found == pytest.approx(loss / weight, rel=1e-5)
 
 
 def weights(model: torch.nn.Module) -> list[torch.Tensor]:

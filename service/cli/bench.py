@@ -37,6 +37,7 @@ class Picture(StrEnum):
 
     LENGTHS = "lengths"
     SPEEDS = "speeds"
+    QUALITY = "quality"
 
 
 BASELINES = ("autoregressive", "transformers")
@@ -190,23 +191,36 @@ def bench_decode(
 
 @app.command("plot")
 def bench_plot(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="From 'bench decode --json'.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="From 'bench decode --json'; from 'evaluate --json' for quality."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="The picture to write, an .svg.")],
-    what: Annotated[Picture, typer.Option(help="Accepted lengths, or lists per second.")] = Picture.LENGTHS,
+    what: Annotated[
+        Picture, typer.Option(help="Accepted lengths, lists per second, or quality by latency.")
+    ] = Picture.LENGTHS,
 ) -> None:
-    """Draw accepted lengths by method, a point for each draft and the mean over drafts of a variant; or speeds.
+    """Draw accepted lengths by method, a point for each draft and the mean over drafts of a variant; or something else.
 
-    Speeds are lists per second by the size of the batch, with the speed-up over the engine alone.
+    Speeds are lists per second by the size of the batch, with the speed-up over the engine alone. Quality is NDCG@10 by
+    the time that a list takes, of methods that 'evaluate --latency' timed.
     """
     from service.evaluation.decode_plot import draw, read_lengths
+    from service.evaluation.quality_plot import draw_qualities, read_qualities
     from service.evaluation.speed_plot import draw_speeds, read_speeds
     from service.files import check_new_file, write_atomic
 
     if out.suffix != ".svg":
         raise InputError(f"--out {out} is no .svg")
     check_new_file(out, overwrite=True)
-    drawn = draw(read_lengths(files)) if what is Picture.LENGTHS else draw_speeds(read_speeds(files))
-    write_atomic(out, drawn)
+    drawers: dict[Picture, Callable[[], bytes]] = {
+        Picture.LENGTHS: lambda: draw(read_lengths(files)),
+        Picture.SPEEDS: lambda: draw_speeds(read_speeds(files)),
+        Picture.QUALITY: lambda: draw_qualities(read_qualities(files)),
+    }
+    write_atomic(out, drawers[what]())
     print(f"drawn {out}")
 
 

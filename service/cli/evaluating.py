@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.cli.display import bar
-from service.cli.options import BundlePath, DatasetPath, Decoding, Device, JsonFile, Seed
+from service.cli.options import BundlePath, DatasetPath, Decoding, Device, Dtype, DtypeName, JsonFile, Seed
 from service.cli.reporting import check_json, command_line, print_rows
+from service.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
     from service.build import Prepared
+    from service.catalog.bundle import Bundle
     from service.evaluation.quality import Ranker
+    from service.model.draft import Draft
+
+SPECULATIVE = "speculative"
+# Lists in flight, by whether a draft guesses for them: its trees are of the size that suits few lists.
+_MAX_BATCH = {True: 32, False: 128}
 
 
 class Split(StrEnum):
@@ -50,7 +57,18 @@ def evaluate(
     ] = None,
     users: Annotated[int | None, typer.Option(min=1, help="The first so many users; default all.")] = None,
     exclude_seen: Annotated[bool, typer.Option(help="Lists hold no item of the history.")] = False,
+    speculative: Annotated[
+        bool,
+        typer.Option(
+            "--speculative", help="Write lists with the bundle's draft, too, and say how many are equal."
+        ),
+    ] = False,
+    latency: Annotated[
+        int,
+        typer.Option(min=0, help="Also time lists that are made one at a time, for so many of the users."),
+    ] = 0,
     device: Device = "auto",
+    dtype: DtypeName = Dtype.AUTO,
     seed: Seed = 0,
     json_file: JsonFile = None,
 ) -> None:
@@ -63,37 +81,65 @@ def evaluate(
     from service.catalog.bundle import Bundle
     from service.data.dataset import Dataset
     from service.engine.engine import Engine
-    from service.evaluation.quality import lists_of, quality_rows, ranked_lists
+    from service.evaluation.quality import lists_of, median_ms, quality_rows, ranked_lists
     from service.evaluation.report import write_report
     from service.model.target import load_target, pick_device, pick_dtype
 
+    ways: dict[str, Decoding] = {name.value: name for name in decoding or [Decoding.LIST]}
+    if speculative:
+        if Decoding.LIST not in ways.values():
+            raise InputError("--speculative is compared with --decoding list; ask for it, too")
+        ways[SPECULATIVE] = Decoding.LIST
     check_json(json_file)
     chosen = pick_device(device)
     opened = Bundle.open(bundle)
     catalogue = opened.read_catalogue()
     prepared, cases = prepared_cases(Dataset.open(dataset), catalogue, split.value)
     cases = cases[:users]
-    model = load_target(opened.target_path, device=chosen, dtype=pick_dtype("auto", chosen))
-    engine = Engine(model, catalogue, opened.layout, max_batch=128)
-    methods = {}
-    for name in decoding or [Decoding.LIST]:
-        with bar(name) as progress:
-            methods[name.value] = lists_of(
-                engine,
-                cases,
-                max_history_items=opened.manifest.decoding.max_history_items,
-                decoding=name.value,
-                exclude_seen=exclude_seen,
-                on_progress=partial(progress.update, total=len(cases)),
-            )
+    model = load_target(opened.target_path, device=chosen, dtype=pick_dtype(dtype, chosen))
+    draft = _draft(opened, model.device, model.dtype) if speculative else None
+    methods, ms = {}, {}
+    for method, kind in ways.items():
+        guesses = draft if method == SPECULATIVE else None
+        write = partial(
+            lists_of,
+            max_history_items=opened.manifest.decoding.max_history_items,
+            decoding=kind.value,
+            exclude_seen=exclude_seen,
+        )
+        engine = Engine(model, catalogue, opened.layout, _MAX_BATCH[guesses is not None], guesses)
+        with bar(method) as progress:
+            methods[method] = write(engine, cases, on_progress=partial(progress.update, total=len(cases)))
+        if latency:
+            alone = Engine(model, catalogue, opened.layout, 1, guesses)
+            ms[method] = median_ms(partial(write, alone), cases[:latency], chosen)
     train = prepared.split.train
     for other in baseline or [Baseline.POPULARITY, Baseline.ITEM_KNN]:
         ranker = _ranker(other, prepared, len(catalogue), chosen, seed)
-        methods[other.value] = ranked_lists(ranker, cases, exclude_seen=exclude_seen)
+        rank = partial(ranked_lists, ranker, exclude_seen=exclude_seen)
+        methods[other.value] = rank(cases)
+        if latency:
+            ms[other.value] = median_ms(rank, cases[:latency], chosen)
     rows = quality_rows(methods, cases, train, catalogue.codes, seed)
-    print_rows([_shown(row) for row in rows])
+    for row in rows:
+        row["ms_per_list_p50"] = ms.get(row["method"])
+        row["equal_to_list"] = None
+        if row["method"] == SPECULATIVE:
+            pairs = zip(methods[SPECULATIVE], methods[Decoding.LIST.value], strict=True)
+            row["equal_to_list"] = sum(a == b for a, b in pairs) / len(cases)
+    measured = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    print_rows([_shown({name: row[name] for name in measured}) for row in rows])
     if json_file is not None:
         write_report(json_file, command_line(), chosen, rows)
+
+
+def _draft(bundle: "Bundle", device: "torch.device", dtype: "torch.dtype") -> "Draft":
+    """The bundle's own draft, for inference."""
+    from service.model.draft import load_draft
+
+    if bundle.draft_path is None:
+        raise InputError(f"bundle {bundle.path} has no draft to write --speculative lists with")
+    return load_draft(bundle.draft_path, device=device, dtype=dtype)
 
 
 def _ranker(

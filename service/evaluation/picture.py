@@ -1,4 +1,4 @@
-"""What pictures of `padrec bench decode` share: how reports are read, what is drawn and in which colours."""
+"""What pictures of reports share: how reports are read, what is drawn and in which colours."""
 
 import io
 import json
@@ -14,8 +14,8 @@ GREY, BLUE, ORANGE, GREEN, PURPLE = "#555555", "#0072B2", "#D55E00", "#009E73", 
 
 
 @contextmanager
-def rows_of(file: Path) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a report.
+def rows_of(file: Path, command: str = "padrec bench decode --json") -> Iterator[list[dict[str, Any]]]:
+    """The rows of a report that `command` writes.
 
     Raises:
         InputError: it is none, or lacks what is read of its rows.
@@ -23,7 +23,7 @@ def rows_of(file: Path) -> Iterator[list[dict[str, Any]]]:
     try:
         yield json.loads(file.read_bytes())["rows"]
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{file} was not written by 'padrec bench decode --json'") from error
+        raise InputError(f"{file} was not written by '{command}'") from error
 
 
 def label_of(row: dict[str, Any]) -> str:

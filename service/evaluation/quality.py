@@ -1,10 +1,13 @@
 """How good the lists are: leave-one-out over the full catalogue, with simple methods beside the bundle's own."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from service.catalog.trie import Int32Array
 from service.catalog.window import window
@@ -13,6 +16,7 @@ from service.data.split import Case
 from service.engine.engine import Engine
 from service.evaluation.beyond_accuracy import list_figures
 from service.evaluation.metrics import CUTOFFS, gains_of, interval_figures, mean_figures
+from service.evaluation.timing import synchronize
 from service.types import DecodeRequest, Decoding
 
 Row = dict[str, Any]
@@ -55,6 +59,28 @@ def lists_of(
         lists += [[item.row for item in done.items] for done in engine.write(requests)]
         on_progress(len(lists))
     return lists
+
+
+def median_ms(
+    write: Callable[[Sequence[Case]], object], cases: Sequence[Case], device: torch.device
+) -> float:
+    """How long a list takes that is written by itself, in milliseconds.
+
+    Args:
+        write: makes lists for cases, of which it is given one at a time.
+        cases: whose lists are timed, after each was written once before; the median over them counts.
+        device: that works for it.
+    """
+    seconds = []
+    for case in cases:
+        write([case])
+    for case in cases:
+        synchronize(device)
+        started = time.perf_counter()
+        write([case])
+        synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return 1000 * median(seconds)
 
 
 class Ranker(Protocol):

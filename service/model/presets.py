@@ -141,12 +141,12 @@ PRESETS = {
             max_history_items=50,
             list_items=10,
             training=TrainingRecipe(
-                steps=4000,
+                steps=2500,
                 batch_size=256,
                 micro_batch_size=128,
                 learning_rate=1e-3,
-                validate_every=1000,
-                validation_users=4096,
+                validate_every=1250,
+                validation_users=2048,
                 knn_weight=0.7,
             ),
             draft=DraftRecipe(

@@ -47,7 +47,8 @@ def test_evaluate_writes_rows_for_the_list_and_its_baselines(
     metrics = {"recall@5", "recall@10", "ndcg@5", "ndcg@10"}
     intervals = {f"{name}_{end}" for name in ("recall@10", "ndcg@10") for end in ("low", "high")}
     beyond = {"coverage", "novelty", "diversity"}
-    assert set(report["rows"][0]) == {"method", "users", "ndcg@10_p"} | metrics | intervals | beyond
+    more = {"method", "users", "ndcg@10_p", "ms_per_list_p50", "equal_to_list"}
+    assert set(report["rows"][0]) == more | metrics | intervals | beyond
     assert report["rows"][0]["users"] == 20
     assert report["command"].startswith("padrec evaluate ")
 
@@ -61,6 +62,35 @@ def test_evaluate_by_beam_decoding_beside_the_list(padrec, bundle: Path, dataset
     rows = json.loads(file.read_text())["rows"]
     assert [row["method"] for row in rows] == ["beam", "list", "sasrec", "popularity"]
     assert [row["ndcg@10_p"] is None for row in rows] == [True, False, False, False]
+
+
+def test_evaluate_with_the_draft_and_with_the_time_that_lists_take(
+    padrec, bundle: Path, dataset: Path, tmp_path
+) -> None:
+    file, picture = tmp_path / "rows.json", tmp_path / "quality.svg"
+    few = "--split", "valid", "--users", 12, "--device", "cpu", "--json", file
+    done = padrec("evaluate", bundle, dataset, *few, "--speculative", "--latency", 3)
+    assert done.returncode == 0, done.stderr
+    rows = {row["method"]: row for row in json.loads(file.read_text())["rows"]}
+    assert list(rows) == ["list", "speculative", "popularity", "item-knn"]
+    assert [row["equal_to_list"] for row in rows.values()] == [None, 1.0, None, None]
+    assert rows["speculative"]["ndcg@10"] == rows["list"]["ndcg@10"]
+    assert all(row["ms_per_list_p50"] > 0 for row in rows.values())
+    done = padrec("bench", "plot", file, "--out", picture, "--what", "quality")
+    assert done.returncode == 0, done.stderr
+    assert ">speculative<" in picture.read_text()
+
+
+def test_evaluate_refuses_to_compare_with_what_is_not_there(
+    padrec, bundle: Path, dataset: Path, tmp_path
+) -> None:
+    refused = padrec("evaluate", bundle, dataset, "--decoding", "beam", "--speculative")
+    assert_refused(refused, "--speculative is compared with --decoding list")
+    plain = tmp_path / "plain"
+    done = padrec("bundle", "build", dataset, "--target", bundle / "target", "--no-draft", "--out", plain)
+    assert done.returncode == 0, done.stderr
+    refused = padrec("evaluate", plain, dataset, "--speculative", "--device", "cpu")
+    assert_refused(refused, "has no draft")
 
 
 def test_the_stages_one_by_one_make_a_bundle_too(padrec, source: Path, tmp_path: Path) -> None:

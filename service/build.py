@@ -148,7 +148,7 @@ def train_list_target(
     teacher = teacher_for(
         recipe,
         prepared.split,
-        len(catalogue),
+        catalogue.codes,
         device=device,
         seed=seed,
         file=work / f"teacher-{_fingerprint(prepared, asdict(SasRecRecipe()), seed)[:16]}.safetensors",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from service.catalog.trie import Int32Array
 from service.data.split import LeaveOneOut
 from service.evaluation.metrics import ranking_metrics
 from service.evaluation.quality import ranked_lists
@@ -17,13 +18,20 @@ OnEpoch = Callable[[int, int, float], None]
 
 
 def sasrec_for(
-    split: LeaveOneOut, num_items: int, *, device: torch.device, seed: int, on_epoch: OnEpoch
+    split: LeaveOneOut,
+    num_items: int,
+    *,
+    codes: Int32Array | None = None,
+    device: torch.device,
+    seed: int,
+    on_epoch: OnEpoch,
 ) -> SasRec:
     """SASRec, the epoch with the largest NDCG@10 on validation users.
 
     Args:
         split: in catalogue rows.
         num_items: size of the catalogue.
+        codes: see `SasRec`.
         device: where to train.
         seed: of all that is random.
         on_epoch: called after each epoch with its number, of how many at most, and the NDCG@10.
@@ -39,6 +47,7 @@ def sasrec_for(
         split.train,
         num_items,
         recipe,
+        codes=codes,
         device=device,
         seed=seed,
         metric=metric,
@@ -49,19 +58,19 @@ def sasrec_for(
 def teacher_for(
     recipe: TrainingRecipe,
     split: LeaveOneOut,
-    num_items: int,
+    codes: Int32Array,
     *,
     device: torch.device,
     seed: int,
     file: Path,
     on_epoch: OnEpoch,
 ) -> Teacher:
-    """The teacher that a recipe names: item-kNN, SASRec or both.
+    """The teacher that a recipe names: item-kNN, a SASRec that knows semantic IDs, or both.
 
     Args:
         recipe: of the target.
         split: in catalogue rows.
-        num_items: size of the catalogue.
+        codes: of all items, [num_items, L].
         device: where to train it, and where its scores are.
         seed: of all that is random.
         file: where one that had to be trained is kept, for a build that was stopped; of this data, seed and shape.
@@ -69,13 +78,13 @@ def teacher_for(
     """
     weighted: list[tuple[float, Teacher]] = []
     if recipe.knn_weight > 0:
-        weighted.append((recipe.knn_weight, ItemKnn(split.train, num_items, device=device)))
+        weighted.append((recipe.knn_weight, ItemKnn(split.train, len(codes), device=device)))
     if recipe.knn_weight < 1:
         if file.exists():
-            model = SasRec(num_items, SasRecRecipe()).to(device)
+            model = SasRec(len(codes), SasRecRecipe(), codes).to(device)
             load_weights(file, model)
         else:
-            model = sasrec_for(split, num_items, device=device, seed=seed, on_epoch=on_epoch)
+            model = sasrec_for(split, len(codes), codes=codes, device=device, seed=seed, on_epoch=on_epoch)
             save_weights(file, model)
         weighted.append((1 - recipe.knn_weight, model))
     return LogLinearPool(weighted)

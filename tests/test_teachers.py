@@ -43,7 +43,7 @@ def test_it_is_trained_once(prepared: Prepared, tmp_path: Path) -> None:
         return teachers.teacher_for(
             POOLED,
             prepared.split,
-            len(prepared.catalogue),
+            prepared.catalogue.codes,
             device=CPU,
             seed=3,
             file=tmp_path / "work" / "teacher.safetensors",
@@ -60,7 +60,7 @@ def test_item_knn_alone_needs_no_training(prepared: Prepared, tmp_path: Path) ->
     knn = teachers.teacher_for(
         TINY.training,
         prepared.split,
-        len(prepared.catalogue),
+        prepared.catalogue.codes,
         device=CPU,
         seed=0,
         file=tmp_path / "none",

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from service.catalog.trie import Int32Array
 from service.data.dataset import Interactions
 from service.training.teacher import Histories, IntArray, without_seen
 
@@ -47,19 +48,54 @@ class SasRecRecipe:
     patience: int = 10
 
 
+class ItemEmbedding(nn.Module):
+    """Of each item its own vector and, where there are codes, those of its codes, summed.
+
+    Args:
+        num_items: size of the catalogue.
+        width: of the vectors.
+        codes: of all items, [num_items, L]; None: items have nothing in common.
+    """
+
+    def __init__(self, num_items: int, width: int, codes: Int32Array | None) -> None:
+        super().__init__()
+        self.own = nn.Parameter(torch.empty(num_items, width))
+        nn.init.normal_(self.own, std=_INITIAL_STD)
+        self.of_codes = nn.ParameterList()
+        self.register_buffer("codes", None, persistent=False)
+        if codes is not None:
+            self.codes = torch.as_tensor(codes.astype(np.int64).T)
+            for level in self.codes:
+                self.of_codes.append(torch.empty(int(level.max()) + 1, width))
+                nn.init.normal_(self.of_codes[-1], std=_INITIAL_STD / 2)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """All vectors, [num_items, width]."""
+        weight: torch.Tensor = self.own
+        for table, level in zip(self.of_codes, self.codes if len(self.of_codes) else (), strict=True):
+            weight = weight + table[level]
+        return weight
+
+    def forward(self, items: torch.Tensor) -> torch.Tensor:
+        """The vectors of `items`, [..., width]."""
+        return F.embedding(items, self.weight)
+
+
 class SasRec(nn.Module):
     """Ranks items for a history.
 
     Args:
         num_items: size of the catalogue.
         recipe: its shape.
+        codes: of all items, [num_items, L], for one that knows what items have in common; None: as published.
     """
 
-    def __init__(self, num_items: int, recipe: SasRecRecipe) -> None:
+    def __init__(self, num_items: int, recipe: SasRecRecipe, codes: Int32Array | None = None) -> None:
         super().__init__()
         self.num_items, self._recipe = num_items, recipe
         width = recipe.width
-        self.items = nn.Embedding(num_items, width)
+        self.items = ItemEmbedding(num_items, width, codes)
         self.positions = nn.Embedding(recipe.max_items, width)
         self.dropout = nn.Dropout(recipe.dropout)
         layer = nn.TransformerEncoderLayer(
@@ -74,8 +110,7 @@ class SasRec(nn.Module):
         self.blocks = nn.TransformerEncoder(
             layer, recipe.num_layers, norm=nn.LayerNorm(width), enable_nested_tensor=False
         )
-        for embedding in (self.items, self.positions):
-            nn.init.normal_(embedding.weight, std=_INITIAL_STD)
+        nn.init.normal_(self.positions.weight, std=_INITIAL_STD)
 
     def forward(self, histories: torch.Tensor) -> torch.Tensor:
         """What is known after each item, [batch, n, width], of int64 [batch, n], padded at the end by any item."""
@@ -127,6 +162,7 @@ def train_sasrec(
     num_items: int,
     recipe: SasRecRecipe,
     *,
+    codes: Int32Array | None = None,
     device: torch.device,
     seed: int,
     metric: Callable[[SasRec], float],
@@ -138,13 +174,14 @@ def train_sasrec(
         train: histories of training users; items are rows.
         num_items: size of the catalogue.
         recipe: shape and training.
+        codes: see `SasRec`.
         device: where to train.
         seed: of weights, order and dropout.
         metric: of the model as it is, on validation users; the larger the better.
         on_epoch: called after each epoch with its number, from 1, and the metric.
     """
     torch.manual_seed(seed)
-    model = SasRec(num_items, recipe).to(device)
+    model = SasRec(num_items, recipe, codes).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
     users = np.flatnonzero(np.diff(train.offsets) > 1)
     rng = np.random.default_rng(seed)

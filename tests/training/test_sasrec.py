@@ -1,5 +1,7 @@
 """A catalogue in which each item is followed by the next one: what there is to learn is known."""
 
+from itertools import count
+
 import numpy as np
 import pytest
 import torch
@@ -81,3 +83,37 @@ def test_the_loss_foresees_each_item_from_those_before_it_alone() -> None:
             known = model(torch.as_tensor(history[None, :end]))[0, -1]
             expected.append(-torch.log_softmax(known @ model.items.weight.T, dim=0)[history[end]])
     torch.testing.assert_close(model.loss(histories), torch.stack(expected).mean())
+
+
+def test_items_share_what_their_codes_say() -> None:
+    codes = np.stack([np.arange(NUM_ITEMS) // 6, np.arange(NUM_ITEMS) % 6], axis=1).astype(np.int32)
+    torch.manual_seed(0)
+    model = SasRec(NUM_ITEMS, RECIPE, codes)
+    first, second = model.items.of_codes
+    expected = model.items.own + torch.stack([first[a] + second[b] for a, b in codes.tolist()])
+    torch.testing.assert_close(model.items.weight, expected)
+    torch.testing.assert_close(model.items(torch.tensor([[7, 3]])), expected[torch.tensor([[7, 3]])])
+
+    histories = [np.array([0, 1]), np.array([2, 1])]
+    model.loss(histories).backward()
+    untouched = SasRec(NUM_ITEMS, RECIPE).state_dict()
+    assert set(model.state_dict()) - set(untouched) == {"items.of_codes.0", "items.of_codes.1"}
+    assert all(table.grad is not None and table.grad.abs().sum() > 0 for table in (first, second))
+
+
+def test_what_goes_for_an_item_goes_for_one_of_its_kind() -> None:
+    """Odd items follow even ones; an item that is never met is known by its code alone."""
+    codes = np.stack([np.arange(NUM_ITEMS) % 2, np.arange(NUM_ITEMS) // 2], axis=1).astype(np.int32)
+    rng = np.random.default_rng(0)
+    histories = [rng.integers(1, 14, 6) * 2 + np.arange(6) % 2 for _ in range(60)]
+    train = Interactions(
+        [str(n) for n in range(60)], np.arange(0, 361, 6), np.concatenate(histories).astype(np.int32)
+    )
+    recipe = SasRecRecipe(width=16, max_items=8, dropout=0.0, learning_rate=1e-2, batch_size=8, max_epochs=8)
+    rising = count()  # the last epoch is kept
+    model = train_sasrec(
+        train, NUM_ITEMS, recipe, codes=codes, device=CPU, seed=0, metric=lambda _: next(rising)
+    )
+    scores = model.scores([np.array([4]), np.array([5])], exclude_seen=False)
+    assert scores[0, 29] > scores[0, 28]
+    assert scores[1, 28] > scores[1, 29]

@@ -36,7 +36,7 @@ from service.model.draft import (
 )
 from service.model.presets import Preset
 from service.model.target import build_target, load_target, pick_dtype, read_config, target_digest
-from service.model.vocabulary import build_tokenizer, check_layout, layout_of, read_layout
+from service.model.vocabulary import PromptText, build_tokenizer, check_layout, layout_of, read_layout
 from service.teachers import teacher_for
 from service.training.draft import train_draft
 from service.training.item_ids import SemanticIds, describe, given_semantic_ids, train_semantic_ids
@@ -45,7 +45,7 @@ from service.training.loop import Progress
 from service.training.sasrec import SasRecRecipe
 from service.training.target import train_target
 from service.training.written_lists import WrittenLists, write_lists
-from service.types import MAX_NUM_ITEMS, DecodeRequest
+from service.types import MAX_NUM_ITEMS, DecodeRequest, Decoding
 
 POPULAR_ITEMS = 1_000
 VALIDATION_METRIC = "ndcg@10"
@@ -326,6 +326,8 @@ def build_bundle(
     seed: int = 0,
     semantic_ids: SemanticIds | None = None,
     target: Path | None = None,
+    prompt: PromptText | None = None,
+    decoding: Decoding = "list",
     draft: Variant | None = "slots",
     overwrite: bool = False,
     on_stage: OnStage,
@@ -343,6 +345,8 @@ def build_bundle(
         semantic_ids: in place of those that came with the dataset or would be learned.
         target: an existing transformers checkpoint whose vocabulary holds the code tokens. It was trained on given
             semantic IDs, so these must be given here too.
+        prompt: the text of the prompts that `target` was trained on; None: items alone.
+        decoding: how lists are made where a request does not say.
         draft: which variant of draft to train for the target; None for a bundle without one.
         overwrite: replace a bundle that is there.
         on_stage: told what begins, in a line.
@@ -383,8 +387,8 @@ def build_bundle(
         else:
             on_stage(f"taking target {target}")
             training = _take_target(target, folder / TARGET)
-        layout, positions = _checked(target or folder / TARGET, ids.sizes)
-        decoding = _decoding(positions, layout, preset)
+        layout, positions = _checked(target or folder / TARGET, ids.sizes, prompt)
+        defaults = _decoding(positions, layout, preset, decoding)
         if draft is not None:
             on_stage(f"training draft '{draft}'; after a stop, the same command goes on")
             training["draft"] = train_list_draft(
@@ -407,7 +411,7 @@ def build_bundle(
             folder,
             num_items=len(catalogue),
             layout=layout,
-            decoding=decoding,
+            decoding=defaults,
             training={"dataset": dataset.name, "semantic_ids": asdict(ids.report), **training},
         )
     shutil.rmtree(work, ignore_errors=True)
@@ -421,19 +425,21 @@ def _take_target(target: Path, folder: Path) -> dict[str, Any]:
     return {"taken_from": target.name, "parameters": model.num_parameters()}
 
 
-def _checked(target: Path, sizes: tuple[int, ...]) -> tuple[TokenLayout, int]:
+def _checked(target: Path, sizes: tuple[int, ...], prompt: PromptText | None) -> tuple[TokenLayout, int]:
     """A target's token layout and number of positions.
 
     Raises:
         InputError: the vocabulary lacks a code token, or the model lacks the embedding of one.
     """
     config = read_config(target)
-    layout = read_layout(target, sizes)
+    layout = read_layout(target, sizes, prompt)
     check_layout(layout, config.vocab_size)
     return layout, int(config.max_position_embeddings)
 
 
-def _decoding(positions: int, layout: TokenLayout, preset: Preset) -> DecodingDefaults:
+def _decoding(
+    positions: int, layout: TokenLayout, preset: Preset, decoding: Decoding = "list"
+) -> DecodingDefaults:
     left = positions - layout.prompt_length(preset.max_history_items)
     if left < layout.tokens_per_item:
         raise InputError(
@@ -442,6 +448,7 @@ def _decoding(positions: int, layout: TokenLayout, preset: Preset) -> DecodingDe
     return DecodingDefaults(
         max_history_items=preset.max_history_items,
         max_num_items=min(MAX_NUM_ITEMS, left // layout.tokens_per_item),
+        decoding=decoding,
     )
 
 

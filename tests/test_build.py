@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from service.build import (
     Prepared,
@@ -18,13 +19,14 @@ from service.build import (
 )
 from service.catalog.bundle import Bundle
 from service.data.dataset import Dataset
+from service.engine.beam import NUM_BEAMS
 from service.engine.engine import Engine
-from service.engine.reference import write_list
+from service.engine.reference import find_items, write_list
 from service.errors import InputError
 from service.model.draft import check_draft, load_draft
 from service.model.presets import preset_named
 from service.model.target import load_target, target_digest
-from service.model.vocabulary import read_layout
+from service.model.vocabulary import PromptText, read_layout
 from service.training import written_lists
 from service.training.item_ids import given_semantic_ids
 from service.training.loop import Progress
@@ -36,13 +38,14 @@ TINY = preset_named("tiny")
 SHORT = dataclasses.replace(TINY.draft, steps=2, batch_size=8, num_lists=12, validation_users=4)
 
 
-def build(dataset: Path, out: Path, target: Path, draft=None):
+def build(dataset: Path, out: Path, target: Path, draft=None, prompt=None):
     return build_bundle(
         Dataset.open(dataset),
         dataclasses.replace(TINY, draft=SHORT),
         out,
         device=CPU,
         target=target,
+        prompt=prompt,
         draft=draft,
         on_stage=lambda _: None,
         on_progress=lambda _: None,
@@ -87,6 +90,71 @@ def test_a_target_of_each_family_is_taken_as_it_is_and_gets_a_draft(
         reference = write_list(model, catalogue.codes, bundle.layout, request)
         assert [item.row for item in done.items] == [item.row for item in reference.items]
         assert len({item.row for item in done.items}) == 10
+
+
+def test_a_target_of_the_next_item_alone_is_asked_by_beam_in_the_words_it_was_trained_on(
+    dataset: Path, write_checkpoint, padrec, tmp_path: Path
+) -> None:
+    target, out = write_checkpoint(tmp_path / "target", "qwen3"), tmp_path / "bundle"
+    words = "--prompt", "word-7{history}word-9", "--between", "word-3"
+    done = padrec("bundle", "build", dataset, "--target", target, *words, "--decoding", "beam", "--out", out)
+    assert done.returncode == 0, done.stderr
+    bundle = Bundle.open(out)
+    assert bundle.draft_path is None
+    assert bundle.manifest.decoding.decoding == "beam"
+    catalogue, layout = bundle.read_catalogue(), bundle.layout
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    codes = [[f"<a_{a}>", f"<b_{b}>"] for a, b in catalogue.codes[[5, 2]].tolist()]
+    names = ["word-7", *codes[0], "word-3", *codes[1], "word-9"]
+    assert layout.prompt(catalogue.codes[[5, 2]]).tolist() == tokenizer.convert_tokens_to_ids(names)
+
+    model = load_target(bundle.target_path, device=CPU, dtype=torch.float32)
+    engine = Engine(model, catalogue, layout, num_prefixes=4)
+    for num_seen in (3, 5, 8):  # who comes back is read from where they were known
+        rows = tuple(range(num_seen))
+        requests = [
+            DecodeRequest("list", rows, 5, rows),
+            DecodeRequest("beam", rows[1:], 5, rows, decoding="beam"),
+        ]
+        for request, done in zip(requests, engine.write(requests), strict=True):
+            if request.decoding == "list":
+                expected = write_list(model, catalogue.codes, layout, request)
+            else:
+                expected = find_items(model, catalogue.codes, layout, request, NUM_BEAMS)
+            assert [item.row for item in done.items] == [item.row for item in expected.items]
+    assert engine.prefix_counts == (6, 4)
+
+    done = padrec("evaluate", out, dataset, "--users", 5, "--device", "cpu", "--json", tmp_path / "rows.json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "rows.json").read_text())["rows"][0]["method"] == "beam"
+
+
+def test_a_draft_learns_from_prompts_in_words(dataset: Path, write_checkpoint, tmp_path: Path) -> None:
+    target = write_checkpoint(tmp_path / "target", "llama")
+    text = PromptText("word-7", "word-3", "word-9")
+    bundle = build(dataset, tmp_path / "bundle", target, "slots", prompt=text)
+    catalogue, rows = bundle.read_catalogue(), (3, 1, 4)
+    model = load_target(bundle.target_path, device=CPU, dtype=torch.float32)
+    assert bundle.draft_path is not None
+    draft = load_draft(bundle.draft_path, device=CPU, dtype=torch.float32)
+    request = DecodeRequest("r", rows, 10, rows)
+    [written] = Engine(model, catalogue, bundle.layout, draft=draft).write([request])
+    reference = write_list(model, catalogue.codes, bundle.layout, request)
+    assert [item.row for item in written.items] == [item.row for item in reference.items]
+
+
+def test_a_prompt_that_says_nothing_of_the_history_is_refused(
+    padrec, dataset: Path, write_checkpoint, tmp_path: Path
+) -> None:
+    target, out = write_checkpoint(tmp_path / "target", "llama"), tmp_path / "bundle"
+    for given, message in (
+        (("--target", target, "--prompt", "what next?"), "a prompt holds {history} once"),
+        (("--prompt", "{history}"), "--prompt is for a --target"),
+    ):
+        done = padrec("bundle", "build", dataset, *given, "--out", out)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert not out.exists()
 
 
 def test_lists_are_no_longer_than_the_positions(dataset: Path, write_checkpoint, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ A bundle is written once, beside its final place, and sealed by its manifest; it
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -24,6 +24,7 @@ from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.errors import BundleError
 from service.files import digest_of, sha256_of, write_json
+from service.types import Decoding
 
 MANIFEST = "manifest.json"
 ITEMS = "items.parquet"
@@ -52,10 +53,13 @@ class LayoutRecord(_Frozen):
     list_start: tuple[TokenId, ...]
     separator: TokenId
     code_tokens: tuple[tuple[TokenId, ...], ...] = Field(min_length=1)
+    between: tuple[TokenId, ...] | None = None
 
     @model_validator(mode="after")
     def _code_tokens_are_distinct(self) -> Self:
-        meanings: dict[int, int | None] = dict.fromkeys((*self.prefix, *self.list_start, self.separator))
+        meanings: dict[int, int | None] = dict.fromkeys(
+            (*self.prefix, *self.list_start, self.separator, *(self.between or ()))
+        )
         for level in self.code_tokens:
             for code, token in enumerate(level):
                 if meanings.setdefault(token, code) != code:
@@ -70,6 +74,7 @@ class DecodingDefaults(_Frozen):
         ge=1, le=100_000, description="the latest items of a history that the target reads"
     )
     max_num_items: int = Field(ge=1, le=10_000, description="longest list that fits the target's positions")
+    decoding: Decoding = Field("list", description="how lists are made where a request does not say")
 
 
 class Manifest(_Frozen):
@@ -139,8 +144,7 @@ class Bundle:
     @property
     def layout(self) -> TokenLayout:
         """How this bundle's semantic IDs become tokens."""
-        record = self.manifest.layout
-        return TokenLayout(record.prefix, record.list_start, record.separator, record.code_tokens)
+        return TokenLayout(**dict(self.manifest.layout))
 
     @property
     def target_path(self) -> Path:
@@ -255,12 +259,7 @@ def seal(
             created=datetime.now(UTC).replace(microsecond=0),
             num_items=num_items,
             code_levels=tuple(len(tokens) for tokens in layout.code_tokens),
-            layout=LayoutRecord(
-                prefix=layout.prefix,
-                list_start=layout.list_start,
-                separator=layout.separator,
-                code_tokens=layout.code_tokens,
-            ),
+            layout=LayoutRecord(**asdict(layout)),
             decoding=decoding,
             training=dict(training),
             files=files,

@@ -17,12 +17,14 @@ class TokenLayout:
         list_start: token IDs between the history and the list; what follows them is the list.
         separator: the token ID that ends an item.
         code_tokens: for each level, the token ID of each code.
+        between: token IDs between two items of the history, which no separator ends then; None: as above.
     """
 
     prefix: tuple[int, ...]
     list_start: tuple[int, ...]
     separator: int
     code_tokens: tuple[tuple[int, ...], ...]
+    between: tuple[int, ...] | None = None
 
     @property
     def num_levels(self) -> int:
@@ -50,19 +52,36 @@ class TokenLayout:
 
     def prompt(self, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """The prompt's tokens, [length], for a history with `codes` [num_items, L], oldest first."""
-        return np.concatenate([self.prefix, self.item_tokens(codes).ravel(), self.list_start]).astype(
-            np.int64
-        )
+        items = self.item_tokens(codes)
+        if self.between is None:
+            history = items.ravel()
+        else:
+            after = np.tile(np.array(self.between, dtype=np.int64), (len(codes), 1))
+            joined = np.concatenate([items[:, :-1], after], axis=1).ravel()
+            history = joined[: self.history_length(len(codes))]
+        return np.concatenate([self.prefix, history, self.list_start]).astype(np.int64)
 
     def next_slots(self, length: int) -> npt.NDArray[np.int64]:
         """The slot that is filled after each token of a prompt of `length` tokens, [length]; 0 where an item begins."""
         place = np.arange(length) - len(self.prefix)
         in_items = (place >= 0) & (place < length - len(self.prefix) - len(self.list_start))
-        return np.where(in_items, (place + 1) % self.tokens_per_item, 0)
+        within = place % self._tokens_of_history_item + 1
+        # Whatever stands between items has the separator's slot.
+        slots = np.where(within == self._tokens_of_history_item, 0, np.minimum(within, self.num_levels))
+        return np.where(in_items, slots, 0)
+
+    def history_length(self, num_items: int) -> int:
+        """Length in tokens of a history of `num_items` in a prompt."""
+        last = 0 if self.between is None or num_items == 0 else len(self.between)
+        return num_items * self._tokens_of_history_item - last
 
     def prompt_length(self, num_items: int) -> int:
         """Length in tokens of the prompt for a history of `num_items`."""
-        return len(self.prefix) + num_items * self.tokens_per_item + len(self.list_start)
+        return len(self.prefix) + self.history_length(num_items) + len(self.list_start)
+
+    @property
+    def _tokens_of_history_item(self) -> int:
+        return self.num_levels + (1 if self.between is None else len(self.between))
 
 
 def code_token_names(code_sizes: Sequence[int]) -> list[list[str]]:

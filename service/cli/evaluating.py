@@ -46,7 +46,8 @@ def evaluate(
     decoding: Annotated[
         list[Decoding] | None,
         typer.Option(
-            help="list, the default: item by item; beam: the most probable next items. Give both to compare."
+            help="list: item by item; beam: the most probable next items; default: as the bundle says. Give both to "
+            "compare."
         ),
     ] = None,
     baseline: Annotated[
@@ -85,14 +86,15 @@ def evaluate(
     from service.evaluation.report import write_report
     from service.model.target import load_target, pick_device, pick_dtype
 
-    ways: dict[str, Decoding] = {name.value: name for name in decoding or [Decoding.LIST]}
-    if speculative:
-        if Decoding.LIST not in ways.values():
-            raise InputError("--speculative is compared with --decoding list; ask for it, too")
-        ways[SPECULATIVE] = Decoding.LIST
     check_json(json_file)
     chosen = pick_device(device)
     opened = Bundle.open(bundle)
+    kinds = decoding or [Decoding(opened.manifest.decoding.decoding)]
+    ways = {kind.value: kind for kind in kinds}
+    if speculative:
+        if Decoding.LIST not in kinds:
+            raise InputError("--speculative is compared with --decoding list; ask for it, too")
+        ways[SPECULATIVE] = Decoding.LIST
     catalogue = opened.read_catalogue()
     prepared, cases = prepared_cases(Dataset.open(dataset), catalogue, split.value)
     cases = cases[:users]

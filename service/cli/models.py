@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.display import Bar, bar, say
-from service.cli.options import BundlePath, DatasetPath, Device, Seed
+from service.cli.options import BundlePath, DatasetPath, Decoding, Device, Seed
 from service.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,6 +71,20 @@ def bundle_build(
         Path | None,
         typer.Option("--target", help="An existing transformers checkpoint that holds the code tokens."),
     ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="The text of prompts that --target was trained on, with {history} where the items are."
+        ),
+    ] = None,
+    between: Annotated[str, typer.Option(help="The text between two items in such a prompt.")] = ", ",
+    decoding: Annotated[
+        Decoding,
+        typer.Option(
+            help="How lists are made where a request does not say; beam is for targets that were trained for the next "
+            "item alone, and needs no draft."
+        ),
+    ] = Decoding.LIST,
     draft: Annotated[bool, typer.Option(help="Train a draft for the target.")] = True,
     draft_variant: Annotated[str, typer.Option(help="none, item, step, both or slots.")] = "slots",
     overwrite: Overwrite = False,
@@ -80,8 +94,11 @@ def bundle_build(
     from service.data.dataset import Dataset
     from service.model.draft import variant_named
     from service.model.target import pick_device
+    from service.model.vocabulary import PromptText
     from service.training.item_ids import read_semantic_ids
 
+    if prompt is not None and target is None:
+        raise InputError("--prompt is for a --target that was trained on such prompts")
     data = Dataset.open(dataset)
     with bar("training") as training:
         bundle = build_bundle(
@@ -92,7 +109,9 @@ def bundle_build(
             seed=seed,
             semantic_ids=None if semantic_ids is None else read_semantic_ids(semantic_ids, data),
             target=target,
-            draft=variant_named(draft_variant) if draft else None,
+            prompt=None if prompt is None else PromptText.of(prompt, between),
+            decoding=decoding.value,
+            draft=variant_named(draft_variant) if draft and decoding is Decoding.LIST else None,
             overwrite=overwrite,
             on_stage=say,
             on_progress=shower(training),

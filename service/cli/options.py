@@ -27,8 +27,5 @@ BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a 
 DatasetPath = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of a dataset.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 DtypeName = Annotated[Dtype, typer.Option("--dtype", help="auto: bfloat16 on a GPU, else float32.")]
-DecodingName = Annotated[
-    Decoding, typer.Option("--decoding", help="list: item by item; beam: the most probable next items.")
-]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**31, help="Of everything that is random.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the rows to this file as well.")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.options import BundlePath, Decoding, DecodingName
+from service.cli.options import BundlePath, Decoding
 from service.errors import InputError, PadrecError
 
 if TYPE_CHECKING:
@@ -133,12 +133,19 @@ def recommend(
         typer.Option(help="Item IDs, oldest first, separated by commas; default: the stored history."),
     ] = None,
     num_items: Annotated[int, typer.Option(help="Length of the list.")] = 10,
-    decoding: DecodingName = Decoding.LIST,
+    decoding: Annotated[
+        Decoding | None,
+        typer.Option(
+            help="list: item by item; beam: the most probable next items; default: as the bundle says."
+        ),
+    ] = None,
     url: Annotated[str, typer.Option(help="Where the gateway listens.")] = "http://127.0.0.1:8000",
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as it came.")] = False,
 ) -> None:
     """Ask a running service for a list."""
-    body: dict[str, Any] = {"user_id": user, "num_items": num_items, "decoding": decoding.value}
+    body: dict[str, Any] = {"user_id": user, "num_items": num_items}
+    if decoding is not None:
+        body["decoding"] = decoding.value
     if history is not None:
         body["history"] = [item for item in history.split(",") if item]
     answer = ask(url, body)

@@ -278,7 +278,7 @@ class Engine:
 
     def _num_kept(self, history: tuple[int, ...]) -> int:
         """Tokens of a prompt with this history that are worth keeping; the last one is read again, so that one is."""
-        return len(self._layout.prefix) + len(history) * self._layout.tokens_per_item - 1
+        return len(self._layout.prefix) + self._layout.history_length(len(history)) - 1
 
     def _load(self, known: dict[int, Prefix]) -> None:
         """Copy the known beginnings of prompts to where the prefill goes on from them."""

@@ -13,9 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
-    ValidationInfo,
     WithJsonSchema,
-    field_validator,
 )
 
 from service.types import MAX_NUM_ITEMS, MAX_TEMPERATURE, MIN_TEMPERATURE, MIN_TOP_P, Decoding
@@ -69,10 +67,10 @@ class RecommendQuery(_Query):
         ge=1,
         description="Time for the answer, in milliseconds; null: the service's default.",
     )
-    decoding: Decoding = Field(
-        "list",
+    decoding: Decoding | None = Field(
+        None,
         description="list: item by item, each knowing those before it; beam: the most probable next items, which are "
-        "not sampled.",
+        "not sampled; null: as the bundle says, which is list unless it was built for beam.",
     )
     temperature: Annotated[float, AfterValidator(_not_almost_zero)] = Field(
         0.0,
@@ -95,13 +93,6 @@ class RecommendQuery(_Query):
         lt=2**63,
         description="Makes a sampled list reproducible; null: another each time.",
     )
-
-    @field_validator("temperature")
-    @classmethod
-    def _not_of_beams(cls, temperature: float, info: ValidationInfo) -> float:
-        if temperature and info.data.get("decoding") == "beam":
-            raise ValueError("beam decoding takes no temperature")
-        return temperature
 
 
 def _seconds(value: Any) -> Any:

@@ -23,7 +23,7 @@ from service.gateway.popular import PopularList
 from service.gateway.query import NewEvent, RecommendQuery
 from service.history.store import HistoryStore
 from service.telemetry.metrics import GatewayMetrics
-from service.types import DecodedList, DecodeRequest, Event, Item
+from service.types import DecodedList, DecodeRequest, Decoding, Event, Item
 
 _log = structlog.get_logger(__name__)
 
@@ -176,6 +176,8 @@ class Recommender:
     def _checked_deadline(self, query: RecommendQuery) -> float:
         """Seconds for the answer; raises `RequestError` for what the models could not check."""
         settings, max_num_items = self.settings, self._manifest.decoding.max_num_items
+        if query.temperature and self._decoding(query) == "beam":
+            raise RequestError("temperature", "beam decoding takes no temperature")
         if query.num_items > max_num_items:
             raise RequestError("num_items", f"this bundle's lists hold at most {max_num_items} items")
         if query.history is not None and len(query.history) > settings.max_history_items:
@@ -220,9 +222,12 @@ class Recommender:
             top_p=query.top_p,
             seed=random.getrandbits(63) if query.seed is None else query.seed,
             priority=query.priority,
-            decoding=query.decoding,
+            decoding=self._decoding(query),
         )
         return request, tuple(dict.fromkeys(unknown + unknown_exclusions))
+
+    def _decoding(self, query: RecommendQuery) -> Decoding:
+        return query.decoding or self._manifest.decoding.decoding
 
     async def _written(self, request: DecodeRequest, clock: Clock) -> "_Ranking":
         written, model_version = await self._worker.decode(request, timeout=clock.remaining())

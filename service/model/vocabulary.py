@@ -6,6 +6,7 @@ own; all that is asked of it is that it holds the code tokens, each as one token
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -20,6 +21,33 @@ PAD, BOS, LIST, SEPARATOR = "<pad>", "<bos>", "<list>", "<sep>"
 SPECIALS = (PAD, BOS, LIST, SEPARATOR)
 
 
+@dataclass(frozen=True, slots=True)
+class PromptText:
+    """The text around and between the items of a history, for a target that was trained on such prompts.
+
+    Attributes:
+        before: the first item.
+        between: two items.
+        after: the last item; what follows is what the target was trained to write.
+    """
+
+    before: str
+    between: str
+    after: str
+
+    @classmethod
+    def of(cls, template: str, between: str) -> "PromptText":
+        """Of a text with `{history}` where the items are.
+
+        Raises:
+            InputError: it has none, or more.
+        """
+        parts = template.split("{history}")
+        if len(parts) != 2:
+            raise InputError("a prompt holds {history} once, where the items are")
+        return cls(parts[0], between, parts[1])
+
+
 def build_tokenizer(code_sizes: Sequence[int], *, shared: bool = False) -> PreTrainedTokenizerFast:
     """A tokenizer for `code_sizes[l]` codes at each level l, the same at all where `shared`; specials come first."""
     by_level = shared_code_token_names(code_sizes) if shared else code_token_names(code_sizes)
@@ -29,15 +57,17 @@ def build_tokenizer(code_sizes: Sequence[int], *, shared: bool = False) -> PreTr
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS)
 
 
-def layout_of(tokenizer: PreTrainedTokenizerFast, code_sizes: Sequence[int]) -> TokenLayout:
+def layout_of(
+    tokenizer: PreTrainedTokenizerFast, code_sizes: Sequence[int], prompt: PromptText | None = None
+) -> TokenLayout:
     """Where a vocabulary keeps the code tokens, and how it marks the parts of a prompt.
 
     Code tokens are `<a_0>`, `<b_0>`, ... or, where there are none of these, `<code_0>`, ... for all levels. The
     separator is `<sep>`, else the end-of-sequence token; the prompt begins with the beginning-of-sequence token where
-    there is one; the list is announced by `<list>` where there is one.
+    there is one; the list is announced by `<list>` where there is one. With a `prompt` there is its text instead.
 
     Raises:
-        InputError: a code token is missing, or nothing can serve as separator.
+        InputError: a code token is missing, nothing can serve as separator, or the prompt has no tokens.
     """
     vocabulary = tokenizer.get_vocab()
     code_tokens = []
@@ -54,15 +84,27 @@ def layout_of(tokenizer: PreTrainedTokenizerFast, code_sizes: Sequence[int]) -> 
     if separator is None:
         raise InputError(f"the target's vocabulary holds neither {SEPARATOR} nor an end-of-sequence token")
     bos = vocabulary.get(BOS, tokenizer.bos_token_id)
-    return TokenLayout(
-        prefix=() if bos is None else (bos,),
-        list_start=(vocabulary[LIST],) if LIST in vocabulary else (),
-        separator=separator,
-        code_tokens=tuple(code_tokens),
+    prefix = () if bos is None else (bos,)
+    if prompt is None:
+        list_start = (vocabulary[LIST],) if LIST in vocabulary else ()
+        return TokenLayout(prefix, list_start, separator, tuple(code_tokens))
+    before, between, after = (
+        _tokens_of(text, tokenizer) for text in (prompt.before, prompt.between, prompt.after)
     )
+    return TokenLayout(prefix + before, after, separator, tuple(code_tokens), between)
 
 
-def read_layout(target: Path, code_sizes: Sequence[int]) -> TokenLayout:
+def _tokens_of(text: str, tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
+    try:
+        tokens = tuple(tokenizer.encode(text, add_special_tokens=False))
+    except Exception:  # whatever a foreign tokenizer makes of words that it does not know
+        tokens = ()
+    if text and not tokens:
+        raise InputError(f"the target's tokenizer makes nothing of '{text}'")
+    return tokens
+
+
+def read_layout(target: Path, code_sizes: Sequence[int], prompt: PromptText | None = None) -> TokenLayout:
     """`layout_of` the tokenizer in a transformers checkpoint.
 
     Raises:
@@ -72,7 +114,7 @@ def read_layout(target: Path, code_sizes: Sequence[int]) -> TokenLayout:
         tokenizer = AutoTokenizer.from_pretrained(target, local_files_only=True)
     except Exception as error:  # whatever a foreign tokenizer makes of transformers
         raise InputError(f"target {target}: its tokenizer cannot be read: {first_line(error)}") from error
-    return layout_of(tokenizer, code_sizes)
+    return layout_of(tokenizer, code_sizes, prompt)
 
 
 def check_layout(layout: TokenLayout, vocabulary_size: int) -> None:
@@ -82,7 +124,7 @@ def check_layout(layout: TokenLayout, vocabulary_size: int) -> None:
         InputError: a token lies outside the target's vocabulary.
     """
     codes = [token for tokens in layout.code_tokens for token in tokens]
-    highest = max([*layout.prefix, *layout.list_start, layout.separator, *codes])
+    highest = max([*layout.prefix, *layout.list_start, *(layout.between or ()), layout.separator, *codes])
     if highest >= vocabulary_size:
         raise InputError(
             f"token {highest} is outside the target's vocabulary of {vocabulary_size}; "

@@ -178,8 +178,8 @@ class WrittenBatches:
     def __init__(self, lists: WrittenLists, codes: Int32Array, layout: TokenLayout) -> None:
         self._lists = lists
         self._layout = layout
+        self._codes = codes
         self._item_tokens = layout.item_tokens(codes)
-        self._num_items = len(codes)
 
     @property
     def num_list_items(self) -> int:
@@ -202,13 +202,10 @@ class WrittenBatches:
         length = int(starts.max()) + num_list_items * per_item
         tokens = np.zeros((size, length), dtype=np.int64)
         slots = np.zeros((size, length), dtype=np.int64)
-        free_until = np.full((size, self._num_items), num_list_items, dtype=np.int16)
+        free_until = np.full((size, len(self._codes)), num_list_items, dtype=np.int16)
         for i, (index, history, start) in enumerate(zip(indices, histories, starts.tolist(), strict=True)):
             end = start + num_list_items * per_item
-            items_begin, items_end = len(layout.prefix), start - len(layout.list_start)
-            tokens[i, :items_begin] = layout.prefix
-            tokens[i, items_begin:items_end] = self._item_tokens[history].ravel()
-            tokens[i, items_end:start] = layout.list_start
+            tokens[i, :start] = layout.prompt(self._codes[history])
             tokens[i, start:end] = self._item_tokens[rows[i]].ravel()
             slots[i, :start] = layout.next_slots(start)
             slots[i, start:end] = (np.arange(end - start) + 1) % per_item

@@ -122,6 +122,19 @@ async def test_beam_decoding_reaches_the_worker_and_has_no_speculation(
     assert answer.speculation is not None
 
 
+async def test_a_bundle_built_for_beam_decoding_is_asked_for_it(
+    recommender: Recommender, worker: Any
+) -> None:
+    manifest = recommender._manifest
+    defaults = manifest.decoding.model_copy(update={"decoding": "beam"})
+    recommender._manifest = manifest.model_copy(update={"decoding": defaults})
+    await recommender.recommend(query(history=["item-1"]))
+    await recommender.recommend(query(history=["item-1"], decoding="list", temperature=0.5))
+    assert [request.decoding for request in worker.requests] == ["beam", "list"]
+    with pytest.raises(RequestError, match="beam decoding takes no temperature"):
+        await recommender.recommend(query(history=["item-1"], temperature=0.5))
+
+
 @pytest.mark.parametrize("history", [[], None, ["no-1"]])
 async def test_a_cold_start_gets_the_popular_list(
     recommender: Recommender, worker: Any, bundle: Bundle, history: list[str] | None

@@ -6,7 +6,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from service.errors import InputError
-from service.model.vocabulary import build_tokenizer, layout_of, read_layout
+from service.model.vocabulary import PromptText, build_tokenizer, layout_of, read_layout
 
 
 def foreign_tokenizer(*names: str, **specials: str) -> PreTrainedTokenizerFast:
@@ -35,6 +35,17 @@ def test_a_foreign_vocabulary_needs_no_more_than_the_code_tokens_and_an_end() ->
     layout = layout_of(foreign_tokenizer("hello", "<b_0>", "</s>", "<a_0>", eos_token="</s>"), (1, 1))
     assert layout.code_tokens == ((3,), (1,))
     assert (layout.prefix, layout.list_start, layout.separator) == ((), (), 2)
+
+
+def test_a_prompt_has_its_text_around_and_between_items() -> None:
+    tokenizer = foreign_tokenizer("next", "<b_0>", "</s>", "<a_0>", "and", "after", eos_token="</s>")
+    layout = layout_of(tokenizer, (1, 1), PromptText.of("after{history}next", "and"))
+    assert (layout.prefix, layout.between, layout.list_start) == ((5,), (4,), (0,))
+    with pytest.raises(InputError, match="makes nothing of 'unheard'"):
+        layout_of(tokenizer, (1, 1), PromptText.of("unheard{history}", "and"))
+    for template in ("after", "{history} and {history}"):
+        with pytest.raises(InputError, match="once, where"):
+            PromptText.of(template, "and")
 
 
 def test_what_a_vocabulary_lacks_is_named() -> None:

@@ -27,6 +27,9 @@ class GatewaySettings(_Section):
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535, description="0 takes any free port")
+    grpc_port: int | None = Field(
+        None, ge=0, le=65535, description="gRPC port on the same host; 0 takes any free port; None: no gRPC"
+    )
     worker: str | None = Field(
         None, description="gRPC address of the worker; `padrec serve` fills it with its own Unix socket"
     )
@@ -35,7 +38,8 @@ class GatewaySettings(_Section):
     max_history_items: int = Field(1_000, ge=1, description="longest `history` a request may carry")
     max_excluded_items: int = Field(10_000, ge=0, description="most `exclude_item_ids` of a request")
     max_events: int = Field(1_000, ge=1, description="most events of one POST /events")
-    max_body_bytes: int = Field(1_048_576, ge=1_024)
+    max_batch_requests: int = Field(100, ge=1, description="most lists of one POST /recommend/batch")
+    max_body_bytes: int = Field(1_048_576, ge=1_024, description="of an HTTP body, and of a gRPC message")
 
 
 class WorkerSettings(_Section):

@@ -24,15 +24,21 @@ ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Settings in TOML; PADREC_* variables win.")
 ]
 Port = Annotated[int | None, typer.Option("--port", help="HTTP port, in place of the settings'.")]
+GrpcPort = Annotated[
+    int | None,
+    typer.Option("--grpc-port", help="gRPC port, in place of the settings', which are none by default."),
+]
 
 
-def serve(bundle: BundlePath, config: ConfigFile = None, port: Port = None) -> None:
+def serve(
+    bundle: BundlePath, config: ConfigFile = None, port: Port = None, grpc_port: GrpcPort = None
+) -> None:
     """Serve a bundle: one worker and one gateway, restarted when they die."""
     from service.cli.display import say
     from service.config import load_settings
     from service.launch import serve as launch
 
-    settings = _with_port(load_settings(config), port)
+    settings = _with_ports(load_settings(config), port, grpc_port)
     sys.exit(launch(bundle, settings, config, on_ready=lambda url: say(f"serving {bundle} at {url}")))
 
 
@@ -40,9 +46,10 @@ def gateway(
     bundle: BundlePath,
     config: ConfigFile = None,
     port: Port = None,
+    grpc_port: GrpcPort = None,
     fd: Annotated[int | None, typer.Option(hidden=True, help="A listening socket to inherit.")] = None,
 ) -> None:
-    """The process that speaks items: REST in front of a worker."""
+    """The process that speaks items: REST and gRPC in front of a worker."""
     import socket
 
     from service.config import load_settings
@@ -52,7 +59,7 @@ def gateway(
         sockets = None if fd is None else [socket.socket(fileno=fd)]
     except OSError as error:
         raise InputError(f"--fd {fd} is no listening socket: {error.strerror}") from error
-    run_gateway(bundle, _with_port(load_settings(config), port), sockets=sockets)
+    run_gateway(bundle, _with_ports(load_settings(config), port, grpc_port), sockets=sockets)
 
 
 def worker(bundle: BundlePath, config: ConfigFile = None) -> None:
@@ -196,9 +203,10 @@ def print_answer(answer: dict[str, Any]) -> None:
     console.print(Text("; ".join(notes), style="dim"))
 
 
-def _with_port(settings: "Settings", port: int | None) -> "Settings":
-    if port is None:
-        return settings
-    if not 0 <= port <= 65_535:
-        raise InputError(f"--port {port} is not between 0 and 65535")
-    return settings.model_copy(update={"gateway": settings.gateway.model_copy(update={"port": port})})
+def _with_ports(settings: "Settings", port: int | None, grpc_port: int | None) -> "Settings":
+    ports = {"port": port, "grpc_port": grpc_port}
+    given = {name: number for name, number in ports.items() if number is not None}
+    for name, number in given.items():
+        if not 0 <= number <= 65_535:
+            raise InputError(f"--{name.replace('_', '-')} {number} is not between 0 and 65535")
+    return settings.model_copy(update={"gateway": settings.gateway.model_copy(update=given)})

@@ -1,7 +1,7 @@
 """Errors as problem details (RFC 9457), every one of them: ours, the framework's and the unexpected."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -100,7 +100,12 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
         )
     if place == "body" and not names:
         return FieldError(field="body", message="send a JSON object with Content-Type: application/json")
-    return FieldError(field=".".join(map(str, names)), message=error["msg"])
+    return field_error_of(error["loc"], error["msg"])
+
+
+def field_error_of(location: Sequence[int | str], message: str) -> FieldError:
+    """What is wrong with the field at a place that begins with `body`, `path` or the like."""
+    return FieldError(field=".".join(map(str, location[1:])), message=message)
 
 
 async def _on_http(_request: Request, error: Exception) -> Response:
@@ -108,17 +113,26 @@ async def _on_http(_request: Request, error: Exception) -> Response:
     return problem(error.status_code, str(error.detail), headers=error.headers)
 
 
-async def _on_padrec(_request: Request, error: Exception) -> Response:
-    if isinstance(error, RequestError):
-        return _wrong_fields((FieldError(field=error.field, message=str(error)),))
+def problem_of(error: PadrecError) -> Problem:
+    """What an error is told as."""
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+    if isinstance(error, RequestError):
+        fields = (FieldError(field=error.field, message=str(error)),)
+        return Problem(title=_title(status), status=status, detail=f"{error.field}: {error}", errors=fields)
     if status == 500:
         _log.error("request failed", error=str(error))
-        return problem(500, "internal error")
+    return Problem(
+        title=_title(status), status=status, detail="internal error" if status == 500 else str(error)
+    )
+
+
+async def _on_padrec(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, PadrecError)
+    told = problem_of(error)
     headers = {}
-    if status in (429, 503):
+    if told.status in (429, 503):
         headers["Retry-After"] = str(math.ceil(getattr(error, "retry_after", 1.0)))
-    return problem(status, str(error), headers=headers)
+    return problem(told.status, told.detail, errors=told.errors, headers=headers)
 
 
 async def _on_unexpected(_request: Request, _error: Exception) -> Response:

@@ -95,6 +95,14 @@ class RecommendQuery(_Query):
     )
 
 
+class RecommendBatch(_Query):
+    """Lists for many users at once."""
+
+    requests: tuple[RecommendQuery, ...] = Field(
+        min_length=1, description="Each is answered or refused by itself, in this order."
+    )
+
+
 def _seconds(value: Any) -> Any:
     if not isinstance(value, str):
         return value

@@ -16,7 +16,7 @@ from service.catalog.bundle import Manifest
 from service.catalog.items import Catalogue
 from service.catalog.window import window
 from service.config import GatewaySettings
-from service.errors import HistoryStoreError, RequestError
+from service.errors import HistoryStoreError, PadrecError, RequestError
 from service.gateway.answer import FallbackReason, Recommendation, RecommendedItem, Speculation, Timings
 from service.gateway.clock import Clock
 from service.gateway.popular import PopularList
@@ -118,6 +118,20 @@ class Recommender:
             ),
             speculation=ranking.speculation,
         )
+
+    async def recommend_batch(self, queries: Sequence[RecommendQuery]) -> list[Recommendation | PadrecError]:
+        """A list for each query, or why there is none, in their order.
+
+        Raises:
+            RequestError: there are too many.
+        """
+        if len(queries) > self.settings.max_batch_requests:
+            raise RequestError("requests", f"at most {self.settings.max_batch_requests} at a time")
+        answers = await asyncio.gather(*map(self.recommend, queries), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, PadrecError):
+                raise answer
+        return answers  # type: ignore[return-value]
 
     async def record_events(self, events: Sequence[NewEvent]) -> tuple[str, ...]:
         """Make events durable, all or none; those without a timestamp happened now.

@@ -10,12 +10,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
 from service.gateway.answer import EventsAccepted, ItemAnswer, Recommendation, UserHistory
+from service.gateway.batch import RecommendationBatch
 from service.gateway.disconnect import while_connected
 from service.gateway.health import health_router
 from service.gateway.middleware import BodyLimit, Measured
 from service.gateway.openapi import problems, with_problems
 from service.gateway.problems import add_handlers
-from service.gateway.query import MAX_ID_LENGTH, EventBatch, RecommendQuery
+from service.gateway.query import MAX_ID_LENGTH, EventBatch, RecommendBatch, RecommendQuery
 from service.gateway.recommender import Recommender
 
 IdInPath = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)]
@@ -51,6 +52,17 @@ def _router(recommender: Recommender) -> APIRouter:
     async def recommend(query: RecommendQuery, request: Request) -> Response:
         """The items that a user should see next, best first."""
         return _json(await while_connected(request, recommender.recommend(query)))
+
+    @router.post(
+        "/recommend/batch",
+        response_model=RecommendationBatch,
+        responses=problems(413, 422, 500),
+        tags=["lists"],
+    )
+    async def recommend_batch(batch: RecommendBatch, request: Request) -> Response:
+        """Lists for many users at once; each is answered or refused by itself."""
+        answers = await while_connected(request, recommender.recommend_batch(batch.requests))
+        return _json(RecommendationBatch.of(answers))
 
     @router.post(
         "/events", response_model=EventsAccepted, responses=problems(413, 422, 500, 503), tags=["histories"]

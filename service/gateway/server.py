@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from service.catalog.bundle import ITEMS, POPULAR, Bundle
 from service.config import Settings
 from service.errors import InputError
+from service.gateway.grpc import GrpcServer
 from service.gateway.recommender import Recommender
 from service.gateway.rest import create_app
 from service.history.opening import open_store
@@ -77,13 +78,34 @@ async def _serve(
             server_header=False,
             timeout_graceful_shutdown=_DRAIN_SECONDS,
         )
-        await _Server(config).serve(listeners)
+        await _Server(config, await _grpc_server(recommender)).serve(listeners)
     finally:
         await worker.close()
         await store.close()
 
 
+async def _grpc_server(recommender: Recommender) -> GrpcServer | None:
+    """One that takes calls, where the settings ask for it."""
+    host, port = recommender.settings.host, recommender.settings.grpc_port
+    if port is None:
+        return None
+    host = f"[{host}]" if ":" in host else host
+    server = GrpcServer(recommender, f"{host}:{port}")
+    _log.info("gRPC gateway listening", address=f"{host}:{await server.start()}")
+    return server
+
+
 class _Server(uvicorn.Server):
+    """HTTP, and the gRPC server beside it: both end together."""
+
+    def __init__(self, config: uvicorn.Config, grpc_server: GrpcServer | None) -> None:
+        super().__init__(config)
+        self._grpc_server = grpc_server
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        over = [] if self._grpc_server is None else [self._grpc_server.stop(_DRAIN_SECONDS)]
+        await asyncio.gather(super().shutdown(sockets), *over)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in sockets or ():

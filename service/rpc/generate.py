@@ -1,5 +1,6 @@
 """Generates `service/rpc/generated/` from `proto/`: `python -m service.rpc.generate`."""
 
+from importlib.resources import files
 from pathlib import Path
 
 from grpc_tools import protoc
@@ -23,6 +24,7 @@ def generate(out: Path = ROOT) -> None:
     arguments = [
         "protoc",
         f"-I{PACKAGE}={ROOT / 'proto'}",
+        f"-I{files('grpc_tools') / '_proto'}",  # protobuf's own types
         f"--python_out={out}",
         f"--pyi_out={out}",
         f"--grpc_python_out={out}",

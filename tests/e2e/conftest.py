@@ -1,6 +1,7 @@
 """A real service: `padrec serve` with its own worker and gateway processes."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ class Service:
 
     process: "subprocess.Popen[str]"
     url: str = ""
+    grpc: str = ""
     lines: list[str] = field(default_factory=list)
 
     def child(self, name: str) -> int:
@@ -57,6 +59,8 @@ def serve():
             assert process.stderr is not None
             for line in process.stderr:
                 service.lines.append(line)
+                if "gRPC gateway listening" in line:
+                    [service.grpc] = re.findall(r"127\.0\.0\.1:\d+", line)
                 if line.startswith("serving "):
                     service.url = line.split(" at ")[1].strip()
 
@@ -77,5 +81,6 @@ def serve():
 
 @pytest.fixture(scope="module")
 def service(serve, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serve(bundle, tmp_path_factory.mktemp("history") / "history.sqlite3") as running:
+    history = tmp_path_factory.mktemp("history") / "history.sqlite3"
+    with serve(bundle, history, PADREC_GATEWAY__GRPC_PORT="0") as running:
         yield running

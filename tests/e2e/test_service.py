@@ -5,6 +5,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 import torch
@@ -13,6 +14,8 @@ from service.catalog.bundle import Bundle
 from service.engine.beam import num_beams_of
 from service.engine.reference import find_items, write_list
 from service.model.target import load_target
+from service.rpc.generated.padrec.v1 import recommender_pb2 as pb
+from service.rpc.generated.padrec.v1 import recommender_pb2_grpc
 from service.types import DecodeRequest
 
 
@@ -36,6 +39,25 @@ def test_a_list_of_ten_distinct_real_items(service) -> None:
     assert answer["fallback"] is None
     assert not answer["exhausted"]
     assert answer["timings"]["total_ms"] >= answer["timings"]["decode_ms"] > 0
+
+
+def test_grpc_answers_as_rest_does(service) -> None:
+    history, options = ["3", "4", "5"], {"num_items": 7, "temperature": 0.8, "seed": 5}
+    with grpc.insecure_channel(service.grpc) as channel:
+        stub = recommender_pb2_grpc.RecommenderStub(channel)
+        asked = pb.RecommendRequest(user_id="u", history=pb.ItemIds(item_ids=history), **options)
+        answer = stub.Recommend(asked, timeout=60)
+        batch = stub.BatchRecommend(pb.BatchRecommendRequest(requests=[asked] * 3), timeout=60)
+    served = recommend(service, history=history, **options)
+    assert [(one.item.item_id, one.item.title, one.score) for one in answer.items] == [
+        (one["item_id"], one["title"], pytest.approx(one["score"])) for one in served["items"]
+    ]
+    assert answer.speculation.rounds > 0
+    assert [list(map(_item_id, result.response.items)) for result in batch.results] == [ids(served)] * 3
+
+
+def _item_id(item: pb.RecommendedItem) -> str:
+    return item.item.item_id
 
 
 def test_what_is_served_is_what_the_reference_writes(service, bundle: Path) -> None:

@@ -14,6 +14,7 @@ async def test_every_call_is_there_with_its_answer(document: dict[str, Any]) -> 
     calls = {(path, method) for path, methods in document["paths"].items() for method in methods}
     assert calls == {
         ("/recommend", "post"),
+        ("/recommend/batch", "post"),
         ("/events", "post"),
         ("/users/{user_id}/history", "get"),
         ("/users/{user_id}/history", "delete"),

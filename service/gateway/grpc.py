@@ -1,0 +1,268 @@
+"""gRPC: translates `padrec.v1.Recommender` to the recommender and back, and nothing more."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+import structlog
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from pydantic import TypeAdapter, ValidationError
+
+from service.errors import (
+    CancelledByCallerError,
+    DeadlineExceededError,
+    HistoryStoreError,
+    InputError,
+    PadrecError,
+    QueueFullError,
+    RequestError,
+    UnavailableError,
+)
+from service.gateway.answer import EventsAccepted, ItemAnswer, Recommendation
+from service.gateway.grpc_messages import (
+    accepted_to_message,
+    batch_from_message,
+    events_from_message,
+    item_to_message,
+    query_from_message,
+    recommendation_to_message,
+)
+from service.gateway.problems import FieldError, field_error_of
+from service.gateway.query import ItemId, UserId
+from service.gateway.recommender import Recommender
+from service.rpc.generated.padrec.v1 import recommender_pb2 as pb
+from service.rpc.generated.padrec.v1 import recommender_pb2_grpc
+from service.rpc.listen import check_listen
+
+T = TypeVar("T")
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Recommender"].full_name
+# Where google.rpc.Status travels, by gRPC's convention.
+_DETAILS = "grpc-status-details-bin"
+_HEALTH_SECONDS = 1.0
+
+_CODES: tuple[tuple[type[PadrecError], grpc.StatusCode], ...] = (
+    (RequestError, grpc.StatusCode.INVALID_ARGUMENT),
+    (QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (CancelledByCallerError, grpc.StatusCode.CANCELLED),
+    (UnavailableError, grpc.StatusCode.UNAVAILABLE),
+    (HistoryStoreError, grpc.StatusCode.UNAVAILABLE),
+    (DeadlineExceededError, grpc.StatusCode.DEADLINE_EXCEEDED),
+)
+_USER_ID: TypeAdapter[str] = TypeAdapter(UserId)
+_ITEM_ID: TypeAdapter[str] = TypeAdapter(ItemId)
+
+_log = structlog.get_logger(__name__)
+
+
+class _NoSuchItemError(PadrecError):
+    """The catalogue does not hold it."""
+
+
+class GrpcServer:
+    """The gRPC server of a recommender, with health and reflection.
+
+    Args:
+        recommender: answers.
+        address: `host:port`; port 0 takes any free one.
+    """
+
+    def __init__(self, recommender: Recommender, address: str) -> None:
+        self._recommender, self._address = recommender, address
+        self._health = health.aio.HealthServicer()
+        self._watching: asyncio.Task[None] | None = None
+        self._server = grpc.aio.server(
+            options=(
+                # Otherwise two gateways share a port without a word.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", recommender.settings.max_body_bytes),
+                # Callers that are gone without a word are found within a minute; theirs may ask every ten seconds.
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            )
+        )
+
+    async def start(self) -> int:
+        """Listen, and take calls; returns the port.
+
+        Raises:
+            InputError: the address is malformed or in use.
+        """
+        check_listen(self._address)
+        recommender_pb2_grpc.add_RecommenderServicer_to_server(
+            RecommenderService(self._recommender), self._server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        try:
+            port: int = self._server.add_insecure_port(self._address)
+        except RuntimeError as error:
+            raise InputError(f"cannot listen on {self._address}") from error
+        await self._report(ready=False)
+        await self._server.start()
+        self._watching = asyncio.create_task(self._watch())
+        return port
+
+    async def stop(self, grace: float) -> None:
+        """Say that it is over, take no more calls, and cancel those that are not done after `grace` seconds."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace)
+
+    async def _watch(self) -> None:
+        """Keep health true: the service is ready when everything that lists depend on answers."""
+        while True:
+            await self._report(ready=all((await self._recommender.checks()).values()))
+            await asyncio.sleep(_HEALTH_SECONDS)
+
+    async def _report(self, *, ready: bool) -> None:
+        statuses = health_pb2.HealthCheckResponse
+        for service in ("", SERVICE):
+            await self._health.set(service, statuses.SERVING if ready else statuses.NOT_SERVING)
+
+
+class RecommenderService:
+    """The calls of `proto/padrec/v1/recommender.proto`."""
+
+    def __init__(self, recommender: Recommender) -> None:
+        self._recommender = recommender
+
+    async def Recommend(self, message: pb.RecommendRequest, context: Any) -> pb.RecommendResponse:  # noqa: N802
+        async def answer() -> pb.RecommendResponse:
+            query = query_from_message(message, context.time_remaining(), self._max_deadline_ms)
+            return recommendation_to_message(await self._recommender.recommend(query))
+
+        return await self._answered("recommend", answer, context)
+
+    async def BatchRecommend(  # noqa: N802
+        self, message: pb.BatchRecommendRequest, context: Any
+    ) -> pb.BatchRecommendResponse:
+        async def answer() -> pb.BatchRecommendResponse:
+            batch = batch_from_message(message, context.time_remaining(), self._max_deadline_ms)
+            answers = await self._recommender.recommend_batch(batch.requests)
+            return pb.BatchRecommendResponse(results=list(map(_result, answers)))
+
+        return await self._answered("recommend_batch", answer, context)
+
+    async def RecordEvents(  # noqa: N802
+        self, message: pb.RecordEventsRequest, context: Any
+    ) -> pb.RecordEventsResponse:
+        async def answer() -> pb.RecordEventsResponse:
+            events = events_from_message(message).events
+            ignored = await self._recommender.record_events(events)
+            return accepted_to_message(EventsAccepted(accepted=len(events), ignored_item_ids=ignored))
+
+        return await self._answered("record_events", answer, context)
+
+    async def GetHistory(self, message: pb.GetHistoryRequest, context: Any) -> pb.GetHistoryResponse:  # noqa: N802
+        async def answer() -> pb.GetHistoryResponse:
+            user_id = _checked(_USER_ID, "user_id", message.user_id)
+            item_ids = await self._recommender.get_history(user_id)
+            return pb.GetHistoryResponse(user_id=user_id, item_ids=item_ids)
+
+        return await self._answered("get_history", answer, context)
+
+    async def DeleteHistory(  # noqa: N802
+        self, message: pb.DeleteHistoryRequest, context: Any
+    ) -> pb.DeleteHistoryResponse:
+        async def answer() -> pb.DeleteHistoryResponse:
+            await self._recommender.delete_history(_checked(_USER_ID, "user_id", message.user_id))
+            return pb.DeleteHistoryResponse()
+
+        return await self._answered("delete_history", answer, context)
+
+    async def GetItem(self, message: pb.GetItemRequest, context: Any) -> pb.Item:  # noqa: N802
+        async def answer() -> pb.Item:
+            item = self._recommender.get_item(_checked(_ITEM_ID, "item_id", message.item_id))
+            if item is None:
+                raise _NoSuchItemError(f"no such item: {message.item_id}")
+            return item_to_message(
+                ItemAnswer(item_id=item.item_id, title=item.title, attributes=dict(item.attributes))
+            )
+
+        return await self._answered("get_item", answer, context)
+
+    @property
+    def _max_deadline_ms(self) -> int:
+        return self._recommender.settings.max_deadline_ms
+
+    async def _answered(self, method: str, answer: Callable[[], Awaitable[T]], context: Any) -> T:
+        """What `answer` gives; an error ends the call with its status. Either way the call is counted."""
+        start, code = time.perf_counter(), grpc.StatusCode.OK
+        try:
+            return await answer()
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except Exception as error:
+            code, status = status_of(error)
+            await context.abort(code, status.message, ((_DETAILS, status.SerializeToString()),))
+            raise AssertionError("abort raises") from error
+        finally:
+            seconds = time.perf_counter() - start
+            self._recommender.metrics.request_duration.labels("grpc", method, code.name).observe(seconds)
+            _log.debug("request", method=method, status=code.name, seconds=round(seconds, 6))
+
+
+def status_of(error: Exception) -> tuple[grpc.StatusCode, status_pb2.Status]:
+    """How a call ends that fails so, and what its caller is told."""
+    details: list[Any] = []
+    if isinstance(error, ValidationError):
+        fields = [field_error_of(("body", *one["loc"]), one["msg"]) for one in error.errors()]
+        return _invalid(fields)
+    if isinstance(error, RequestError):
+        return _invalid([FieldError(field=error.field, message=str(error))])
+    if isinstance(error, _NoSuchItemError):
+        code, message = grpc.StatusCode.NOT_FOUND, str(error)
+    else:
+        code = next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+        message = str(error)
+    if code is grpc.StatusCode.INTERNAL:
+        _log.error("call failed", exc_info=error)
+        message = "internal error"
+    if code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE):
+        delay = Duration()
+        delay.FromNanoseconds(int(1e9 * getattr(error, "retry_after", 1.0)))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    return code, _status(code, message, details)
+
+
+def _invalid(fields: list[FieldError]) -> tuple[grpc.StatusCode, status_pb2.Status]:
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    violation = error_details_pb2.BadRequest.FieldViolation
+    violations = [violation(field=one.field, description=one.message) for one in fields]
+    message = f"{fields[0].field}: {fields[0].message}"
+    return code, _status(code, message, [error_details_pb2.BadRequest(field_violations=violations)])
+
+
+def _status(code: grpc.StatusCode, message: str, details: list[Any]) -> status_pb2.Status:
+    status = status_pb2.Status(code=code.value[0], message=message)
+    for detail in details:
+        status.details.add().Pack(detail)
+    return status
+
+
+def _result(answer: Recommendation | PadrecError) -> pb.BatchResult:
+    if isinstance(answer, PadrecError):
+        code, status = status_of(answer)
+        return pb.BatchResult(
+            error=pb.BatchError(code=code_pb2.Code.Value(code.name), message=status.message)
+        )
+    return pb.BatchResult(response=recommendation_to_message(answer))
+
+
+def _checked(kind: TypeAdapter[str], field: str, value: str) -> str:
+    try:
+        return kind.validate_python(value)
+    except ValidationError as error:
+        raise RequestError(field, error.errors()[0]["msg"]) from error

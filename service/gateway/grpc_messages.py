@@ -1,0 +1,112 @@
+"""What callers ask and are told, as messages of `proto/padrec/v1/recommender.proto`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from service.gateway.answer import EventsAccepted, FallbackReason, ItemAnswer, Recommendation
+from service.gateway.query import EventBatch, RecommendBatch, RecommendQuery
+from service.rpc.generated.padrec.v1 import recommender_pb2 as pb
+
+_DECODINGS = {pb.DECODING_LIST: "list", pb.DECODING_BEAM: "beam"}
+_FALLBACKS: dict[FallbackReason | None, Any] = {
+    None: pb.FALLBACK_UNSPECIFIED,
+    "cold_start": pb.FALLBACK_COLD_START,
+    "history_unavailable": pb.FALLBACK_HISTORY_UNAVAILABLE,
+}
+_NANO = 1e-9
+
+
+def query_from_message(
+    message: pb.RecommendRequest, remaining: float | None, max_deadline_ms: int
+) -> RecommendQuery:
+    """A query.
+
+    Args:
+        message: what was asked.
+        remaining: seconds until the call's deadline; None: it has none.
+        max_deadline_ms: the longest that the service works on a list.
+
+    Raises:
+        ValidationError: a field is out of range.
+    """
+    return RecommendQuery.model_validate(_query_values(message, remaining, max_deadline_ms))
+
+
+def batch_from_message(
+    message: pb.BatchRecommendRequest, remaining: float | None, max_deadline_ms: int
+) -> RecommendBatch:
+    """Queries; arguments and errors as `query_from_message`."""
+    requests = [_query_values(request, remaining, max_deadline_ms) for request in message.requests]
+    return RecommendBatch.model_validate({"requests": requests})
+
+
+def _query_values(
+    message: pb.RecommendRequest, remaining: float | None, max_deadline_ms: int
+) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "user_id": message.user_id,
+        "exclude_item_ids": tuple(message.exclude_item_ids),
+        "priority": message.priority,
+        "temperature": message.temperature,
+    }
+    if message.HasField("history"):
+        values["history"] = tuple(message.history.item_ids)
+    for name in ("num_items", "exclude_seen", "top_p", "seed"):
+        if message.HasField(name):
+            values[name] = getattr(message, name)
+    if message.decoding != pb.DECODING_UNSPECIFIED:
+        values["decoding"] = _DECODINGS.get(message.decoding, str(message.decoding))
+    if remaining is not None:
+        # A call may be as patient as it likes; the service is not.
+        values["deadline_ms"] = min(max(1, int(1000 * remaining)), max_deadline_ms)
+    return values
+
+
+def events_from_message(message: pb.RecordEventsRequest) -> EventBatch:
+    """Events; errors as `query_from_message`."""
+    return EventBatch.model_validate({"events": [_event_values(event) for event in message.events]})
+
+
+def _event_values(event: pb.Event) -> dict[str, Any]:
+    values: dict[str, Any] = {"user_id": event.user_id, "item_id": event.item_id}
+    if event.HasField("timestamp"):
+        values["timestamp"] = event.timestamp.seconds + _NANO * event.timestamp.nanos
+    if event.HasField("event_id"):
+        values["event_id"] = event.event_id
+    return values
+
+
+def recommendation_to_message(answer: Recommendation) -> pb.RecommendResponse:
+    """A list."""
+    message = pb.RecommendResponse(
+        recommendation_id=answer.recommendation_id,
+        user_id=answer.user_id,
+        items=[
+            pb.RecommendedItem(item=item_to_message(item), rank=item.rank, score=item.score)
+            for item in answer.items
+        ],
+        model_version=answer.model_version,
+        catalog_version=answer.catalog_version,
+        fallback=_FALLBACKS[answer.fallback],
+        degraded=answer.degraded,
+        exhausted=answer.exhausted,
+        ignored_item_ids=answer.ignored_item_ids,
+        timings=pb.Timings(**answer.timings.model_dump()),
+    )
+    if answer.speculation is not None:
+        message.speculation.CopyFrom(pb.Speculation(**answer.speculation.model_dump()))
+    return message
+
+
+def item_to_message(item: ItemAnswer) -> pb.Item:
+    """An item of the catalogue."""
+    message = pb.Item(item_id=item.item_id, title=item.title)
+    attributes: Mapping[str, Any] = item.attributes
+    if attributes:
+        message.attributes.update(attributes)
+    return message
+
+
+def accepted_to_message(accepted: EventsAccepted) -> pb.RecordEventsResponse:
+    """That events are durable."""
+    return pb.RecordEventsResponse(accepted=accepted.accepted, ignored_item_ids=accepted.ignored_item_ids)

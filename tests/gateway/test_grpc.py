@@ -1,0 +1,363 @@
+"""gRPC over a real connection, beside REST: they answer alike."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from google.protobuf.json_format import MessageToDict
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from service.errors import DeadlineExceededError, InputError, PadrecError, QueueFullError, UnavailableError
+from service.gateway.grpc import SERVICE, GrpcServer
+from service.gateway.recommender import Recommender
+from service.history.store import HistoryStore
+from service.rpc.generated.padrec.v1 import recommender_pb2 as pb
+from service.rpc.generated.padrec.v1 import recommender_pb2_grpc
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@asynccontextmanager
+async def serving(recommender: Recommender) -> AsyncIterator[tuple[GrpcServer, grpc.aio.Channel]]:
+    server = GrpcServer(recommender, "127.0.0.1:0")
+    port = await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield server, channel
+    await server.stop(0)
+
+
+@pytest.fixture
+async def channel(recommender: Recommender) -> AsyncIterator[grpc.aio.Channel]:
+    async with serving(recommender) as (_, channel):
+        yield channel
+
+
+@pytest.fixture
+def stub(channel: grpc.aio.Channel) -> Any:
+    return recommender_pb2_grpc.RecommenderStub(channel)
+
+
+def ask(**fields: Any) -> pb.RecommendRequest:
+    if "history" in fields:
+        fields["history"] = pb.ItemIds(item_ids=fields["history"])
+    return pb.RecommendRequest(**{"user_id": "ann", **fields})
+
+
+async def refused(call: Any) -> tuple[grpc.StatusCode, status_pb2.Status]:
+    """How a call failed: its code, and the details that it came with."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    sent = dict(caught.value.trailing_metadata())
+    status = status_pb2.Status.FromString(sent["grpc-status-details-bin"])
+    assert status.message == caught.value.details()
+    assert status.code == caught.value.code().value[0]
+    return caught.value.code(), status
+
+
+def fields_at_fault(status: status_pb2.Status) -> list[str]:
+    bad = error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(bad)
+    return [violation.field for violation in bad.field_violations]
+
+
+def as_rest(message: pb.RecommendResponse) -> dict[str, Any]:
+    """A list as REST would have told it, without what differs from call to call."""
+    told = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    told["items"] = [
+        {
+            **one["item"],
+            "attributes": one["item"].get("attributes", {}),
+            "rank": one["rank"],
+            "score": one.get("score"),
+        }
+        for one in told["items"]
+    ]
+    fallback = told["fallback"].removeprefix("FALLBACK_").lower()
+    return comparable({**told, "fallback": None if fallback == "unspecified" else fallback})
+
+
+def comparable(answer: dict[str, Any]) -> dict[str, Any]:
+    assert set(answer["timings"]) == {"history_ms", "queue_ms", "prefill_ms", "decode_ms", "total_ms"}
+    return {"speculation": None} | {
+        name: value for name, value in answer.items() if name not in ("recommendation_id", "timings")
+    }
+
+
+QUERIES: list[dict[str, Any]] = [
+    {"history": ["item-1", "no-1"], "num_items": 2},
+    {"history": ["item-1"], "exclude_item_ids": ["item-2", "no-2"]},
+    {"history": ["item-1", "item-2"], "exclude_seen": False, "num_items": 30},
+    {"history": ["item-1"], "decoding": "beam"},
+    {"history": ["item-1"], "temperature": 0.5, "top_p": 0.9, "seed": 2**63 - 1, "priority": -3},
+    {"history": []},
+    {},
+    {"history": ["item-1"], "exclude_item_ids": [f"item-{n}" for n in range(18)]},
+]
+
+
+@pytest.mark.parametrize("query", QUERIES)
+async def test_both_answer_alike(
+    client: httpx.AsyncClient, stub: Any, worker: Any, query: dict[str, Any]
+) -> None:
+    rest = await client.post("/recommend", json={"user_id": "ann", **query})
+    assert rest.status_code == 200
+    decoding = (
+        {"decoding": getattr(pb, f"DECODING_{query['decoding'].upper()}")} if "decoding" in query else {}
+    )
+    answer = await stub.Recommend(ask(**query | decoding))
+    assert as_rest(answer) == comparable(rest.json())
+    asked = [
+        {name: getattr(request, name) for name in request.__slots__ if name not in ("request_id", "seed")}
+        for request in worker.requests
+    ]
+    assert asked[:1] == asked[1:]
+    if "seed" in query:
+        assert [request.seed for request in worker.requests] == [query["seed"]] * 2
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"num_items": 0},
+        {"num_items": 51},
+        {"num_items": 31},
+        {"history": ["i"] * 13},
+        {"history": ["item-1", ""]},
+        {"exclude_item_ids": ["i"] * 26},
+        {"user_id": ""},
+        {"user_id": "x" * 257, "priority": 11},
+        {"temperature": 0.001},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"seed": 2**63},
+    ],
+)
+async def test_both_refuse_alike(client: httpx.AsyncClient, stub: Any, query: dict[str, Any]) -> None:
+    code, status = await refused(stub.Recommend(ask(**query)))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    if query.get("temperature") != query.get("temperature"):  # JSON has no such number
+        assert fields_at_fault(status) == ["temperature"]
+        return
+    rest = (await client.post("/recommend", json={"user_id": "ann", **query})).json()
+    assert fields_at_fault(status) == [error["field"] for error in rest["errors"]]
+    assert status.message == rest["detail"]
+
+
+async def test_what_a_query_cannot_say_in_json(stub: Any) -> None:
+    code, status = await refused(stub.Recommend(ask(decoding=7)))
+    assert (code, fields_at_fault(status)) == (grpc.StatusCode.INVALID_ARGUMENT, ["decoding"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message", "retry_after"),
+    [
+        (QueueFullError("the queue is full", 0.25), "RESOURCE_EXHAUSTED", "the queue is full", 0.25),
+        (UnavailableError("no worker answers", 2.5), "UNAVAILABLE", "no worker answers", 2.5),
+        (DeadlineExceededError("the deadline passed"), "DEADLINE_EXCEEDED", "the deadline passed", None),
+        (PadrecError("the worker answered INTERNAL: CUDA"), "INTERNAL", "internal error", None),
+        (RuntimeError("secret"), "INTERNAL", "internal error", None),
+    ],
+)
+async def test_what_the_worker_says(
+    stub: Any, worker: Any, error: Exception, code: str, message: str, retry_after: float | None
+) -> None:
+    worker.error = error
+    found, status = await refused(stub.Recommend(ask(history=["item-1"])))
+    assert (found.name, status.message) == (code, message)
+    delays = []
+    for detail in status.details:
+        retry = error_details_pb2.RetryInfo()
+        assert detail.Unpack(retry)
+        delays.append(retry.retry_delay.ToMilliseconds() / 1000)
+    assert delays == ([] if retry_after is None else [retry_after])
+
+
+async def test_events_history_and_deletion(client: httpx.AsyncClient, stub: Any) -> None:
+    first = pb.Event(user_id="a/b ü", item_id="item-3", event_id="1")
+    first.timestamp.FromJsonString("2026-01-01T00:00:00Z")
+    second = pb.Event(user_id="a/b ü", item_id="no-1")
+    second.timestamp.FromNanoseconds(1_500_000_000)
+    answer = await stub.RecordEvents(pb.RecordEventsRequest(events=[first, second]))
+    assert (answer.accepted, list(answer.ignored_item_ids)) == (2, ["no-1"])
+    await stub.RecordEvents(pb.RecordEventsRequest(events=[first]))
+    asked = pb.GetHistoryRequest(user_id="a/b ü")
+    assert list((await stub.GetHistory(asked)).item_ids) == ["no-1", "item-3"]
+    path = "/users/a%2Fb%20%C3%BC/history"
+    assert (await client.get(path)).json() == {"user_id": "a/b ü", "item_ids": ["no-1", "item-3"]}
+    await stub.DeleteHistory(pb.DeleteHistoryRequest(user_id="a/b ü"))
+    assert list((await stub.GetHistory(asked)).item_ids) == []
+
+
+async def test_events_out_of_range_name_their_field(client: httpx.AsyncClient, stub: Any) -> None:
+    one = {"user_id": "ann", "item_id": "item-1"}
+    for events in ([one, one | {"item_id": ""}], [one] * 4, []):
+        rest = (await client.post("/events", json={"events": events})).json()
+        message = pb.RecordEventsRequest(events=[pb.Event(**event) for event in events])
+        code, status = await refused(stub.RecordEvents(message))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert status.message == rest["detail"]
+    before = pb.Event(**one)
+    before.timestamp.FromNanoseconds(-1)
+    _, status = await refused(stub.RecordEvents(pb.RecordEventsRequest(events=[before])))
+    assert fields_at_fault(status)[0] == "events.0.timestamp"
+    for call, message in (
+        (stub.GetHistory, pb.GetHistoryRequest()),
+        (stub.DeleteHistory, pb.DeleteHistoryRequest(user_id="x" * 257)),
+    ):
+        assert fields_at_fault((await refused(call(message)))[1]) == ["user_id"]
+    assert fields_at_fault((await refused(stub.GetItem(pb.GetItemRequest())))[1]) == ["item_id"]
+
+
+async def test_an_item(client: httpx.AsyncClient, stub: Any) -> None:
+    item = await stub.GetItem(pb.GetItemRequest(item_id="item-4"))
+    told = MessageToDict(item, preserving_proto_field_name=True)
+    assert told == (await client.get("/items/item-4")).json()
+    code, status = await refused(stub.GetItem(pb.GetItemRequest(item_id="no-1")))
+    assert (code, status.message) == (grpc.StatusCode.NOT_FOUND, "no such item: no-1")
+
+
+async def test_a_batch_is_answered_one_by_one(client: httpx.AsyncClient, stub: Any, worker: Any) -> None:
+    queries = [{"history": ["item-1"], "num_items": 2}, {"num_items": 31}, {"history": []}]
+    rest = await client.post(
+        "/recommend/batch", json={"requests": [{"user_id": "ann", **one} for one in queries]}
+    )
+    assert rest.status_code == 200
+    answered, wrong, cold = rest.json()["results"]
+    assert wrong["recommendation"] is answered["error"] is cold["error"] is None
+    assert (wrong["error"]["status"], wrong["error"]["errors"][0]["field"]) == (422, "num_items")
+    assert cold["recommendation"]["fallback"] == "cold_start"
+
+    answer = await stub.BatchRecommend(pb.BatchRecommendRequest(requests=[ask(**one) for one in queries]))
+    assert [result.WhichOneof("result") for result in answer.results] == ["response", "error", "response"]
+    first, error, last = answer.results
+    assert as_rest(first.response) == comparable(answered["recommendation"])
+    assert as_rest(last.response) == comparable(cold["recommendation"])
+    assert (error.error.code, error.error.message) == (code_pb2.INVALID_ARGUMENT, wrong["error"]["detail"])
+
+    worker.error = QueueFullError("the queue is full")
+    answer = await stub.BatchRecommend(pb.BatchRecommendRequest(requests=[ask(**one) for one in queries]))
+    assert answer.results[0].error.code == code_pb2.RESOURCE_EXHAUSTED
+
+
+async def test_a_batch_out_of_range(client: httpx.AsyncClient, stub: Any, worker: Any) -> None:
+    for queries in ([], [{}] * 101, [{}, {"num_items": 51}]):
+        requests = [{"user_id": "ann", **one} for one in queries]
+        rest = await client.post("/recommend/batch", json={"requests": requests})
+        code, status = await refused(
+            stub.BatchRecommend(pb.BatchRecommendRequest(requests=[ask(**one) for one in queries]))
+        )
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert (rest.status_code, rest.json()["detail"]) == (422, status.message)
+    assert status.message.startswith("requests.1.num_items: ")
+    worker.error = RuntimeError("secret")
+    batch = {"requests": [{"user_id": "ann", "history": ["item-1"]}]}
+    assert (await client.post("/recommend/batch", json=batch)).status_code == 500
+
+
+async def test_the_deadline_is_the_calls_own_within_the_services(stub: Any, worker: Any) -> None:
+    for timeout in (None, 3.0, 1_000.0):
+        await stub.Recommend(ask(history=["item-1"]), timeout=timeout)
+    given, own, longest = worker.timeouts
+    assert 4 < given <= 5
+    assert 2 < own < 3.5  # gRPC rounds deadlines up
+    assert 8 < longest <= 9
+
+
+async def test_a_call_that_is_given_up_is_given_up_everywhere(stub: Any, worker: Any) -> None:
+    worker.release.clear()
+    call = stub.Recommend(ask(history=["item-1"]))
+    await worker.started.wait()
+    call.cancel()
+    await asyncio.wait_for(worker.cancelled.wait(), 5)
+    worker.started.clear(), worker.cancelled.clear()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Recommend(ask(history=["item-1"]), timeout=0.2)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await asyncio.wait_for(worker.cancelled.wait(), 5)
+
+
+async def test_messages_are_bounded(stub: Any) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Recommend(ask(exclude_item_ids=["i" * 200] * 25))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_health_tells_what_readiness_tells_and_the_end_first(
+    recommender: Recommender, worker: Any
+) -> None:
+    async with serving(recommender) as (server, channel):
+        health = health_pb2_grpc.HealthStub(channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+
+        async def becomes(status: int) -> None:
+            async for found in watch:
+                if found.status == status:
+                    return
+
+        await asyncio.wait_for(becomes(SERVING), 5)
+        assert (await health.Check(health_pb2.HealthCheckRequest(service=""))).status == SERVING
+        worker.is_ready = False
+        await asyncio.wait_for(becomes(NOT_SERVING), 5)
+        worker.is_ready = True
+        await asyncio.wait_for(becomes(SERVING), 5)
+
+        # What is in flight is answered, whoever comes later is not.
+        worker.release.clear()
+        stub = recommender_pb2_grpc.RecommenderStub(channel)
+        call = asyncio.ensure_future(stub.Recommend(ask(history=["item-1"])))
+        await worker.started.wait()
+        stopping = asyncio.create_task(server.stop(10))
+        await asyncio.wait_for(becomes(NOT_SERVING), 5)
+        worker.release.set()
+        assert len((await call).items) == 10
+        await stopping
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Recommend(ask())
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_reflection_describes_every_call(channel: grpc.aio.Channel) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    asked = [
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE),
+    ]
+    services, file = [answer async for answer in stub.ServerReflectionInfo(iter(asked))]
+    names = {service.name for service in services.list_services_response.service}
+    assert names >= {SERVICE, "grpc.health.v1.Health"}
+    assert pb.DESCRIPTOR.serialized_pb in file.file_descriptor_response.file_descriptor_proto
+
+
+async def test_without_the_history_store(
+    make_recommender: Callable[[HistoryStore], Recommender], down_store: HistoryStore
+) -> None:
+    async with serving(make_recommender(down_store)) as (_, channel):
+        stub = recommender_pb2_grpc.RecommenderStub(channel)
+        answer = await stub.Recommend(ask())
+        assert (answer.degraded, answer.fallback) == (True, pb.FALLBACK_HISTORY_UNAVAILABLE)
+        code, status = await refused(stub.GetHistory(pb.GetHistoryRequest(user_id="ann")))
+        assert (code, status.message) == (grpc.StatusCode.UNAVAILABLE, "history store: connection refused")
+
+
+async def test_calls_are_counted(stub: Any, recommender: Recommender) -> None:
+    await stub.Recommend(ask(history=[]))
+    await refused(stub.Recommend(ask(num_items=0)))
+    count = recommender.metrics.registry.get_sample_value
+    name = "padrec_request_duration_seconds_count"
+    for status in ("OK", "INVALID_ARGUMENT"):
+        assert count(name, {"protocol": "grpc", "method": "recommend", "status": status}) == 1
+
+
+async def test_a_port_that_is_taken(recommender: Recommender) -> None:
+    first = GrpcServer(recommender, "127.0.0.1:0")
+    port = await first.start()
+    with pytest.raises(InputError, match="cannot listen on"):
+        await GrpcServer(recommender, f"127.0.0.1:{port}").start()
+    await first.stop(0)

@@ -66,9 +66,15 @@ class HistorySettings(_Section):
     """Where users' histories are kept."""
 
     url: str = Field(
-        "sqlite:///padrec-history.sqlite3", description="sqlite:///PATH, or redis://HOST:PORT/DB"
+        "sqlite:///padrec-history.sqlite3",
+        description="sqlite:///PATH; redis://HOST:PORT/DB, rediss:// with TLS, or unix://PATH; "
+        "redis+cluster://HOST:PORT,…; redis+sentinel://HOST:PORT,…/SERVICE",
     )
     max_items_per_user: int = Field(200, ge=1, description="the oldest go first")
+    timeout_seconds: float = Field(1.0, gt=0, description="Redis: for each answer")
+    expire_days: float | None = Field(
+        None, gt=0, description="Redis: a user is forgotten so long after the last event; None: never"
+    )
 
 
 class LogSettings(_Section):

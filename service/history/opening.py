@@ -4,24 +4,45 @@ from pathlib import Path
 
 from service.config import HistorySettings
 from service.errors import InputError
+from service.history.breaker import Breaker
 from service.history.sqlite import SqliteHistoryStore
 from service.history.store import HistoryStore
 
 _SQLITE = "sqlite:///"
-_REDIS = ("redis://", "rediss://", "unix://")
+_REDIS = tuple(
+    f"{scheme}://"
+    for scheme in (
+        "redis",
+        "rediss",
+        "unix",
+        "redis+cluster",
+        "rediss+cluster",
+        "redis+sentinel",
+        "rediss+sentinel",
+    )
+)
 
 
 def open_store(settings: HistorySettings) -> HistoryStore:
-    """Open the store of `settings.url`: `sqlite:///PATH` (four slashes for an absolute path) or Redis.
+    """Open the store of `settings.url`: `sqlite:///PATH` (four slashes for an absolute path) or Redis, with a breaker.
 
     Raises:
         InputError: the URL is of no known kind, or its file cannot be used.
     """
     if settings.url.startswith(_SQLITE) and (path := settings.url.removeprefix(_SQLITE)):
+        if settings.expire_days is not None:
+            raise InputError("setting 'history.expire_days': sqlite keeps users until they are deleted")
         return SqliteHistoryStore(Path(path), settings.max_items_per_user)
     if settings.url.startswith(_REDIS):
         # Here, for the embedded store saves the third of a second that loading redis-py takes.
         from service.history.redis import RedisHistoryStore
 
-        return RedisHistoryStore(settings.url, settings.max_items_per_user)
+        return Breaker(
+            RedisHistoryStore(
+                settings.url,
+                settings.max_items_per_user,
+                timeout=settings.timeout_seconds,
+                expire_days=settings.expire_days,
+            )
+        )
     raise InputError("setting 'history.url': give sqlite:///PATH or redis://HOST:PORT/DB")

@@ -20,7 +20,10 @@ class HistoryStore(Protocol):
     """
 
     async def append(self, events: Sequence[Event]) -> None:
-        """Add events, all or none of them; when this returns they survive a kill of any process."""
+        """Add events, all or none of them; when this returns they survive a kill of any process.
+
+        A Redis cluster holds to 'all or none' for each user by itself.
+        """
         ...
 
     async def get(self, user_id: str) -> list[str]:

@@ -1,3 +1,5 @@
+import asyncio
+import signal
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,7 @@ from redis.asyncio import Redis
 from service.errors import HistoryStoreError, InputError
 from service.history.redis import RedisHistoryStore
 from service.types import Event
+from tests.history.conftest import RedisServer
 
 
 @pytest.fixture
@@ -56,6 +59,127 @@ async def test_a_server_that_refuses_is_an_error_of_the_store(redis_url: str, cl
     await store.close()
 
 
-def test_a_malformed_url_is_refused() -> None:
-    with pytest.raises(InputError, match=r"history\.url"):
-        RedisHistoryStore("redis://host:port/zero", 5)
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("redis://host:port/zero", "history.url"),
+        ("redis+cluster://", "'' is not host:port"),
+        ("redis+cluster://a:1,b:x", "history.url"),
+        ("redis+sentinel://a:1", "/SERVICE"),
+        ("rediss+cluster://a:1?ssl_cacerts=x", "'ssl_cacerts' is not one of ssl_ca_certs"),
+    ],
+)
+def test_a_malformed_url_is_refused(url: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        RedisHistoryStore(url, 5)
+
+
+async def test_the_users_of_a_cluster_are_on_all_its_nodes(cluster_ports: list[int]) -> None:
+    store = RedisHistoryStore(f"redis+cluster://127.0.0.1:{cluster_ports[0]}", 5)
+    users = [f"user-{number}" for number in range(60)]
+    await store.append([Event(user, item, 1.0, f"{user} {item}") for item in ("a", "b") for user in users])
+    assert [await store.get(user) for user in users] == [["a", "b"]] * 60
+    for port in cluster_ports:
+        async with Redis(port=port) as client:
+            assert await client.dbsize() > 0
+    await store.delete(users[0])
+    assert await store.get(users[0]) == []
+    await store.close()
+
+
+async def test_the_master_is_whom_sentinels_name(sentinel_port: int, redis_server: RedisServer) -> None:
+    store = RedisHistoryStore(f"redis+sentinel://127.0.0.1:{sentinel_port}/shop", 5)
+    await store.append([Event("ann", "a", 1.0)])
+    await store.close()
+    direct = RedisHistoryStore(f"redis://127.0.0.1:{redis_server.port}", 5)
+    assert await direct.get("ann") == ["a"]
+    await direct.close()
+    nobody = RedisHistoryStore(f"redis+sentinel://127.0.0.1:{sentinel_port}/other", 5)
+    with pytest.raises(HistoryStoreError):
+        await nobody.get("ann")
+    await nobody.close()
+
+
+async def test_a_user_of_the_server_may_touch_histories_alone(redis_server: RedisServer) -> None:
+    async with Redis(port=redis_server.port) as admin:
+        rights = (
+            "on",
+            ">se:cr@t",
+            "~padrec:*",
+            "-@all",
+            "+@read",
+            "+@write",
+            "+@scripting",
+            "+ping",
+            "+@connection",
+        )
+        await admin.execute_command("ACL", "SETUSER", "shop", *rights)
+    url = f"redis://shop:se%3Acr%40t@127.0.0.1:{redis_server.port}"
+    store = RedisHistoryStore(url, 5)
+    await store.append([Event("ann", "a", 1.0, "1")])
+    await store.ping()
+    assert await store.get("ann") == ["a"]
+    await store.delete("ann")
+    await store.close()
+    wrong = RedisHistoryStore(url.replace("se%3A", ""), 5)
+    with pytest.raises(HistoryStoreError, match="invalid username-password"):
+        await wrong.get("ann")
+    await wrong.close()
+
+
+async def test_who_is_long_gone_is_forgotten(redis_url: str, client: Redis) -> None:
+    store = RedisHistoryStore(redis_url, 5, expire_days=2)
+    await store.append([Event(user, "a", 1.0, "1") for user in ("ann", "bob")])
+    lifetimes = [await client.pttl(key) / 86_400_000 for key in await client.keys()]
+    assert len(lifetimes) == 6
+    assert all(1.99 < days <= 2.2 for days in lifetimes)
+    await client.pexpire("padrec:{ann}:history", 1_000)
+    await store.append([Event("ann", "b", 2.0)])
+    assert await client.pttl("padrec:{ann}:history") > 1.99 * 86_400_000
+    await store.close()
+
+
+async def test_an_acknowledged_event_survives_a_kill(redis_server: RedisServer) -> None:
+    store = RedisHistoryStore(f"redis://127.0.0.1:{redis_server.port}", 100)
+    await store.append([Event("ann", str(number), float(number)) for number in range(20)])
+    redis_server.kill()
+    with pytest.raises(HistoryStoreError):
+        await store.get("ann")
+    redis_server.start()
+    assert await store.get("ann") == [str(number) for number in range(20)]
+    await store.close()
+
+
+async def test_a_server_that_is_silent_costs_no_more_than_the_time_it_is_given(
+    redis_server: RedisServer,
+) -> None:
+    store = RedisHistoryStore(f"redis://127.0.0.1:{redis_server.port}", 5, timeout=0.2)
+    await store.append([Event("ann", "a", 1.0, "1")])
+    assert redis_server.process is not None
+    redis_server.process.send_signal(signal.SIGSTOP)
+    try:
+        for call in (store.get("ann"), store.append([Event("ann", "b", 2.0, "2")])):
+            with pytest.raises(HistoryStoreError, match="history store: "):
+                await asyncio.wait_for(call, 5)
+    finally:
+        redis_server.process.send_signal(signal.SIGCONT)
+    # Nobody knows whether it was done; told again it counts once.
+    await store.append([Event("ann", "b", 2.0, "2")])
+    assert await store.get("ann") == ["a", "b"]
+    await store.close()
+
+
+async def test_a_server_that_is_full_keeps_what_it_has_and_acknowledges_nothing(
+    redis_server: RedisServer,
+) -> None:
+    store = RedisHistoryStore(f"redis://127.0.0.1:{redis_server.port}", 5)
+    await store.append([Event("ann", "a", 1.0)])
+    async with Redis(port=redis_server.port) as admin:
+        await admin.config_set("maxmemory", "1")
+        with pytest.raises(HistoryStoreError, match="maxmemory"):
+            await store.append([Event("ann", "b", 2.0), Event("bob", "b", 2.0)])
+        assert (await store.get("ann"), await store.get("bob")) == (["a"], [])
+        await admin.config_set("maxmemory", "0")
+    await store.append([Event("ann", "b", 2.0)])
+    assert await store.get("ann") == ["a", "b"]
+    await store.close()

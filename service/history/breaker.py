@@ -1,0 +1,77 @@
+"""A store that failed again and again is left alone for a while, so that nobody waits for it in vain."""
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from service.errors import HistoryStoreError
+from service.history.store import HistoryStore
+from service.types import Event
+
+T = TypeVar("T")
+
+
+class Breaker:
+    """A `HistoryStore` around another.
+
+    After `failures` calls in a row that failed, all calls fail at once for `seconds`; then one is let through, and what
+    becomes of it decides for the others. `ping` always asks, and a ping that is answered ends it, too.
+
+    Args:
+        store: is asked.
+        failures: in a row.
+        seconds: for which nothing is asked.
+        clock: seconds that only rise.
+    """
+
+    def __init__(
+        self,
+        store: HistoryStore,
+        *,
+        failures: int = 5,
+        seconds: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._allowed, self._seconds, self._clock = failures, seconds, clock
+        self._failed = 0
+        self._ask_again_at = 0.0
+
+    async def append(self, events: Sequence[Event]) -> None:
+        """See `HistoryStore`."""
+        await self._asked(lambda: self._store.append(events))
+
+    async def get(self, user_id: str) -> list[str]:
+        """See `HistoryStore`."""
+        return await self._asked(lambda: self._store.get(user_id))
+
+    async def delete(self, user_id: str) -> None:
+        """See `HistoryStore`."""
+        await self._asked(lambda: self._store.delete(user_id))
+
+    async def ping(self) -> None:
+        """See `HistoryStore`."""
+        await self._counted(self._store.ping())
+
+    async def close(self) -> None:
+        """See `HistoryStore`."""
+        await self._store.close()
+
+    async def _asked(self, call: Callable[[], Awaitable[T]]) -> T:
+        if self._failed >= self._allowed:
+            now = self._clock()
+            if now < self._ask_again_at:
+                raise HistoryStoreError(f"history store: not asked, after {self._failed} failures in a row")
+            self._ask_again_at = now + self._seconds  # whoever comes now asks for all
+        return await self._counted(call())
+
+    async def _counted(self, answer: Awaitable[T]) -> T:
+        try:
+            found = await answer
+        except HistoryStoreError:
+            self._failed += 1
+            if self._failed == self._allowed:
+                self._ask_again_at = self._clock() + self._seconds
+            raise
+        self._failed = 0
+        return found

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from service.model.draft import Draft
 
 SPECULATIVE = "speculative"
+_SHORT = {"ndcg@10_p": "p", "ms_per_list_p50": "ms p50", "equal_to_list": "equal"}
+_NOT_SHOWN = ("_low", "_high", "@5")
 # Lists in flight, by whether a draft guesses for them: its trees are of the size that suits few lists.
 _MAX_BATCH = {True: 32, False: 128}
 
@@ -166,8 +168,8 @@ def _ranker(
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of an evaluation as it fits on a terminal: the interval below its metric."""
-    shown = {name: value for name, value in row.items() if not name.endswith(("_low", "_high"))}
+    """A row of an evaluation as it fits on a terminal: the interval below its metric; --json has it all."""
+    shown = {_SHORT.get(name, name): value for name, value in row.items() if not name.endswith(_NOT_SHOWN)}
     for name in ("recall@10", "ndcg@10"):
         shown[name] = f"{row[name]:.4f}\n{row[f'{name}_low']:.4f}-{row[f'{name}_high']:.4f}"
     return shown

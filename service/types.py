@@ -56,6 +56,7 @@ class DecodeRequest:
         history: rows of the user's items, oldest first; at least one.
         num_items: how many items to write, at least one.
         excluded: rows that must not be written, in any order, repeats allowed.
+        allowed: those of all rows that may be, a bit for each, the first row's the lowest; None: all.
         temperature: 0 takes the most probable token; `MIN_TEMPERATURE` to `MAX_TEMPERATURE` samples.
         top_p: sampling keeps the fewest tokens whose probability reaches this, `MIN_TOP_P` to 1.
         seed: makes a sampled list reproducible, whatever else is in the batch.
@@ -73,6 +74,7 @@ class DecodeRequest:
     seed: int = 0
     priority: int = 0
     decoding: Decoding = "list"
+    allowed: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,6 +150,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     interactions = {str(user): [(user * 3 + step) % 60 for step in range(5 + user % 4)] for user in range(40)}
     (folder / "semantic_ids.json").write_text(json.dumps(semantic_ids))
     (folder / "interactions.json").write_text(json.dumps(interactions))
+    items = [
+        {"item_id": str(item), "price": item % 20, "category": ["pens", "paper"][: item % 3]}
+        for item in range(60)
+    ]
+    (folder / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
     return folder
 
 

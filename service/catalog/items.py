@@ -91,6 +91,17 @@ class Catalogue:
         )
 
     @property
+    def attribute_names(self) -> list[str]:
+        """Of all items."""
+        if "attributes" not in self._table.column_names:
+            return []
+        return [field.name for field in self._table.schema.field("attributes").type]
+
+    def attribute(self, name: str) -> pa.Array:
+        """The values of an attribute, by row; null where an item has none."""
+        return pc.struct_field(self._table["attributes"], name).combine_chunks()
+
+    @property
     def num_distinct_ids(self) -> int:
         """Number of distinct semantic IDs; fewer than items where some share one."""
         return int(np.count_nonzero(np.diff(self.trie.child_begin) == 0))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from service.catalog.allowed import allowed_rows
 from service.catalog.layout import TokenLayout
 from service.catalog.trie import Int32Array, Int64Array
 from service.engine.sampling import choose, gumbel_noise
@@ -39,8 +40,7 @@ def write_list(
 
     num_codes = layout.table.shape[1]
     noise = iter(gumbel_noise(request.seed, request.num_items * layout.num_levels, num_codes))
-    allowed_items = np.ones(len(codes), dtype=bool)
-    allowed_items[list(request.excluded)] = False
+    allowed_items = allowed_rows(request, len(codes))
     items: list[DecodedItem] = []
     num_passes = num_forced = 0
 
@@ -92,8 +92,7 @@ def find_items(
     """
     started = time.perf_counter()
     prompt = layout.prompt(codes[list(request.history)])
-    allowed_items = np.ones(len(codes), dtype=bool)
-    allowed_items[list(request.excluded)] = False
+    allowed_items = allowed_rows(request, len(codes))
     beams: list[tuple[float, list[int]]] = [(0.0, [])] if allowed_items.any() else []
     for level in range(layout.num_levels):
         longer: list[tuple[float, list[int]]] = []

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from service.catalog.allowed import allowed_rows
 from service.catalog.layout import TokenLayout
-from service.catalog.trie import BoolArray, Int32Array
+from service.catalog.trie import Int32Array
 from service.types import DecodedList, DecodeRequest
 
 Rows = Sequence[int]
@@ -118,8 +119,7 @@ def is_allowed(codes: Int32Array, request: DecodeRequest, rows: Rows) -> bool:
         request: what was asked for.
         rows: the list.
     """
-    left: BoolArray = np.ones(len(codes), dtype=bool)
-    left[list(request.excluded)] = False
+    left = allowed_rows(request, len(codes))
     if len(rows) != min(request.num_items, int(left.sum())):
         return False
     for row in rows:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from google.protobuf.json_format import MessageToDict
+
 from service.gateway.answer import EventsAccepted, FallbackReason, ItemAnswer, Recommendation
 from service.gateway.query import EventBatch, RecommendBatch, RecommendQuery
 from service.rpc.generated.padrec.v1 import recommender_pb2 as pb
@@ -12,6 +14,16 @@ _FALLBACKS: dict[FallbackReason | None, Any] = {
     None: pb.FALLBACK_UNSPECIFIED,
     "cold_start": pb.FALLBACK_COLD_START,
     "history_unavailable": pb.FALLBACK_HISTORY_UNAVAILABLE,
+}
+_OPS = {
+    pb.OP_EQUAL: "==",
+    pb.OP_NOT_EQUAL: "!=",
+    pb.OP_LESS: "<",
+    pb.OP_LESS_OR_EQUAL: "<=",
+    pb.OP_GREATER: ">",
+    pb.OP_GREATER_OR_EQUAL: ">=",
+    pb.OP_IN: "in",
+    pb.OP_NOT_IN: "not in",
 }
 _NANO = 1e-9
 
@@ -49,6 +61,8 @@ def _query_values(
         "priority": message.priority,
         "temperature": message.temperature,
     }
+    if message.HasField("filter"):
+        values["filter"] = _filter_values(message.filter)
     if message.HasField("history"):
         values["history"] = tuple(message.history.item_ids)
     for name in ("num_items", "exclude_seen", "top_p", "seed"):
@@ -60,6 +74,21 @@ def _query_values(
         # A call may be as patient as it likes; the service is not.
         values["deadline_ms"] = min(max(1, int(1000 * remaining)), max_deadline_ms)
     return values
+
+
+def _filter_values(message: pb.Filter) -> dict[str, Any]:
+    kind = message.WhichOneof("kind")
+    if kind is None:
+        return {}
+    if kind != "condition":
+        return {kind: tuple(map(_filter_values, getattr(message, kind).filters))}
+    condition = message.condition
+    value: Any = MessageToDict(condition.value)
+    return {
+        "attribute": condition.attribute,
+        "op": _OPS.get(condition.op, str(condition.op)),
+        "value": tuple(value) if isinstance(value, list) else value,
+    }
 
 
 def events_from_message(message: pb.RecordEventsRequest) -> EventBatch:

@@ -1,24 +1,27 @@
 """The fallback list: for users without a history, and while the history store is down."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from itertools import chain
+
+import numpy as np
+
+from service.catalog.trie import BoolArray
 
 
 class PopularList:
     """All rows of a catalogue: first the popular ones, most popular first, then the others by row."""
 
-    def __init__(self, popular: Sequence[int], num_items: int) -> None:
+    def __init__(self, popular: Sequence[int]) -> None:
         self._popular = popular
-        self._num_items = num_items
 
-    def first(self, count: int, excluded: Set[int]) -> list[int]:
-        """The first `count` rows that are not excluded; fewer where there are no more."""
+    def first(self, count: int, allowed: BoolArray) -> list[int]:
+        """The first `count` of the rows that are allowed, [num_items]; fewer where there are no more."""
         rows: list[int] = []
-        passed = set(excluded)
-        for row in chain(self._popular, range(self._num_items)):
+        left = allowed.copy()
+        for row in chain(self._popular, np.flatnonzero(allowed).tolist()):
             if len(rows) == count:
                 break
-            if row not in passed:
-                passed.add(row)
+            if left[row]:
+                left[row] = False
                 rows.append(row)
         return rows

@@ -16,6 +16,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from service.catalog.filters import MAX_CONDITIONS, MAX_DEPTH, Filter
 from service.types import MAX_NUM_ITEMS, MAX_TEMPERATURE, MIN_TEMPERATURE, MIN_TOP_P, Decoding
 
 MAX_ID_LENGTH = 256
@@ -29,6 +30,13 @@ def _not_almost_zero(temperature: float) -> float:
     if 0 < temperature < MIN_TEMPERATURE:
         raise ValueError(f"give 0, or {MIN_TEMPERATURE} to {MAX_TEMPERATURE:g}")
     return temperature
+
+
+def _not_too_large(wanted: Filter) -> Filter:
+    conditions, depth = wanted.size()
+    if conditions > MAX_CONDITIONS or depth > MAX_DEPTH:
+        raise ValueError(f"at most {MAX_CONDITIONS} conditions, {MAX_DEPTH} deep")
+    return wanted
 
 
 class _Query(BaseModel):
@@ -53,6 +61,9 @@ class RecommendQuery(_Query):
         None, description="The user's items, oldest first, instead of the stored history; [] for a new user."
     )
     exclude_item_ids: tuple[ItemId, ...] = Field((), description="Items that must not be listed.")
+    filter: Annotated[Filter, AfterValidator(_not_too_large)] | None = Field(
+        None, description="Only items that meet it are listed."
+    )
     exclude_seen: bool = Field(True, strict=True, description="Do not list items of the history either.")
     priority: int = Field(
         0,

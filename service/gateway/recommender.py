@@ -12,7 +12,9 @@ from typing import Protocol
 
 import structlog
 
+from service.catalog.allowed import allowed_rows
 from service.catalog.bundle import Manifest
+from service.catalog.filters import Filters
 from service.catalog.items import Catalogue
 from service.catalog.window import window
 from service.config import GatewaySettings
@@ -80,7 +82,8 @@ class Recommender:
         self._manifest = manifest
         # Lists repeat: reading an item from the table takes longer than all other work on it.
         self._item = lru_cache(_NUM_CACHED_ITEMS)(catalogue.item)
-        self._popular = PopularList(self._known(popular)[0], len(catalogue))
+        self._popular = PopularList(self._known(popular)[0])
+        self._filters = Filters(catalogue)
         self._store = history_store
         self._worker = worker
 
@@ -237,6 +240,7 @@ class Recommender:
             seed=random.getrandbits(63) if query.seed is None else query.seed,
             priority=query.priority,
             decoding=self._decoding(query),
+            allowed=None if query.filter is None else self._filters.bits(query.filter),
         )
         return request, tuple(dict.fromkeys(unknown + unknown_exclusions))
 
@@ -257,7 +261,7 @@ class Recommender:
 
     def _popular_items(self, request: DecodeRequest, reason: FallbackReason) -> "_Ranking":
         self.metrics.fallbacks.labels(reason).inc()
-        rows = self._popular.first(request.num_items, set(request.excluded))
+        rows = self._popular.first(request.num_items, allowed_rows(request, len(self._catalogue)))
         return _Ranking(
             rows=[(row, None) for row in rows],
             exhausted=len(rows) < request.num_items,

@@ -42,6 +42,7 @@ def request_to_message(request: DecodeRequest, catalog_version: str) -> worker_p
         seed=request.seed,
         priority=request.priority,
         decoding=_DECODINGS[request.decoding],
+        allowed=request.allowed,
     )
 
 
@@ -64,6 +65,7 @@ def request_from_message(message: worker_pb2.DecodeRequest) -> DecodeRequest:
         seed=message.seed,
         priority=message.priority,
         decoding=decoding,
+        allowed=message.allowed if message.HasField("allowed") else None,
     )
 
 

@@ -110,6 +110,10 @@ def check_request(request: DecodeRequest, manifest: Manifest) -> None:
     for field, rows in (("history", request.history), ("excluded", request.excluded)):
         if rows and not 0 <= min(rows) <= max(rows) < manifest.num_items:
             raise RequestError(field, f"{field} names a row outside the catalogue's {manifest.num_items}")
+    if request.allowed is not None and len(request.allowed) != (manifest.num_items + 7) // 8:
+        raise RequestError(
+            "allowed", f"allowed has {len(request.allowed)} bytes for {manifest.num_items} rows"
+        )
     if request.temperature != 0 and not MIN_TEMPERATURE <= request.temperature <= MAX_TEMPERATURE:
         raise RequestError(
             "temperature",

@@ -166,6 +166,27 @@ def test_bad_requests_are_problems_that_name_the_field(service, body: dict, stat
     assert field in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("decoding", ["list", "beam"])
+def test_as_many_items_as_there_are_meet_the_filter(service, bundle: Path, decoding: str) -> None:
+    catalogue = Bundle.open(bundle).read_catalogue()
+    attributes = {item: catalogue.item(row).attributes for row, item in enumerate(catalogue.item_ids)}
+    paper = {"attribute": "category", "op": "in", "value": ["paper", "ink"]}
+    for dearest in (19, 7, 2, -1):
+        cheap = {"attribute": "price", "op": "<=", "value": dearest}
+        answer = recommend(service, history=["7", "8"], filter={"all": [paper, cheap]}, decoding=decoding)
+        meets = {
+            item
+            for item, found in attributes.items()
+            if found["price"] <= dearest and "paper" in found.get("category", ())
+        } - {"7", "8"}
+        assert set(ids(answer)) <= meets
+        assert len(ids(answer)) == min(10, len(meets))
+        assert answer["exhausted"] == (len(meets) < 10)
+    cold = recommend(service, history=[], filter=paper)
+    assert cold["fallback"] == "cold_start"
+    assert all("paper" in item["attributes"]["category"] for item in cold["items"])
+
+
 def test_unknown_items_and_no_history_are_no_errors(service) -> None:
     known = recommend(service, history=["1", "no-such-item"])
     assert known["ignored_item_ids"] == ["no-such-item"]

@@ -92,6 +92,9 @@ def random_requests(count: int, num_items: int, seed: int, sampled: bool) -> lis
             request = replace(
                 request, temperature=float(rng.uniform(0.3, 1.5)), top_p=float(rng.uniform(0.3, 1))
             )
+        if index % 3 == 2:
+            bits = np.packbits(rng.random(num_items) < 0.5, bitorder="little")
+            request = replace(request, allowed=bits.tobytes())
         requests.append(request)
     return requests
 

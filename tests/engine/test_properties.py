@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.catalog.filters import unpacked
 from service.engine.engine import Engine
 from service.engine.reference import write_list
 from service.types import DecodeRequest
@@ -30,7 +31,12 @@ def requests(draw: st.DrawFn, num_items: int) -> DecodeRequest:
         temperature=draw(st.sampled_from([0.0, 0.0, 1e-45, 0.01, 0.7, 2.0])),
         top_p=draw(st.sampled_from([1e-46, 0.001, 0.1, 0.9, 1.0])),
         seed=draw(st.integers(0, 2**64 - 1)),
+        allowed=draw(st.none() | st.lists(st.booleans(), min_size=num_items, max_size=num_items).map(packed)),
     )
+
+
+def packed(allowed: list[bool]) -> bytes:
+    return np.packbits(allowed, bitorder="little").tobytes()
 
 
 @given(data=st.data())
@@ -42,7 +48,12 @@ def test_lists_hold_real_distinct_allowed_items(make_setting, data: st.DataObjec
     written = Engine(setting.model, setting.catalogue, setting.layout, max_batch=3).write(batch)
     for request, done in zip(batch, written, strict=True):
         rows = [item.row for item in done.items]
-        allowed = set(range(len(codes))) - set(request.excluded)
+        kept = (
+            range(len(codes))
+            if request.allowed is None
+            else np.flatnonzero(unpacked(request.allowed, len(codes)))
+        )
+        allowed = set(kept) - set(request.excluded)
         assert set(rows) <= allowed
         assert len(rows) == len(set(rows)) == min(request.num_items, len(allowed))
         assert done.exhausted == (len(allowed) < request.num_items)

@@ -101,6 +101,9 @@ def random_case(seed: int) -> tuple[Setting, Draft, TreeShape, list[DecodeReques
         if rng.random() < 0.4:
             temperature, top_p = float(rng.uniform(0.05, 1.5)), float(rng.uniform(0.2, 1))
             request = replace(request, temperature=temperature, top_p=top_p)
+        if rng.random() < 0.3:
+            bits = np.packbits(rng.random(num_items) < 0.5, bitorder="little")
+            request = replace(request, allowed=bits.tobytes())
         requests.append(request)
     return Setting(model, catalogue, layout), draft, tree, requests
 

@@ -8,7 +8,8 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.struct_pb2 import Value
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -44,7 +45,22 @@ def stub(channel: grpc.aio.Channel) -> Any:
     return recommender_pb2_grpc.RecommenderStub(channel)
 
 
+OPS = {"==": 1, "!=": 2, "<": 3, "<=": 4, ">": 5, ">=": 6, "in": 7, "not in": 8}
+
+
+def as_message(wanted: dict[str, Any]) -> pb.Filter:
+    for name in ("all", "any", "none"):
+        if name in wanted:
+            return pb.Filter(**{name: pb.Filters(filters=map(as_message, wanted[name]))})
+    if not wanted:
+        return pb.Filter()
+    value = ParseDict(wanted["value"], Value())
+    return pb.Filter(condition=pb.Condition(attribute=wanted["attribute"], op=OPS[wanted["op"]], value=value))
+
+
 def ask(**fields: Any) -> pb.RecommendRequest:
+    if "filter" in fields:
+        fields["filter"] = as_message(fields["filter"])
     if "history" in fields:
         fields["history"] = pb.ItemIds(item_ids=fields["history"])
     return pb.RecommendRequest(**{"user_id": "ann", **fields})
@@ -90,6 +106,14 @@ def comparable(answer: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+FILTER_OF_EIGHT = {
+    "all": [
+        {"attribute": "price", "op": ">=", "value": 4},
+        {"attribute": "price", "op": "<", "value": 12},
+        {"attribute": "brand", "op": "in", "value": ["Brand 1", "Brand 2"]},
+        {"attribute": "brand", "op": "!=", "value": "Brand 2"},
+    ]
+}
 QUERIES: list[dict[str, Any]] = [
     {"history": ["item-1", "no-1"], "num_items": 2},
     {"history": ["item-1"], "exclude_item_ids": ["item-2", "no-2"]},
@@ -99,6 +123,14 @@ QUERIES: list[dict[str, Any]] = [
     {"history": []},
     {},
     {"history": ["item-1"], "exclude_item_ids": [f"item-{n}" for n in range(18)]},
+    {"history": ["item-1"], "filter": {"attribute": "price", "op": "<=", "value": 7}},
+    {
+        "history": ["item-1"],
+        "filter": {"attribute": "brand", "op": "not in", "value": ["Brand 1"]},
+        "num_items": 4,
+    },
+    {"history": [], "filter": {"attribute": "brand", "op": "==", "value": "Brand 2"}},
+    {"filter": {"any": [{"none": [{"attribute": "price", "op": ">", "value": 1.5}]}, FILTER_OF_EIGHT]}},
 ]
 
 
@@ -137,6 +169,11 @@ async def test_both_answer_alike(
         {"temperature": float("nan")},
         {"top_p": 0.0},
         {"seed": 2**63},
+        {"filter": {}},
+        {"filter": {"all": [{"attribute": "price", "op": "<", "value": [1]}]}},
+        {"filter": {"attribute": "colour", "op": "==", "value": "red"}},
+        {"filter": {"attribute": "price", "op": "==", "value": "red"}},
+        {"filter": {"all": [{"attribute": "price", "op": "<", "value": 1}] * 65}},
     ],
 )
 async def test_both_refuse_alike(client: httpx.AsyncClient, stub: Any, query: dict[str, Any]) -> None:

@@ -22,12 +22,33 @@ class Fallback(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FALLBACK_UNSPECIFIED: _ClassVar[Fallback]
     FALLBACK_COLD_START: _ClassVar[Fallback]
     FALLBACK_HISTORY_UNAVAILABLE: _ClassVar[Fallback]
+
+class Op(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OP_UNSPECIFIED: _ClassVar[Op]
+    OP_EQUAL: _ClassVar[Op]
+    OP_NOT_EQUAL: _ClassVar[Op]
+    OP_LESS: _ClassVar[Op]
+    OP_LESS_OR_EQUAL: _ClassVar[Op]
+    OP_GREATER: _ClassVar[Op]
+    OP_GREATER_OR_EQUAL: _ClassVar[Op]
+    OP_IN: _ClassVar[Op]
+    OP_NOT_IN: _ClassVar[Op]
 DECODING_UNSPECIFIED: Decoding
 DECODING_LIST: Decoding
 DECODING_BEAM: Decoding
 FALLBACK_UNSPECIFIED: Fallback
 FALLBACK_COLD_START: Fallback
 FALLBACK_HISTORY_UNAVAILABLE: Fallback
+OP_UNSPECIFIED: Op
+OP_EQUAL: Op
+OP_NOT_EQUAL: Op
+OP_LESS: Op
+OP_LESS_OR_EQUAL: Op
+OP_GREATER: Op
+OP_GREATER_OR_EQUAL: Op
+OP_IN: Op
+OP_NOT_IN: Op
 
 class ItemIds(_message.Message):
     __slots__ = ("item_ids",)
@@ -36,7 +57,7 @@ class ItemIds(_message.Message):
     def __init__(self, item_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("user_id", "num_items", "history", "exclude_item_ids", "exclude_seen", "priority", "decoding", "temperature", "top_p", "seed")
+    __slots__ = ("user_id", "num_items", "history", "exclude_item_ids", "exclude_seen", "priority", "decoding", "temperature", "top_p", "seed", "filter")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     NUM_ITEMS_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +68,7 @@ class RecommendRequest(_message.Message):
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     TOP_P_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     num_items: int
     history: ItemIds
@@ -57,7 +79,36 @@ class RecommendRequest(_message.Message):
     temperature: float
     top_p: float
     seed: int
-    def __init__(self, user_id: _Optional[str] = ..., num_items: _Optional[int] = ..., history: _Optional[_Union[ItemIds, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., exclude_seen: _Optional[bool] = ..., priority: _Optional[int] = ..., decoding: _Optional[_Union[Decoding, str]] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+    filter: Filter
+    def __init__(self, user_id: _Optional[str] = ..., num_items: _Optional[int] = ..., history: _Optional[_Union[ItemIds, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., exclude_seen: _Optional[bool] = ..., priority: _Optional[int] = ..., decoding: _Optional[_Union[Decoding, str]] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ...) -> None: ...
+
+class Filter(_message.Message):
+    __slots__ = ("all", "any", "none", "condition")
+    ALL_FIELD_NUMBER: _ClassVar[int]
+    ANY_FIELD_NUMBER: _ClassVar[int]
+    NONE_FIELD_NUMBER: _ClassVar[int]
+    CONDITION_FIELD_NUMBER: _ClassVar[int]
+    all: Filters
+    any: Filters
+    none: Filters
+    condition: Condition
+    def __init__(self, all: _Optional[_Union[Filters, _Mapping]] = ..., any: _Optional[_Union[Filters, _Mapping]] = ..., none: _Optional[_Union[Filters, _Mapping]] = ..., condition: _Optional[_Union[Condition, _Mapping]] = ...) -> None: ...
+
+class Filters(_message.Message):
+    __slots__ = ("filters",)
+    FILTERS_FIELD_NUMBER: _ClassVar[int]
+    filters: _containers.RepeatedCompositeFieldContainer[Filter]
+    def __init__(self, filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ...) -> None: ...
+
+class Condition(_message.Message):
+    __slots__ = ("attribute", "op", "value")
+    ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
+    OP_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    attribute: str
+    op: Op
+    value: _struct_pb2.Value
+    def __init__(self, attribute: _Optional[str] = ..., op: _Optional[_Union[Op, str]] = ..., value: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
     __slots__ = ("recommendation_id", "user_id", "items", "model_version", "catalog_version", "fallback", "degraded", "exhausted", "ignored_item_ids", "timings", "speculation")

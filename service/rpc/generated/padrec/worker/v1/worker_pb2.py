@@ -24,27 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n3service/rpc/generated/padrec/worker/v1/worker.proto\x12\x10padrec.worker.v1\"\xe4\x01\n\rDecodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x61talog_version\x18\x02 \x01(\t\x12\x0f\n\x07history\x18\x03 \x03(\r\x12\x10\n\x08\x65xcluded\x18\x04 \x03(\r\x12\x11\n\tnum_items\x18\x05 \x01(\r\x12\x13\n\x0btemperature\x18\x06 \x01(\x01\x12\r\n\x05top_p\x18\x07 \x01(\x01\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\x10\n\x08priority\x18\t \x01(\x11\x12,\n\x08\x64\x65\x63oding\x18\n \x01(\x0e\x32\x1a.padrec.worker.v1.Decoding\")\n\x0b\x44\x65\x63odedItem\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\r\n\x05score\x18\x02 \x01(\x01\"{\n\x11SpeculationCounts\x12\x12\n\nnum_drafts\x18\x01 \x01(\r\x12\x18\n\x10num_draft_tokens\x18\x02 \x01(\r\x12\x1d\n\x15\x61\x63\x63\x65pted_per_position\x18\x03 \x03(\r\x12\x19\n\x11\x61\x63\x63\x65pted_per_slot\x18\x04 \x03(\r\"\xd1\x02\n\x0b\x44\x65\x63odeReply\x12,\n\x05items\x18\x01 \x03(\x0b\x32\x1d.padrec.worker.v1.DecodedItem\x12\x11\n\texhausted\x18\x02 \x01(\x08\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x12\n\nnum_rounds\x18\x04 \x01(\r\x12\x19\n\x11num_forced_tokens\x18\x05 \x01(\r\x12\x15\n\rqueue_seconds\x18\x06 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x07 \x01(\x01\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x08 \x01(\x01\x12\x18\n\x10num_round_tokens\x18\t \x01(\r\x12\x1f\n\x17num_round_forced_tokens\x18\n \x01(\r\x12\x38\n\x0bspeculation\x18\x0b \x01(\x0b\x32#.padrec.worker.v1.SpeculationCounts\"\x11\n\x0f\x44\x65scribeRequest\"\x8f\x01\n\rDescribeReply\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x61talog_version\x18\x02 \x01(\t\x12\x13\n\x0bnum_running\x18\x03 \x01(\r\x12\x11\n\tmax_batch\x18\x04 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x05 \x01(\r\x12\x11\n\tmax_queue\x18\x06 \x01(\r*0\n\x08\x44\x65\x63oding\x12\x11\n\rDECODING_LIST\x10\x00\x12\x11\n\rDECODING_BEAM\x10\x01\x32\xa2\x01\n\x06Worker\x12H\n\x06\x44\x65\x63ode\x12\x1f.padrec.worker.v1.DecodeRequest\x1a\x1d.padrec.worker.v1.DecodeReply\x12N\n\x08\x44\x65scribe\x12!.padrec.worker.v1.DescribeRequest\x1a\x1f.padrec.worker.v1.DescribeReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n3service/rpc/generated/padrec/worker/v1/worker.proto\x12\x10padrec.worker.v1\"\x86\x02\n\rDecodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x61talog_version\x18\x02 \x01(\t\x12\x0f\n\x07history\x18\x03 \x03(\r\x12\x10\n\x08\x65xcluded\x18\x04 \x03(\r\x12\x11\n\tnum_items\x18\x05 \x01(\r\x12\x13\n\x0btemperature\x18\x06 \x01(\x01\x12\r\n\x05top_p\x18\x07 \x01(\x01\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\x10\n\x08priority\x18\t \x01(\x11\x12,\n\x08\x64\x65\x63oding\x18\n \x01(\x0e\x32\x1a.padrec.worker.v1.Decoding\x12\x14\n\x07\x61llowed\x18\x0b \x01(\x0cH\x00\x88\x01\x01\x42\n\n\x08_allowed\")\n\x0b\x44\x65\x63odedItem\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\r\n\x05score\x18\x02 \x01(\x01\"{\n\x11SpeculationCounts\x12\x12\n\nnum_drafts\x18\x01 \x01(\r\x12\x18\n\x10num_draft_tokens\x18\x02 \x01(\r\x12\x1d\n\x15\x61\x63\x63\x65pted_per_position\x18\x03 \x03(\r\x12\x19\n\x11\x61\x63\x63\x65pted_per_slot\x18\x04 \x03(\r\"\xd1\x02\n\x0b\x44\x65\x63odeReply\x12,\n\x05items\x18\x01 \x03(\x0b\x32\x1d.padrec.worker.v1.DecodedItem\x12\x11\n\texhausted\x18\x02 \x01(\x08\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x12\n\nnum_rounds\x18\x04 \x01(\r\x12\x19\n\x11num_forced_tokens\x18\x05 \x01(\r\x12\x15\n\rqueue_seconds\x18\x06 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x07 \x01(\x01\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x08 \x01(\x01\x12\x18\n\x10num_round_tokens\x18\t \x01(\r\x12\x1f\n\x17num_round_forced_tokens\x18\n \x01(\r\x12\x38\n\x0bspeculation\x18\x0b \x01(\x0b\x32#.padrec.worker.v1.SpeculationCounts\"\x11\n\x0f\x44\x65scribeRequest\"\x8f\x01\n\rDescribeReply\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x61talog_version\x18\x02 \x01(\t\x12\x13\n\x0bnum_running\x18\x03 \x01(\r\x12\x11\n\tmax_batch\x18\x04 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x05 \x01(\r\x12\x11\n\tmax_queue\x18\x06 \x01(\r*0\n\x08\x44\x65\x63oding\x12\x11\n\rDECODING_LIST\x10\x00\x12\x11\n\rDECODING_BEAM\x10\x01\x32\xa2\x01\n\x06Worker\x12H\n\x06\x44\x65\x63ode\x12\x1f.padrec.worker.v1.DecodeRequest\x1a\x1d.padrec.worker.v1.DecodeReply\x12N\n\x08\x44\x65scribe\x12!.padrec.worker.v1.DescribeRequest\x1a\x1f.padrec.worker.v1.DescribeReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'service.rpc.generated.padrec.worker.v1.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DECODING']._serialized_start=977
-  _globals['_DECODING']._serialized_end=1025
+  _globals['_DECODING']._serialized_start=1011
+  _globals['_DECODING']._serialized_end=1059
   _globals['_DECODEREQUEST']._serialized_start=74
-  _globals['_DECODEREQUEST']._serialized_end=302
-  _globals['_DECODEDITEM']._serialized_start=304
-  _globals['_DECODEDITEM']._serialized_end=345
-  _globals['_SPECULATIONCOUNTS']._serialized_start=347
-  _globals['_SPECULATIONCOUNTS']._serialized_end=470
-  _globals['_DECODEREPLY']._serialized_start=473
-  _globals['_DECODEREPLY']._serialized_end=810
-  _globals['_DESCRIBEREQUEST']._serialized_start=812
-  _globals['_DESCRIBEREQUEST']._serialized_end=829
-  _globals['_DESCRIBEREPLY']._serialized_start=832
-  _globals['_DESCRIBEREPLY']._serialized_end=975
-  _globals['_WORKER']._serialized_start=1028
-  _globals['_WORKER']._serialized_end=1190
+  _globals['_DECODEREQUEST']._serialized_end=336
+  _globals['_DECODEDITEM']._serialized_start=338
+  _globals['_DECODEDITEM']._serialized_end=379
+  _globals['_SPECULATIONCOUNTS']._serialized_start=381
+  _globals['_SPECULATIONCOUNTS']._serialized_end=504
+  _globals['_DECODEREPLY']._serialized_start=507
+  _globals['_DECODEREPLY']._serialized_end=844
+  _globals['_DESCRIBEREQUEST']._serialized_start=846
+  _globals['_DESCRIBEREQUEST']._serialized_end=863
+  _globals['_DESCRIBEREPLY']._serialized_start=866
+  _globals['_DESCRIBEREPLY']._serialized_end=1009
+  _globals['_WORKER']._serialized_start=1062
+  _globals['_WORKER']._serialized_end=1224
 # @@protoc_insertion_point(module_scope)

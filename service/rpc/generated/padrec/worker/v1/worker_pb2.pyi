@@ -15,7 +15,7 @@ DECODING_LIST: Decoding
 DECODING_BEAM: Decoding
 
 class DecodeRequest(_message.Message):
-    __slots__ = ("request_id", "catalog_version", "history", "excluded", "num_items", "temperature", "top_p", "seed", "priority", "decoding")
+    __slots__ = ("request_id", "catalog_version", "history", "excluded", "num_items", "temperature", "top_p", "seed", "priority", "decoding", "allowed")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CATALOG_VERSION_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,7 @@ class DecodeRequest(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     DECODING_FIELD_NUMBER: _ClassVar[int]
+    ALLOWED_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     catalog_version: str
     history: _containers.RepeatedScalarFieldContainer[int]
@@ -36,7 +37,8 @@ class DecodeRequest(_message.Message):
     seed: int
     priority: int
     decoding: Decoding
-    def __init__(self, request_id: _Optional[str] = ..., catalog_version: _Optional[str] = ..., history: _Optional[_Iterable[int]] = ..., excluded: _Optional[_Iterable[int]] = ..., num_items: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., priority: _Optional[int] = ..., decoding: _Optional[_Union[Decoding, str]] = ...) -> None: ...
+    allowed: bytes
+    def __init__(self, request_id: _Optional[str] = ..., catalog_version: _Optional[str] = ..., history: _Optional[_Iterable[int]] = ..., excluded: _Optional[_Iterable[int]] = ..., num_items: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., priority: _Optional[int] = ..., decoding: _Optional[_Union[Decoding, str]] = ..., allowed: _Optional[bytes] = ...) -> None: ...
 
 class DecodedItem(_message.Message):
     __slots__ = ("row", "score")

@@ -16,7 +16,9 @@ class BatchResult(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     recommendation: Recommendation | None = None
-    error: Problem | None = Field(None, description="Why this request was refused, as it would be by itself.")
+    error: Problem | None = Field(
+        None, description="Why this request was refused, with the status that it would have by itself."
+    )
 
 
 class RecommendationBatch(BaseModel):

@@ -45,6 +45,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["Recommender"].full_name
 # Where google.rpc.Status travels, by gRPC's convention.
 _DETAILS = "grpc-status-details-bin"
 _HEALTH_SECONDS = 1.0
+_MOST_FIELDS, _LONGEST = 10, 200
 
 _CODES: tuple[tuple[type[PadrecError], grpc.StatusCode], ...] = (
     (RequestError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -62,6 +63,14 @@ _log = structlog.get_logger(__name__)
 
 class _NoSuchItemError(PadrecError):
     """The catalogue does not hold it."""
+
+
+class _InvalidMessageError(PadrecError):
+    """Fields of a message are out of range."""
+
+    def __init__(self, error: ValidationError) -> None:
+        super().__init__(str(error))
+        self.fields = [field_error_of(("body", *one["loc"]), one["msg"]) for one in error.errors()]
 
 
 class GrpcServer:
@@ -122,7 +131,12 @@ class GrpcServer:
     async def _watch(self) -> None:
         """Keep health true: the service is ready when everything that lists depend on answers."""
         while True:
-            await self._report(ready=all((await self._recommender.checks()).values()))
+            try:
+                ready = all((await self._recommender.checks()).values())
+            except Exception as error:
+                _log.exception("health cannot be told", exc_info=error)
+                ready = False
+            await self._report(ready=ready)
             await asyncio.sleep(_HEALTH_SECONDS)
 
     async def _report(self, *, ready: bool) -> None:
@@ -139,7 +153,8 @@ class RecommenderService:
 
     async def Recommend(self, message: pb.RecommendRequest, context: Any) -> pb.RecommendResponse:  # noqa: N802
         async def answer() -> pb.RecommendResponse:
-            query = query_from_message(message, context.time_remaining(), self._max_deadline_ms)
+            remaining = context.time_remaining()
+            query = _read(lambda: query_from_message(message, remaining, self._max_deadline_ms))
             return recommendation_to_message(await self._recommender.recommend(query))
 
         return await self._answered("recommend", answer, context)
@@ -148,7 +163,8 @@ class RecommenderService:
         self, message: pb.BatchRecommendRequest, context: Any
     ) -> pb.BatchRecommendResponse:
         async def answer() -> pb.BatchRecommendResponse:
-            batch = batch_from_message(message, context.time_remaining(), self._max_deadline_ms)
+            remaining = context.time_remaining()
+            batch = _read(lambda: batch_from_message(message, remaining, self._max_deadline_ms))
             answers = await self._recommender.recommend_batch(batch.requests)
             return pb.BatchRecommendResponse(results=list(map(_result, answers)))
 
@@ -158,7 +174,7 @@ class RecommenderService:
         self, message: pb.RecordEventsRequest, context: Any
     ) -> pb.RecordEventsResponse:
         async def answer() -> pb.RecordEventsResponse:
-            events = events_from_message(message).events
+            events = _read(lambda: events_from_message(message)).events
             ignored = await self._recommender.record_events(events)
             return accepted_to_message(EventsAccepted(accepted=len(events), ignored_item_ids=ignored))
 
@@ -217,9 +233,8 @@ class RecommenderService:
 def status_of(error: Exception) -> tuple[grpc.StatusCode, status_pb2.Status]:
     """How a call ends that fails so, and what its caller is told."""
     details: list[Any] = []
-    if isinstance(error, ValidationError):
-        fields = [field_error_of(("body", *one["loc"]), one["msg"]) for one in error.errors()]
-        return _invalid(fields)
+    if isinstance(error, _InvalidMessageError):
+        return _invalid(error.fields)
     if isinstance(error, RequestError):
         return _invalid([FieldError(field=error.field, message=str(error))])
     if isinstance(error, _NoSuchItemError):
@@ -240,6 +255,11 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, status_pb2.Status]:
 def _invalid(fields: list[FieldError]) -> tuple[grpc.StatusCode, status_pb2.Status]:
     code = grpc.StatusCode.INVALID_ARGUMENT
     violation = error_details_pb2.BadRequest.FieldViolation
+    # They travel as metadata, which may not be large.
+    fields = [
+        FieldError(field=one.field[:_LONGEST], message=one.message[:_LONGEST])
+        for one in fields[:_MOST_FIELDS]
+    ]
     violations = [violation(field=one.field, description=one.message) for one in fields]
     message = f"{fields[0].field}: {fields[0].message}"
     return code, _status(code, message, [error_details_pb2.BadRequest(field_violations=violations)])
@@ -259,6 +279,13 @@ def _result(answer: Recommendation | PadrecError) -> pb.BatchResult:
             error=pb.BatchError(code=code_pb2.Code.Value(code.name), message=status.message)
         )
     return pb.BatchResult(response=recommendation_to_message(answer))
+
+
+def _read(message: Callable[[], T]) -> T:
+    try:
+        return message()
+    except ValidationError as error:
+        raise _InvalidMessageError(error) from error
 
 
 def _checked(kind: TypeAdapter[str], field: str, value: str) -> str:

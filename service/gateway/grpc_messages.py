@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Value
 
 from service.gateway.answer import EventsAccepted, FallbackReason, ItemAnswer, Recommendation
 from service.gateway.query import EventBatch, RecommendBatch, RecommendQuery
@@ -83,12 +83,23 @@ def _filter_values(message: pb.Filter) -> dict[str, Any]:
     if kind != "condition":
         return {kind: tuple(map(_filter_values, getattr(message, kind).filters))}
     condition = message.condition
-    value: Any = MessageToDict(condition.value)
     return {
         "attribute": condition.attribute,
         "op": _OPS.get(condition.op, str(condition.op)),
-        "value": tuple(value) if isinstance(value, list) else value,
+        "value": _plain(condition.value),
     }
+
+
+def _plain(value: Value) -> Any:
+    """What a value holds; unlike protobuf's own JSON also what JSON cannot say, for the query to refuse."""
+    match value.WhichOneof("kind"):
+        case "list_value":
+            return tuple(map(_plain, value.list_value.values))
+        case "struct_value":
+            return dict.fromkeys(value.struct_value.fields)
+        case "number_value" | "string_value" | "bool_value" as kind:
+            return getattr(value, kind)
+    return None
 
 
 def events_from_message(message: pb.RecordEventsRequest) -> EventBatch:

@@ -1,7 +1,6 @@
 """The fallback list: for users without a history, and while the history store is down."""
 
 from collections.abc import Sequence
-from itertools import chain
 
 import numpy as np
 
@@ -18,10 +17,11 @@ class PopularList:
         """The first `count` of the rows that are allowed, [num_items]; fewer where there are no more."""
         rows: list[int] = []
         left = allowed.copy()
-        for row in chain(self._popular, np.flatnonzero(allowed).tolist()):
+        for row in self._popular:
             if len(rows) == count:
-                break
+                return rows
             if left[row]:
                 left[row] = False
                 rows.append(row)
-        return rows
+        others: list[int] = np.flatnonzero(left)[: count - len(rows)].tolist()
+        return rows + others

@@ -105,11 +105,15 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
 
 def field_error_of(location: Sequence[int | str], message: str) -> FieldError:
     """What is wrong with the field at a place that begins with `body`, `path` or the like."""
-    return FieldError(field=".".join(map(str, location[1:])), message=message)
+    return FieldError(field=".".join(map(str, location[1:])), message=message.removeprefix("Value error, "))
 
 
 async def _on_http(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if (
+        error.status_code == 400
+    ):  # the framework's word on bytes that are no text, and on what is nested too deeply
+        return _wrong_fields((FieldError(field="body", message="not valid JSON"),))
     return problem(error.status_code, str(error.detail), headers=error.headers)
 
 

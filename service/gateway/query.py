@@ -16,7 +16,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from service.catalog.filters import MAX_CONDITIONS, MAX_DEPTH, Filter
+from service.catalog.filters import MAX_CONDITIONS, MAX_DEPTH, MAX_VALUES, Filter
 from service.types import MAX_NUM_ITEMS, MAX_TEMPERATURE, MIN_TEMPERATURE, MIN_TOP_P, Decoding
 
 MAX_ID_LENGTH = 256
@@ -33,9 +33,11 @@ def _not_almost_zero(temperature: float) -> float:
 
 
 def _not_too_large(wanted: Filter) -> Filter:
-    conditions, depth = wanted.size()
-    if conditions > MAX_CONDITIONS or depth > MAX_DEPTH:
-        raise ValueError(f"at most {MAX_CONDITIONS} conditions, {MAX_DEPTH} deep")
+    num_conditions = sum(1 for _ in wanted.conditions())
+    if num_conditions > MAX_CONDITIONS or wanted.depth > MAX_DEPTH or wanted.num_values > MAX_VALUES:
+        raise ValueError(
+            f"at most {MAX_CONDITIONS} conditions, {MAX_DEPTH} deep, of {MAX_VALUES} values in all"
+        )
     return wanted
 
 
@@ -107,7 +109,7 @@ class RecommendQuery(_Query):
 
 
 class RecommendBatch(_Query):
-    """Lists for many users at once."""
+    """Lists for many users at once; one that is malformed refuses them all."""
 
     requests: tuple[RecommendQuery, ...] = Field(
         min_length=1, description="Each is answered or refused by itself, in this order."

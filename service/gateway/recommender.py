@@ -97,7 +97,9 @@ class Recommender:
         clock = Clock(self._checked_deadline(query))
         history, degraded = await self._history(query, clock)
         history_seconds = clock.elapsed()
-        request, ignored = self._request(query, history)
+        # Off the loop: a filter that is new takes a while over a large catalogue.
+        allowed = None if query.filter is None else await asyncio.to_thread(self._filters.bits, query.filter)
+        request, ignored = self._request(query, history, allowed)
         if request.history:
             ranking = await self._written(request, clock)
         else:
@@ -144,7 +146,7 @@ class Recommender:
 
         Raises:
             RequestError: there are too many.
-            HistoryStoreError: nothing was recorded.
+            HistoryStoreError: nothing was recorded, as far as is known; sent again, events with an ID count once.
         """
         if len(events) > self.settings.max_events:
             raise RequestError("events", f"at most {self.settings.max_events} at a time")
@@ -225,7 +227,7 @@ class Recommender:
             raise HistoryStoreError(f"no answer within {seconds:.3f} s") from error
 
     def _request(
-        self, query: RecommendQuery, history: Sequence[str]
+        self, query: RecommendQuery, history: Sequence[str], allowed: bytes | None
     ) -> tuple[DecodeRequest, tuple[str, ...]]:
         """The query in rows, and the items it names that do not exist."""
         seen, unknown = self._known(history)
@@ -240,7 +242,7 @@ class Recommender:
             seed=random.getrandbits(63) if query.seed is None else query.seed,
             priority=query.priority,
             decoding=self._decoding(query),
-            allowed=None if query.filter is None else self._filters.bits(query.filter),
+            allowed=allowed,
         )
         return request, tuple(dict.fromkeys(unknown + unknown_exclusions))
 

@@ -8,6 +8,7 @@ from fastapi.exceptions import HTTPException
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
+from starlette.convertors import Convertor, register_url_convertor
 
 from service.gateway.answer import EventsAccepted, ItemAnswer, Recommendation, UserHistory
 from service.gateway.batch import RecommendationBatch
@@ -18,6 +19,21 @@ from service.gateway.openapi import problems, with_problems
 from service.gateway.problems import add_handlers
 from service.gateway.query import MAX_ID_LENGTH, EventBatch, RecommendBatch, RecommendQuery
 from service.gateway.recommender import Recommender
+
+
+class _AnyText(Convertor[str]):
+    """As `path`, which ends at a line break: IDs are any text."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("any_text", _AnyText())
 
 IdInPath = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)]
 
@@ -73,7 +89,7 @@ def _router(recommender: Recommender) -> APIRouter:
         return _json(EventsAccepted(accepted=len(batch.events), ignored_item_ids=ignored))
 
     @router.get(
-        "/users/{user_id:path}/history",
+        "/users/{user_id:any_text}/history",
         response_model=UserHistory,
         responses=problems(422, 500, 503),
         tags=["histories"],
@@ -84,7 +100,7 @@ def _router(recommender: Recommender) -> APIRouter:
         return _json(UserHistory(user_id=user_id, item_ids=tuple(item_ids)))
 
     @router.delete(
-        "/users/{user_id:path}/history",
+        "/users/{user_id:any_text}/history",
         responses=problems(422, 500, 503),
         tags=["histories"],
         status_code=204,
@@ -93,7 +109,7 @@ def _router(recommender: Recommender) -> APIRouter:
         """Forget a user's history."""
         await recommender.delete_history(user_id)
 
-    @router.get("/items/{item_id:path}", responses=problems(404, 422, 500), tags=["items"])
+    @router.get("/items/{item_id:any_text}", responses=problems(404, 422, 500), tags=["items"])
     async def get_item(item_id: IdInPath) -> ItemAnswer:
         """An item of the catalogue."""
         item = recommender.get_item(item_id)

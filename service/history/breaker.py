@@ -1,5 +1,6 @@
 """A store that failed again and again is left alone for a while, so that nobody waits for it in vain."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -10,12 +11,15 @@ from service.types import Event
 
 T = TypeVar("T")
 
+_LONG = 0.1  # seconds, which a store that is well never needs
+
 
 class Breaker:
     """A `HistoryStore` around another.
 
     After `failures` calls in a row that failed, all calls fail at once for `seconds`; then one is let through, and what
-    becomes of it decides for the others. `ping` always asks, and a ping that is answered ends it, too.
+    becomes of it decides for the others. `ping` always asks, and a ping that is answered ends it, too. A call that was
+    given up after it had waited for long counts as one that failed.
 
     Args:
         store: is asked.
@@ -66,12 +70,20 @@ class Breaker:
         return await self._counted(call())
 
     async def _counted(self, answer: Awaitable[T]) -> T:
+        started = self._clock()
         try:
             found = await answer
         except HistoryStoreError:
-            self._failed += 1
-            if self._failed == self._allowed:
-                self._ask_again_at = self._clock() + self._seconds
+            self._fail()
+            raise
+        except asyncio.CancelledError:
+            if self._clock() - started >= _LONG:
+                self._fail()
             raise
         self._failed = 0
         return found
+
+    def _fail(self) -> None:
+        self._failed += 1
+        if self._failed == self._allowed:
+            self._ask_again_at = self._clock() + self._seconds

@@ -45,4 +45,6 @@ def open_store(settings: HistorySettings) -> HistoryStore:
                 expire_days=settings.expire_days,
             )
         )
-    raise InputError("setting 'history.url': give sqlite:///PATH or redis://HOST:PORT/DB")
+    raise InputError(
+        "setting 'history.url': give sqlite:///PATH or redis://HOST:PORT/DB, or with rediss, +cluster or +sentinel"
+    )

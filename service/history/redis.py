@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 _ARRIVAL_DIGITS = 16
 _MS_PER_DAY = 86_400_000
+_MOST_CALLS = 64
 # Histories that were written together would all be gone at once.
 _MOST_JITTER = 0.1
 
@@ -46,6 +47,8 @@ for first = 1, #KEYS, 3 do
 end
 if ARGV[3] ~= '0' then
   for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[3]) end
+else
+  for _, key in ipairs(KEYS) do redis.call('PERSIST', key) end
 end
 """
 
@@ -73,14 +76,15 @@ class RedisHistoryStore:
         except ValueError as error:
             raise InputError(f"setting 'history.url': {error}") from error
         self._script = self._redis.register_script(_APPEND)
+        # Its pool refuses whoever finds no connection; here they wait.
+        self._room = asyncio.Semaphore(_MOST_CALLS)
 
     async def append(self, events: Sequence[Event]) -> None:
         """See `HistoryStore`; in a cluster, all or none of each user's."""
-        users = dict.fromkeys(event.user_id for event in events)
-        parts = [[event for event in events if event.user_id == user] for user in users]
-        if not isinstance(self._redis, RedisCluster):
-            parts = [list(events)] if events else []
-        done = await asyncio.gather(*map(self._append, parts), return_exceptions=True)
+        parts: dict[str, list[Event]] = {}
+        for event in events:
+            parts.setdefault(event.user_id if isinstance(self._redis, RedisCluster) else "", []).append(event)
+        done = await asyncio.gather(*map(self._append, parts.values()), return_exceptions=True)
         for outcome in done:
             if outcome is not None:
                 raise outcome
@@ -106,7 +110,8 @@ class RedisHistoryStore:
 
     async def ping(self) -> None:
         """See `HistoryStore`."""
-        await self._answer(self._redis.ping)
+        nodes = {"target_nodes": RedisCluster.PRIMARIES} if isinstance(self._redis, RedisCluster) else {}
+        await self._answer(lambda: self._redis.ping(**nodes))
 
     async def close(self) -> None:
         """See `HistoryStore`."""
@@ -115,10 +120,11 @@ class RedisHistoryStore:
 
     async def _answer(self, call: Callable[[], Awaitable[T]]) -> T:
         try:
-            if isinstance(self._redis, RedisCluster):
-                # Calls that come while it does not know its nodes are sent to any of them, and moved on from there.
-                await self._redis.initialize()
-            return await call()
+            async with self._room:
+                if isinstance(self._redis, RedisCluster):
+                    # Calls that come while it does not know its nodes are sent to any, and moved on from there.
+                    await self._redis.initialize()
+                return await call()
         except (RedisError, RedisClusterException, OSError) as error:
             raise HistoryStoreError(f"history store: {error}") from error
 

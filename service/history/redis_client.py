@@ -36,18 +36,30 @@ def connect(url: str, timeout: float) -> "tuple[Redis | RedisCluster, list[Redis
     }
     scheme, _, topology = url.partition("://")[0].partition("+")
     if not topology:
-        return Redis.from_url(url, **options), []
+        client = Redis.from_url(url, **options)
+        try:
+            # Nothing is connected; options that there are not are found.
+            client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+        return client, []
     parts = urlsplit(url)
+    if parts.query and scheme != "rediss":
+        raise ValueError("options after a ? are of TLS, which rediss speaks")
     login, _, hosts = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
     tls = {"ssl": True, **_tls_options(parts.query)} if scheme == "rediss" else {}
     options |= {"username": unquote(user) or None, "password": unquote(password) or None} | tls
     if topology == "cluster":
+        if parts.path.strip("/"):
+            raise ValueError("a cluster has one database, and no name")
         nodes = [ClusterNode(host, port) for host, port in _addresses(hosts, _PORT)]
         return RedisCluster(startup_nodes=nodes, **options), []
     service, _, database = parts.path.removeprefix("/").partition("/")
-    if not service:
-        raise ValueError("after the sentinels comes /SERVICE, the name that they know the master by")
+    if not service or not (database or "0").isdecimal():
+        raise ValueError(
+            "after the sentinels comes /SERVICE, the name that they know the master by, or /SERVICE/DB"
+        )
     to_sentinels = {"socket_timeout": timeout, "socket_connect_timeout": timeout, **tls}
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
         _addresses(hosts, _SENTINEL_PORT), sentinel_kwargs=to_sentinels

@@ -94,12 +94,18 @@ def layout_of(
     return TokenLayout(prefix + before, after, separator, tuple(code_tokens), between)
 
 
+def _unknown_token(tokenizer: PreTrainedTokenizerFast) -> str:
+    """What the vocabulary writes for a word that it does not hold, whether or not the tokenizer says so."""
+    return getattr(tokenizer.backend_tokenizer.model, "unk_token", None) or ""
+
+
 def _tokens_of(text: str, tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
     try:
         tokens = tuple(tokenizer.encode(text, add_special_tokens=False))
     except Exception:  # whatever a foreign tokenizer makes of words that it does not know
         tokens = ()
-    if text and not tokens:
+    unknown = {tokenizer.unk_token_id, tokenizer.convert_tokens_to_ids(_unknown_token(tokenizer))} - {None}
+    if text and (not tokens or unknown & set(tokens)):
         raise InputError(f"the target's tokenizer makes nothing of '{text}'")
     return tokens
 

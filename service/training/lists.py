@@ -99,6 +99,8 @@ class ListSampler:
         history_loss: float = 0.0,
         seed: int = 0,
     ) -> None:
+        if layout.between is not None:
+            raise ValueError("targets are trained on prompts of items alone")
         self.layout = layout
         self._rows = train.items.astype(np.int64)
         self._teacher = teacher

@@ -80,7 +80,7 @@ def gather_gradient(
     """
     device = model.device
     num_codes = int(batch.is_listed.sum()) * len(code_tokens)
-    total = num_codes + float(batch.weights.sum())
+    total = max(1.0, num_codes + float(batch.weights.sum()))
     mean_loss = torch.zeros((), device=device)
     order = np.argsort(batch.lengths, kind="stable")
     for begin in range(0, len(order), recipe.micro_batch_size):

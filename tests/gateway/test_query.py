@@ -58,6 +58,9 @@ def test_the_ends_of_every_range() -> None:
         ("seed", -1),
         ("seed", 2**63),
         ("k", 5),
+        ("filter", {"attribute": "price", "op": "in", "value": [1] * 1001}),
+        ("filter", {"attribute": "price", "op": "<", "value": float("inf")}),
+        ("filter", {"attribute": "price", "op": "<", "value": None}),
     ],
 )
 def test_what_is_out_of_range_is_named(field: str, value: Any) -> None:

@@ -53,9 +53,13 @@ def free_port() -> int:
     """Below those that systems give to connections, as is the one 10,000 above, which a cluster's node takes, too."""
     while True:
         port = random.randint(12_000, 22_000)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                return port
+        if all(is_free(one) for one in (port, port + 10_000)):
+            return port
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:

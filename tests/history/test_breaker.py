@@ -1,3 +1,4 @@
+import asyncio
 from dataclasses import dataclass, field
 
 import pytest
@@ -99,6 +100,26 @@ async def test_failures_count_in_a_row_alone(breaker: Breaker, store: Store) -> 
         store.is_down = False
         await breaker.get("ann")
     assert len(store.asked) == 9
+
+
+async def test_a_call_that_was_given_up_counts_if_it_had_waited_for_long(
+    breaker: Breaker, store: Store, clock: Clock
+) -> None:
+    async def silent(user_id: str) -> list[str]:
+        store.asked.append("get")
+        await asyncio.Event().wait()
+        return []
+
+    store.get = silent
+    for waited, failed in ((0.01, 0), (0.5, 1), (0.5, 2), (0.5, 3)):
+        call = asyncio.ensure_future(breaker.get("ann"))
+        await asyncio.sleep(0)
+        clock.now += waited
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert breaker._failed == failed
+    assert (await fails(breaker, 1))[0] == "history store: not asked, after 3 failures in a row"
 
 
 async def test_a_ping_always_asks_and_ends_it(breaker: Breaker, store: Store) -> None:

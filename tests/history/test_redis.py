@@ -67,6 +67,10 @@ async def test_a_server_that_refuses_is_an_error_of_the_store(redis_url: str, cl
         ("redis+cluster://a:1,b:x", "history.url"),
         ("redis+sentinel://a:1", "/SERVICE"),
         ("rediss+cluster://a:1?ssl_cacerts=x", "'ssl_cacerts' is not one of ssl_ca_certs"),
+        ("redis+cluster://a:1?ssl_ca_certs=x", "of TLS, which rediss speaks"),
+        ("redis+cluster://a:1/3", "a cluster has one database"),
+        ("redis+sentinel://a:1/shop/x", "/SERVICE/DB"),
+        ("redis://a:1?bogus=1", "bogus"),
     ],
 )
 def test_a_malformed_url_is_refused(url: str, message: str) -> None:
@@ -136,6 +140,25 @@ async def test_who_is_long_gone_is_forgotten(redis_url: str, client: Redis) -> N
     await client.pexpire("padrec:{ann}:history", 1_000)
     await store.append([Event("ann", "b", 2.0)])
     assert await client.pttl("padrec:{ann}:history") > 1.99 * 86_400_000
+    await store.close()
+    forever = RedisHistoryStore(redis_url, 5)
+    await forever.append([Event("ann", "c", 3.0)])
+    assert [await client.pttl(f"padrec:{{ann}}:{name}") for name in ("history", "event_ids", "arrivals")] == [
+        -1
+    ] * 3
+    await forever.close()
+
+
+@pytest.mark.parametrize("kind", ["server", "cluster"])
+async def test_hundreds_of_callers_wait_for_one_another(kind: str, request: pytest.FixtureRequest) -> None:
+    if kind == "server":
+        url = request.getfixturevalue("redis_url")
+    else:
+        url = f"redis+cluster://127.0.0.1:{request.getfixturevalue('cluster_ports')[0]}"
+    store = RedisHistoryStore(url, 5)
+    users = [f"caller-{number}" for number in range(400)]
+    await asyncio.gather(*(store.append([Event(user, user, 1.0)]) for user in users))
+    assert await asyncio.gather(*map(store.get, users)) == [[user] for user in users]
     await store.close()
 
 

@@ -41,6 +41,9 @@ def test_a_prompt_has_its_text_around_and_between_items() -> None:
     tokenizer = foreign_tokenizer("next", "<b_0>", "</s>", "<a_0>", "and", "after", eos_token="</s>")
     layout = layout_of(tokenizer, (1, 1), PromptText.of("after{history}next", "and"))
     assert (layout.prefix, layout.between, layout.list_start) == ((5,), (4,), (0,))
+    own = build_tokenizer((1, 1))
+    with pytest.raises(InputError, match="makes nothing of 'A user bought '"):
+        layout_of(own, (1, 1), PromptText.of("A user bought {history}", "<sep>"))
     with pytest.raises(InputError, match="makes nothing of 'unheard'"):
         layout_of(tokenizer, (1, 1), PromptText.of("unheard{history}", "and"))
     for template in ("after", "{history} and {history}"):

@@ -133,7 +133,8 @@ def test_a_step_depends_on_seed_and_number_alone(make_interactions) -> None:
     one, two = (sampler(make_interactions, history_dropout=0.5) for _ in range(2))
     for step in (3, 0, 3):
         one.batch(step, 3)
-    np.testing.assert_array_equal(one.batch(7, 3).tokens, two.batch(7, 3).tokens)
+    for name in ("tokens", "lengths", "weights", "is_listed", "worth"):
+        np.testing.assert_array_equal(*(getattr(drawn.batch(7, 3), name) for drawn in (one, two)))
     other = sampler(make_interactions, history_dropout=0.5, seed=1)
     assert any(
         one.batch(step, 4).tokens.tolist() != other.batch(step, 4).tokens.tolist() for step in range(5)

@@ -77,14 +77,16 @@ class RecommenderServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchRecommend(self, request, context):
-        """Lists for many users at once. Each is answered or refused by itself, in the order of the requests.
+        """Lists for many users at once. Each is answered or refused by itself, in the order of the requests; only one that is
+        malformed refuses the call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordEvents(self, request, context):
-        """Record that users met items; once answered, the events are durable. All or none are recorded.
+        """Record that users met items; once answered, the events are durable. All or none are recorded; in a Redis cluster, all
+        or none of each user's. Where the answer is UNAVAILABLE nobody knows: give events an `event_id`, and send them again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -33,6 +33,10 @@ class RequestError(PadrecError):
         self.field = field
 
 
+class NoSuchItemError(PadrecError):
+    """The catalogue does not hold the item that was asked for."""
+
+
 class QueueFullError(PadrecError):
     """The queue is full; trying again later may succeed.
 

@@ -13,17 +13,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from pydantic import TypeAdapter, ValidationError
 
-from service.errors import (
-    CancelledByCallerError,
-    DeadlineExceededError,
-    HistoryStoreError,
-    InputError,
-    PadrecError,
-    QueueFullError,
-    RequestError,
-    UnavailableError,
-)
-from service.gateway.answer import EventsAccepted, ItemAnswer, Recommendation
+from service.errors import InputError, PadrecError, RequestError
+from service.gateway.answer import EventsAccepted, Recommendation
 from service.gateway.grpc_messages import (
     accepted_to_message,
     batch_from_message,
@@ -32,7 +23,14 @@ from service.gateway.grpc_messages import (
     query_from_message,
     recommendation_to_message,
 )
-from service.gateway.problems import FieldError, field_error_of
+from service.gateway.problems import (
+    CLIENT_CLOSED_REQUEST,
+    MAY_BE_TRIED_AGAIN,
+    field_error_of,
+    problem_of,
+    problem_with_fields,
+    seconds_to_retry,
+)
 from service.gateway.query import ItemId, UserId
 from service.gateway.recommender import Recommender
 from service.rpc.generated.padrec.v1 import recommender_pb2 as pb
@@ -45,24 +43,22 @@ SERVICE = pb.DESCRIPTOR.services_by_name["Recommender"].full_name
 # Where google.rpc.Status travels, by gRPC's convention.
 _DETAILS = "grpc-status-details-bin"
 _HEALTH_SECONDS = 1.0
-_MOST_FIELDS, _LONGEST = 10, 200
+_MOST_FIELDS, _LONGEST = 10, 200  # details travel as metadata, which may not be large
 
-_CODES: tuple[tuple[type[PadrecError], grpc.StatusCode], ...] = (
-    (RequestError, grpc.StatusCode.INVALID_ARGUMENT),
-    (QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (CancelledByCallerError, grpc.StatusCode.CANCELLED),
-    (UnavailableError, grpc.StatusCode.UNAVAILABLE),
-    (HistoryStoreError, grpc.StatusCode.UNAVAILABLE),
-    (DeadlineExceededError, grpc.StatusCode.DEADLINE_EXCEEDED),
-)
+# By the status that REST gives.
+_CODES = {
+    404: grpc.StatusCode.NOT_FOUND,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    CLIENT_CLOSED_REQUEST: grpc.StatusCode.CANCELLED,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
 _USER_ID: TypeAdapter[str] = TypeAdapter(UserId)
 _ITEM_ID: TypeAdapter[str] = TypeAdapter(ItemId)
 
 _log = structlog.get_logger(__name__)
-
-
-class _NoSuchItemError(PadrecError):
-    """The catalogue does not hold it."""
 
 
 class _InvalidMessageError(PadrecError):
@@ -199,12 +195,8 @@ class RecommenderService:
 
     async def GetItem(self, message: pb.GetItemRequest, context: Any) -> pb.Item:  # noqa: N802
         async def answer() -> pb.Item:
-            item = self._recommender.get_item(_checked(_ITEM_ID, "item_id", message.item_id))
-            if item is None:
-                raise _NoSuchItemError(f"no such item: {message.item_id}")
-            return item_to_message(
-                ItemAnswer(item_id=item.item_id, title=item.title, attributes=dict(item.attributes))
-            )
+            item_id = _checked(_ITEM_ID, "item_id", message.item_id)
+            return item_to_message(self._recommender.get_item(item_id))
 
         return await self._answered("get_item", answer, context)
 
@@ -231,45 +223,31 @@ class RecommenderService:
 
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, status_pb2.Status]:
-    """How a call ends that fails so, and what its caller is told."""
+    """How a call ends that fails so, and what its caller is told: what REST tells, in gRPC's words."""
     details: list[Any] = []
     if isinstance(error, _InvalidMessageError):
-        return _invalid(error.fields)
-    if isinstance(error, RequestError):
-        return _invalid([FieldError(field=error.field, message=str(error))])
-    if isinstance(error, _NoSuchItemError):
-        code, message = grpc.StatusCode.NOT_FOUND, str(error)
+        told = problem_with_fields(error.fields)
+    elif isinstance(error, PadrecError):
+        told = problem_of(error)
     else:
-        code = next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
-        message = str(error)
-    if code is grpc.StatusCode.INTERNAL:
         _log.error("call failed", exc_info=error)
-        message = "internal error"
-    if code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE):
+        told = problem_of(PadrecError(type(error).__name__))
+    if told.errors is not None:
+        violation = error_details_pb2.BadRequest.FieldViolation
+        violations = [
+            violation(field=one.field[:_LONGEST], description=one.message[:_LONGEST])
+            for one in told.errors[:_MOST_FIELDS]
+        ]
+        details.append(error_details_pb2.BadRequest(field_violations=violations))
+    if told.status in MAY_BE_TRIED_AGAIN and isinstance(error, PadrecError):
         delay = Duration()
-        delay.FromNanoseconds(int(1e9 * getattr(error, "retry_after", 1.0)))
+        delay.FromNanoseconds(int(1e9 * seconds_to_retry(error)))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    return code, _status(code, message, details)
-
-
-def _invalid(fields: list[FieldError]) -> tuple[grpc.StatusCode, status_pb2.Status]:
-    code = grpc.StatusCode.INVALID_ARGUMENT
-    violation = error_details_pb2.BadRequest.FieldViolation
-    # They travel as metadata, which may not be large.
-    fields = [
-        FieldError(field=one.field[:_LONGEST], message=one.message[:_LONGEST])
-        for one in fields[:_MOST_FIELDS]
-    ]
-    violations = [violation(field=one.field, description=one.message) for one in fields]
-    message = f"{fields[0].field}: {fields[0].message}"
-    return code, _status(code, message, [error_details_pb2.BadRequest(field_violations=violations)])
-
-
-def _status(code: grpc.StatusCode, message: str, details: list[Any]) -> status_pb2.Status:
-    status = status_pb2.Status(code=code.value[0], message=message)
+    code = _CODES[told.status]
+    status = status_pb2.Status(code=code.value[0], message=told.detail[:_LONGEST])
     for detail in details:
         status.details.add().Pack(detail)
-    return status
+    return code, status
 
 
 def _result(answer: Recommendation | PadrecError) -> pb.BatchResult:

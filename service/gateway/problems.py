@@ -15,6 +15,7 @@ from service.errors import (
     CancelledByCallerError,
     DeadlineExceededError,
     HistoryStoreError,
+    NoSuchItemError,
     PadrecError,
     QueueFullError,
     RequestError,
@@ -23,11 +24,14 @@ from service.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 CLIENT_CLOSED_REQUEST = 499
+MAY_BE_TRIED_AGAIN = (429, 503)
+INTERNAL = "internal error"  # what callers are told; the log has more
 
 _log = structlog.get_logger(__name__)
 
 _STATUSES: tuple[tuple[type[PadrecError], int], ...] = (
     (RequestError, 422),
+    (NoSuchItemError, 404),
     (QueueFullError, 429),
     (CancelledByCallerError, CLIENT_CLOSED_REQUEST),
     (UnavailableError, 503),
@@ -57,18 +61,30 @@ class Problem(BaseModel):
     errors: tuple[FieldError, ...] | None = Field(None, description="Only where fields are at fault.")
 
 
-def problem(
-    status: int,
-    detail: str,
-    *,
-    errors: tuple[FieldError, ...] | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    """A response that says what went wrong."""
-    content = Problem(title=_title(status), status=status, detail=detail, errors=errors)
-    return Response(
-        content.model_dump_json(exclude_none=True), status_code=status, media_type=MEDIA_TYPE, headers=headers
-    )
+def problem_of(error: PadrecError) -> Problem:
+    """What an error is told as."""
+    if isinstance(error, RequestError):
+        return problem_with_fields([FieldError(field=error.field, message=str(error))])
+    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+    if status == 500:
+        _log.error("request failed", error=str(error))
+    return Problem(title=_title(status), status=status, detail=INTERNAL if status == 500 else str(error))
+
+
+def problem_with_fields(errors: Sequence[FieldError]) -> Problem:
+    """What is told of fields at fault, of which there is at least one."""
+    detail = f"{errors[0].field}: {errors[0].message}"
+    return Problem(title=_title(422), status=422, detail=detail, errors=tuple(errors))
+
+
+def seconds_to_retry(error: PadrecError) -> float:
+    """After which a retry of a request that failed so makes sense; of those that may be tried again."""
+    return float(getattr(error, "retry_after", 1.0))
+
+
+def field_error_of(location: Sequence[int | str], message: str) -> FieldError:
+    """What is wrong with the field at a place that begins with `body`, `path` or the like."""
+    return FieldError(field=".".join(map(str, location[1:])), message=message.removeprefix("Value error, "))
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -83,13 +99,14 @@ def _title(status: int) -> str:
     return "Client Closed Request" if status == CLIENT_CLOSED_REQUEST else HTTPStatus(status).phrase
 
 
-def _wrong_fields(errors: tuple[FieldError, ...]) -> Response:
-    return problem(422, f"{errors[0].field}: {errors[0].message}", errors=errors)
+def _response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    content = problem.model_dump_json(exclude_none=True)
+    return Response(content, status_code=problem.status, media_type=MEDIA_TYPE, headers=headers)
 
 
 async def _on_validation(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return _wrong_fields(tuple(_field_error(one) for one in error.errors()))
+    return _response(problem_with_fields([_field_error(one) for one in error.errors()]))
 
 
 def _field_error(error: Mapping[str, Any]) -> FieldError:
@@ -103,42 +120,23 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
     return field_error_of(error["loc"], error["msg"])
 
 
-def field_error_of(location: Sequence[int | str], message: str) -> FieldError:
-    """What is wrong with the field at a place that begins with `body`, `path` or the like."""
-    return FieldError(field=".".join(map(str, location[1:])), message=message.removeprefix("Value error, "))
-
-
 async def _on_http(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if (
-        error.status_code == 400
-    ):  # the framework's word on bytes that are no text, and on what is nested too deeply
-        return _wrong_fields((FieldError(field="body", message="not valid JSON"),))
-    return problem(error.status_code, str(error.detail), headers=error.headers)
-
-
-def problem_of(error: PadrecError) -> Problem:
-    """What an error is told as."""
-    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
-    if isinstance(error, RequestError):
-        fields = (FieldError(field=error.field, message=str(error)),)
-        return Problem(title=_title(status), status=status, detail=f"{error.field}: {error}", errors=fields)
-    if status == 500:
-        _log.error("request failed", error=str(error))
-    return Problem(
-        title=_title(status), status=status, detail="internal error" if status == 500 else str(error)
-    )
+    if error.status_code == 400:
+        # The framework's word on bytes that are no text, and on what is nested too deeply.
+        return _response(problem_with_fields([FieldError(field="body", message="not valid JSON")]))
+    status = error.status_code
+    return _response(Problem(title=_title(status), status=status, detail=str(error.detail)), error.headers)
 
 
 async def _on_padrec(_request: Request, error: Exception) -> Response:
     assert isinstance(error, PadrecError)
-    told = problem_of(error)
-    headers = {}
-    if told.status in (429, 503):
-        headers["Retry-After"] = str(math.ceil(getattr(error, "retry_after", 1.0)))
-    return problem(told.status, told.detail, errors=told.errors, headers=headers)
+    told, headers = problem_of(error), {}
+    if told.status in MAY_BE_TRIED_AGAIN:
+        headers["Retry-After"] = str(math.ceil(seconds_to_retry(error)))
+    return _response(told, headers)
 
 
 async def _on_unexpected(_request: Request, _error: Exception) -> Response:
     # The server logs the error with its traceback: the framework raises it again after this answer.
-    return problem(500, "internal error")
+    return _response(Problem(title=_title(500), status=500, detail=INTERNAL))

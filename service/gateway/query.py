@@ -151,7 +151,7 @@ class NewEvent(_Query):
 
 
 class EventBatch(_Query):
-    """Events to be recorded, all or none of them."""
+    """Events to be recorded, all or none of them; in a Redis cluster, of each user's."""
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -18,8 +18,15 @@ from service.catalog.filters import Filters
 from service.catalog.items import Catalogue
 from service.catalog.window import window
 from service.config import GatewaySettings
-from service.errors import HistoryStoreError, PadrecError, RequestError
-from service.gateway.answer import FallbackReason, Recommendation, RecommendedItem, Speculation, Timings
+from service.errors import HistoryStoreError, NoSuchItemError, PadrecError, RequestError
+from service.gateway.answer import (
+    FallbackReason,
+    ItemAnswer,
+    Recommendation,
+    RecommendedItem,
+    Speculation,
+    Timings,
+)
 from service.gateway.clock import Clock
 from service.gateway.popular import PopularList
 from service.gateway.query import NewEvent, RecommendQuery
@@ -174,10 +181,12 @@ class Recommender:
         with self._counted_errors():
             await self._store.delete(user_id)
 
-    def get_item(self, item_id: str) -> Item | None:
-        """An item of the catalogue, or None."""
+    def get_item(self, item_id: str) -> ItemAnswer:
+        """An item of the catalogue; raises `NoSuchItemError`."""
         row = self._catalogue.row_of(item_id)
-        return None if row is None else self._catalogue.item(row)
+        if row is None:
+            raise NoSuchItemError(f"no such item: {item_id}")
+        return ItemAnswer(**_told(self._catalogue.item(row)))
 
     async def checks(self) -> dict[str, bool]:
         """By the name of each thing that lists depend on, whether it answers."""
@@ -284,14 +293,7 @@ class Recommender:
 
     def _items(self, ranking: "_Ranking") -> Iterator[RecommendedItem]:
         for rank, (row, score) in enumerate(ranking.rows, start=1):
-            item = self._item(row)
-            yield RecommendedItem(
-                item_id=item.item_id,
-                title=item.title,
-                attributes=dict(item.attributes),
-                rank=rank,
-                score=score,
-            )
+            yield RecommendedItem(**_told(self._item(row)), rank=rank, score=score)
 
     @contextmanager
     def _counted_errors(self) -> Iterator[None]:
@@ -322,6 +324,11 @@ def _speculation(written: DecodedList) -> Speculation:
         accepted_length=round(written.accepted_length, 3),
         accepted_length_without_forced=round(written.accepted_length_without_forced, 3),
     )
+
+
+def _told(item: Item) -> dict[str, Any]:
+    """The fields of an item's answer."""
+    return {"item_id": item.item_id, "title": item.title, "attributes": dict(item.attributes)}
 
 
 def _milliseconds(seconds: float) -> float:

@@ -4,7 +4,6 @@ from importlib.metadata import version
 from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Path, Request, Response
-from fastapi.exceptions import HTTPException
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
@@ -112,10 +111,7 @@ def _router(recommender: Recommender) -> APIRouter:
     @router.get("/items/{item_id:any_text}", responses=problems(404, 422, 500), tags=["items"])
     async def get_item(item_id: IdInPath) -> ItemAnswer:
         """An item of the catalogue."""
-        item = recommender.get_item(item_id)
-        if item is None:
-            raise HTTPException(404, f"no such item: {item_id}")
-        return ItemAnswer(item_id=item.item_id, title=item.title, attributes=dict(item.attributes))
+        return recommender.get_item(item_id)
 
     @router.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:

@@ -2,9 +2,10 @@ import json
 
 import pytest
 from starlette.requests import Request
+from starlette.responses import Response
 
-from service.errors import HistoryStoreError, PadrecError, RequestError
-from service.gateway.problems import MEDIA_TYPE, FieldError, add_handlers, problem
+from service.errors import HistoryStoreError, NoSuchItemError, PadrecError, QueueFullError, RequestError
+from service.gateway.problems import MEDIA_TYPE, FieldError, add_handlers, problem_with_fields
 
 
 class Handlers(dict):
@@ -14,8 +15,14 @@ class Handlers(dict):
         self[kind] = handler
 
 
-def test_a_problem_says_what_went_wrong() -> None:
-    response = problem(429, "the queue is full", headers={"Retry-After": "2"})
+async def answered(error: PadrecError) -> Response:
+    handlers = Handlers()
+    add_handlers(handlers)
+    return await handlers[PadrecError](Request({"type": "http"}), error)
+
+
+async def test_a_problem_says_what_went_wrong() -> None:
+    response = await answered(QueueFullError("the queue is full", 1.2))
     assert (response.status_code, response.media_type) == (429, MEDIA_TYPE)
     assert response.headers["retry-after"] == "2"
     assert json.loads(response.body) == {
@@ -27,20 +34,22 @@ def test_a_problem_says_what_went_wrong() -> None:
 
 
 def test_fields_at_fault_are_listed() -> None:
-    body = json.loads(problem(422, "k: too large", errors=(FieldError(field="k", message="too large"),)).body)
-    assert body["errors"] == [{"field": "k", "message": "too large"}]
+    told = problem_with_fields(
+        [FieldError(field="k", message="too large"), FieldError(field="n", message="none")]
+    )
+    assert (told.status, told.detail) == (422, "k: too large")
+    assert [error.field for error in told.errors or ()] == ["k", "n"]
 
 
 @pytest.mark.parametrize(
     ("error", "status", "detail"),
     [
         (RequestError("k", "too large"), 422, "k: too large"),
+        (NoSuchItemError("no such item: x"), 404, "no such item: x"),
         (HistoryStoreError("history store: down"), 503, "history store: down"),
         (PadrecError("the worker answered INTERNAL"), 500, "internal error"),
     ],
 )
 async def test_our_errors_have_their_status(error: PadrecError, status: int, detail: str) -> None:
-    handlers = Handlers()
-    add_handlers(handlers)
-    response = await handlers[PadrecError](Request({"type": "http"}), error)
+    response = await answered(error)
     assert (response.status_code, json.loads(response.body)["detail"]) == (status, detail)

@@ -10,15 +10,16 @@ from service.config import GatewaySettings
 from service.errors import (
     DeadlineExceededError,
     HistoryStoreError,
+    NoSuchItemError,
     QueueFullError,
     RequestError,
     UnavailableError,
 )
-from service.gateway.answer import Speculation
+from service.gateway.answer import ItemAnswer, Speculation
 from service.gateway.query import NewEvent, RecommendQuery
 from service.gateway.recommender import Recommender
 from service.history.store import HistoryStore
-from service.types import Event, Item
+from service.types import Event
 
 
 def query(**fields: Any) -> RecommendQuery:
@@ -256,8 +257,10 @@ async def test_errors_of_the_store_are_counted(
 
 
 async def test_items_by_their_id(recommender: Recommender) -> None:
-    assert recommender.get_item("item-4") == Item("item-4", "Item 4", {"price": 4.0, "brand": "Brand 1"})
-    assert recommender.get_item("no-1") is None
+    told = ItemAnswer(item_id="item-4", title="Item 4", attributes={"price": 4.0, "brand": "Brand 1"})
+    assert recommender.get_item("item-4") == told
+    with pytest.raises(NoSuchItemError, match="no such item: no-1"):
+        recommender.get_item("no-1")
 
 
 async def test_checks_name_what_does_not_answer(

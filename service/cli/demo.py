@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Enough for lists that follow a user's interests, in the minute or two that a newcomer waits; a model for
 # more than show is built with 'padrec bundle build'.
-STEPS = 200
+STEPS = 320
 DRAFT_STEPS = 80
 
 

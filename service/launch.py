@@ -20,7 +20,7 @@ from service.catalog.bundle import Bundle
 from service.config import Settings
 from service.errors import BundleError, PadrecError
 from service.processes import SUPERVISOR_PID
-from service.rpc.listen import MAX_UNIX_PATH_BYTES, listen_tcp
+from service.rpc.listen import MAX_UNIX_PATH_BYTES, join_host_port, listen_tcp
 from service.telemetry.logs import configure_logging
 
 PADREC = (sys.executable, "-m", "service.cli")
@@ -286,7 +286,7 @@ def _signals_to(stop: Callable[[], None]) -> Iterator[None]:
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{join_host_port(host, port)}"
 
 
 def _answers(url: str) -> bool:

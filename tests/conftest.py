@@ -1,21 +1,17 @@
-"""What tests of several packages need: a Redis server, small bundles with and without a target, and the command."""
+"""What tests of several packages need: small bundles with and without a target, and the command."""
 
 import contextlib
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import redis
 
 # For this process, before it imports torch, and for its children: on a busy machine two threads of one small pass wait
 # for each other, and it takes up to 90 times as long.
@@ -29,37 +25,6 @@ from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.cli import main
 from service.files import write_json
-
-
-@pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
-    """A Redis server of this test run alone, on a Unix socket, that keeps nothing on disk."""
-    if shutil.which("redis-server") is None:
-        pytest.fail("redis-server is missing; run tests/ensure_redis.sh")
-    with tempfile.TemporaryDirectory(prefix="padrec-redis-") as folder:
-        path = f"{folder}/redis.sock"
-        command = ["redis-server", "--port", "0", "--unixsocket", path, "--dir", folder]
-        command += ["--save", "", "--appendonly", "no"]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            _wait_for_redis(path, server)
-            yield f"unix://{path}"
-        finally:
-            server.terminate()
-            server.wait()
-
-
-def _wait_for_redis(path: str, server: "subprocess.Popen[bytes]") -> None:
-    with redis.Redis(unix_socket_path=path) as client:
-        for _ in range(500):
-            assert server.poll() is None, "redis-server did not start"
-            try:
-                client.ping()
-                return
-            except redis.ConnectionError:
-                time.sleep(0.01)
-    pytest.fail("redis-server does not answer")
-
 
 MakeBundle = Callable[..., Path]
 

@@ -115,7 +115,6 @@ class Filters:
     """
 
     def __init__(self, catalogue: Catalogue, num_kept: int = 256) -> None:
-        self._catalogue = catalogue
         self._columns = {name: _tidy(catalogue.attribute(name)) for name in catalogue.attribute_names}
         self._bits_of = lru_cache(num_kept)(self._compiled)
 
@@ -154,6 +153,11 @@ class Filters:
         op = _OPPOSITE.get(wanted.op, wanted.op)
         met_one = _meets(column, op, wanted)
         return met_one if op == wanted.op else ~met_one
+
+
+def is_set(bits: bytes, row: int) -> bool:
+    """Whether a row's bit is."""
+    return bool(bits[row // 8] >> row % 8 & 1)
 
 
 def unpacked(bits: bytes, num_rows: int) -> BoolArray:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from service.catalog.allowed import allowed_rows
+from service.catalog.allowed import allows
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.engine.beam import MOST_BEAMS, num_beams_of
@@ -190,13 +190,13 @@ class Engine:
         leaves, scores = self._passes.leaves(len(flights), num_beams)
         trie = self._catalogue.trie
         for flight, of_list, log_p in zip(flights, leaves, scores, strict=True):
-            request, allowed = flight.request, allowed_rows(flight.request, trie.num_items)
+            request, is_allowed = flight.request, allows(flight.request)
             rows = [
                 (row, math.exp(score))
                 for leaf, score in zip(of_list.tolist(), log_p.tolist(), strict=True)
                 if score > NOT_ALLOWED / 2
                 for row in range(int(trie.item_begin[leaf]), int(trie.item_end[leaf]))
-                if allowed[row]
+                if is_allowed(row)
             ]
             items = tuple(DecodedItem(row, score) for row, score in rows[: request.num_items])
             self._found.append(flight.beams(items, num_passes=self._layout.num_levels - 1))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from service.catalog.allowed import allowed_rows
+from service.catalog.allowed import forbid
 from service.catalog.layout import TokenLayout
 from service.catalog.trie import Int64Array
 from service.engine.shapes import PrefillShape
@@ -155,7 +155,7 @@ class Incoming:
         for i, prompt in enumerate(prompts):
             length, first, request = len(prompt.tokens), end, prompt.request
             end += length - prompt.start
-            free[i, :-1] = allowed_rows(request, self._num_items)
+            forbid(request, free[i, :-1])
             limit = min(request.num_items, int(np.count_nonzero(free[i, :-1])))
             kept = first + max(0, prompt.kept - prompt.start)
             numbers[:, i] = prompt.start, length, kept, prompt.row, limit

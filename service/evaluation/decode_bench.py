@@ -1,7 +1,6 @@
 """How fast lists are written: the same lists by several methods, in batches, timed in turns."""
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +17,7 @@ from service.engine.reference import write_list
 from service.evaluation.acceptance import acceptance_figures, guess_figures, latency_figures
 from service.evaluation.decode_methods import AUTOREGRESSIVE, Method, Write, num_bytes
 from service.evaluation.near_ties import agreement_figures
-from service.evaluation.timing import synchronize
+from service.evaluation.timing import synchronize, timed
 from service.evaluation.weight_read import weight_read_seconds
 from service.types import DecodedList, DecodeRequest
 
@@ -241,11 +240,8 @@ def _time(run: _Run, requests: list[DecodeRequest], device: torch.device) -> Seq
     before = _allocated(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    synchronize(device)
-    started = time.perf_counter()
-    lists = run.write(requests)
-    synchronize(device)
-    run.seconds.append(time.perf_counter() - started)
+    lists, seconds = timed(lambda: run.write(requests), device)
+    run.seconds.append(seconds)
     if device.type == "cuda":
         run.peak = max(run.peak, torch.cuda.max_memory_allocated(device) - before)
     return lists

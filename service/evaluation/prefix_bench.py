@@ -1,6 +1,5 @@
 """What a prefill costs for a new user, and for one who comes back with one more item."""
 
-import time
 from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from service.engine.engine import Engine
 from service.engine.prefixes import History
 from service.errors import InputError
-from service.evaluation.timing import synchronize
+from service.evaluation.timing import timed
 from service.types import DecodeRequest
 
 
@@ -80,10 +79,6 @@ def _in_batches(histories: Sequence[History], batch: int) -> list[Sequence[Histo
 def _prefill(engine: Engine, histories: Sequence[History], device: torch.device) -> float:
     """Seconds until lists with these histories could have their first round."""
     requests = [DecodeRequest(f"user {n}", history, num_items=1) for n, history in enumerate(histories)]
-    synchronize(device)
-    started = time.perf_counter()
-    engine.add(requests)
-    synchronize(device)
-    seconds = time.perf_counter() - started
+    _, seconds = timed(lambda: engine.add(requests), device)
     engine.drop([request.request_id for request in requests])
     return seconds

@@ -1,7 +1,7 @@
 """How good the lists are: leave-one-out over the full catalogue, with simple methods beside the bundle's own."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from service.data.split import Case
 from service.engine.engine import Engine
 from service.evaluation.beyond_accuracy import list_figures
 from service.evaluation.metrics import CUTOFFS, gains_of, interval_figures, mean_figures
-from service.evaluation.timing import synchronize
+from service.evaluation.timing import timed
 from service.types import DecodeRequest, Decoding
 
 Row = dict[str, Any]
@@ -71,16 +71,9 @@ def median_ms(
         cases: whose lists are timed, after each was written once before; the median over them counts.
         device: that works for it.
     """
-    seconds = []
     for case in cases:
         write([case])
-    for case in cases:
-        synchronize(device)
-        started = time.perf_counter()
-        write([case])
-        synchronize(device)
-        seconds.append(time.perf_counter() - started)
-    return 1000 * median(seconds)
+    return 1000 * median(timed(partial(write, [case]), device)[1] for case in cases)
 
 
 class Ranker(Protocol):

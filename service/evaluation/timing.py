@@ -3,8 +3,11 @@
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 REPEATS = 50
 
@@ -15,15 +18,17 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def timed(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
+    """What `work` returns, and the seconds that it took."""
+    synchronize(device)
+    started = time.perf_counter()
+    result = work()
+    synchronize(device)
+    return result, time.perf_counter() - started
+
+
 def median_seconds(work: Callable[[], object], device: torch.device, repeats: int = REPEATS) -> float:
     """Of one call, after half as many that do not count."""
-    seconds = []
     for _ in range(repeats // 2):
         work()
-    for _ in range(repeats):
-        synchronize(device)
-        started = time.perf_counter()
-        work()
-        synchronize(device)
-        seconds.append(time.perf_counter() - started)
-    return median(seconds)
+    return median(timed(work, device)[1] for _ in range(repeats))

@@ -13,10 +13,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from pydantic import TypeAdapter, ValidationError
 
-from service.errors import InputError, PadrecError, RequestError
-from service.gateway.answer import EventsAccepted, Recommendation
+from service.errors import PadrecError, RequestError
+from service.gateway.answer import Recommendation
 from service.gateway.grpc_messages import (
-    accepted_to_message,
     batch_from_message,
     events_from_message,
     item_to_message,
@@ -27,6 +26,7 @@ from service.gateway.problems import (
     CLIENT_CLOSED_REQUEST,
     MAY_BE_TRIED_AGAIN,
     field_error_of,
+    internal_problem,
     problem_of,
     problem_with_fields,
     seconds_to_retry,
@@ -35,7 +35,7 @@ from service.gateway.query import ItemId, UserId
 from service.gateway.recommender import Recommender
 from service.rpc.generated.padrec.v1 import recommender_pb2 as pb
 from service.rpc.generated.padrec.v1 import recommender_pb2_grpc
-from service.rpc.listen import check_listen
+from service.rpc.listen import add_port
 
 T = TypeVar("T")
 
@@ -100,17 +100,13 @@ class GrpcServer:
         Raises:
             InputError: the address is malformed or in use.
         """
-        check_listen(self._address)
+        port = add_port(self._server, self._address)
         recommender_pb2_grpc.add_RecommenderServicer_to_server(
             RecommenderService(self._recommender), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
-        try:
-            port: int = self._server.add_insecure_port(self._address)
-        except RuntimeError as error:
-            raise InputError(f"cannot listen on {self._address}") from error
         await self._report(ready=False)
         await self._server.start()
         self._watching = asyncio.create_task(self._watch())
@@ -172,7 +168,7 @@ class RecommenderService:
         async def answer() -> pb.RecordEventsResponse:
             events = _read(lambda: events_from_message(message)).events
             ignored = await self._recommender.record_events(events)
-            return accepted_to_message(EventsAccepted(accepted=len(events), ignored_item_ids=ignored))
+            return pb.RecordEventsResponse(accepted=len(events), ignored_item_ids=ignored)
 
         return await self._answered("record_events", answer, context)
 
@@ -231,7 +227,7 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, status_pb2.Status]:
         told = problem_of(error)
     else:
         _log.error("call failed", exc_info=error)
-        told = problem_of(PadrecError(type(error).__name__))
+        told = internal_problem()
     if told.errors is not None:
         violation = error_details_pb2.BadRequest.FieldViolation
         violations = [

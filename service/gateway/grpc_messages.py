@@ -1,11 +1,10 @@
 """What callers ask and are told, as messages of `proto/padrec/v1/recommender.proto`."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.struct_pb2 import Value
 
-from service.gateway.answer import EventsAccepted, FallbackReason, ItemAnswer, Recommendation
+from service.gateway.answer import FallbackReason, ItemAnswer, Recommendation
 from service.gateway.query import EventBatch, RecommendBatch, RecommendQuery
 from service.rpc.generated.padrec.v1 import recommender_pb2 as pb
 
@@ -141,12 +140,5 @@ def recommendation_to_message(answer: Recommendation) -> pb.RecommendResponse:
 def item_to_message(item: ItemAnswer) -> pb.Item:
     """An item of the catalogue."""
     message = pb.Item(item_id=item.item_id, title=item.title)
-    attributes: Mapping[str, Any] = item.attributes
-    if attributes:
-        message.attributes.update(attributes)
+    message.attributes.update(item.attributes)
     return message
-
-
-def accepted_to_message(accepted: EventsAccepted) -> pb.RecordEventsResponse:
-    """That events are durable."""
-    return pb.RecordEventsResponse(accepted=accepted.accepted, ignored_item_ids=accepted.ignored_item_ids)

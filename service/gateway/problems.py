@@ -25,7 +25,6 @@ from service.errors import (
 MEDIA_TYPE = "application/problem+json"
 CLIENT_CLOSED_REQUEST = 499
 MAY_BE_TRIED_AGAIN = (429, 503)
-INTERNAL = "internal error"  # what callers are told; the log has more
 
 _log = structlog.get_logger(__name__)
 
@@ -68,7 +67,13 @@ def problem_of(error: PadrecError) -> Problem:
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
     if status == 500:
         _log.error("request failed", error=str(error))
-    return Problem(title=_title(status), status=status, detail=INTERNAL if status == 500 else str(error))
+        return internal_problem()
+    return Problem(title=_title(status), status=status, detail=str(error))
+
+
+def internal_problem() -> Problem:
+    """What callers are told of what is not theirs; the log has more."""
+    return Problem(title=_title(500), status=500, detail="internal error")
 
 
 def problem_with_fields(errors: Sequence[FieldError]) -> Problem:
@@ -139,4 +144,4 @@ async def _on_padrec(_request: Request, error: Exception) -> Response:
 
 async def _on_unexpected(_request: Request, _error: Exception) -> Response:
     # The server logs the error with its traceback: the framework raises it again after this answer.
-    return _response(Problem(title=_title(500), status=500, detail=INTERNAL))
+    return _response(internal_problem())

@@ -20,7 +20,7 @@ from service.gateway.rest import create_app
 from service.history.opening import open_store
 from service.processes import end_with_supervisor
 from service.rpc.client import WorkerClient
-from service.rpc.listen import listen_tcp
+from service.rpc.listen import join_host_port, listen_tcp
 from service.telemetry.logs import configure_logging
 from service.telemetry.metrics import GatewayMetrics
 
@@ -89,9 +89,8 @@ async def _grpc_server(recommender: Recommender) -> GrpcServer | None:
     host, port = recommender.settings.host, recommender.settings.grpc_port
     if port is None:
         return None
-    host = f"[{host}]" if ":" in host else host
-    server = GrpcServer(recommender, f"{host}:{port}")
-    _log.info("gRPC gateway listening", address=f"{host}:{await server.start()}")
+    server = GrpcServer(recommender, join_host_port(host, port))
+    _log.info("gRPC gateway listening", address=join_host_port(host, await server.start()))
     return server
 
 
@@ -128,4 +127,4 @@ def _url(listener: socket.socket) -> str:
     if isinstance(address, str):
         return f"unix:{address}"
     host, port = address[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{join_host_port(host, port)}"

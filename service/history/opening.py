@@ -9,18 +9,7 @@ from service.history.sqlite import SqliteHistoryStore
 from service.history.store import HistoryStore
 
 _SQLITE = "sqlite:///"
-_REDIS = tuple(
-    f"{scheme}://"
-    for scheme in (
-        "redis",
-        "rediss",
-        "unix",
-        "redis+cluster",
-        "rediss+cluster",
-        "redis+sentinel",
-        "rediss+sentinel",
-    )
-)
+_REDIS = ("redis://", "rediss://", "unix://", "redis+", "rediss+")
 
 
 def open_store(settings: HistorySettings) -> HistoryStore:

@@ -43,6 +43,8 @@ def connect(url: str, timeout: float) -> "tuple[Redis | RedisCluster, list[Redis
         except TypeError as error:
             raise ValueError(str(error)) from error
         return client, []
+    if topology not in ("cluster", "sentinel"):
+        raise ValueError(f"'{topology}' is neither cluster nor sentinel")
     parts = urlsplit(url)
     if parts.query and scheme != "rediss":
         raise ValueError("options after a ? are of TLS, which rediss speaks")

@@ -1,9 +1,11 @@
-"""Checks an address before gRPC listens on it: gRPC says little, and replaces sockets that are in use."""
+"""Addresses, checked before gRPC listens on them: gRPC says little, and replaces sockets that are in use."""
 
 import os
 import socket
 import stat
 from pathlib import Path
+
+import grpc
 
 from service.errors import InputError
 
@@ -34,6 +36,24 @@ def split_host_port(address: str) -> tuple[str, int]:
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise InputError(f"'{address}' is no address: expected host:port or unix:PATH")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def join_host_port(host: str, port: int) -> str:
+    """The other way round."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def add_port(server: grpc.aio.Server, address: str) -> int:
+    """Have a gRPC server that is not started yet listen on `address`; returns the port, where it has one.
+
+    Raises:
+        InputError: as `check_listen`.
+    """
+    check_listen(address)
+    try:
+        return int(server.add_insecure_port(address))
+    except RuntimeError as error:
+        raise InputError(f"cannot listen on {address}") from error
 
 
 def listen_tcp(host: str, port: int) -> socket.socket:

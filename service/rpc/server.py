@@ -7,9 +7,9 @@ import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from service.errors import InputError, PadrecError, UnavailableError
+from service.errors import PadrecError, UnavailableError
 from service.rpc.generated.padrec.worker.v1 import worker_pb2, worker_pb2_grpc
-from service.rpc.listen import UNIX, check_listen, split_host_port
+from service.rpc.listen import UNIX, add_port, join_host_port, split_host_port
 from service.rpc.messages import (
     WorkerDescription,
     description_to_message,
@@ -61,19 +61,15 @@ class WorkerServer:
         Raises:
             InputError: the address is malformed or in use.
         """
-        check_listen(self._listen)
+        port = add_port(self._server, self._listen)
         await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
         worker_pb2_grpc.add_WorkerServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        try:
-            port = self._server.add_insecure_port(self._listen)
-        except RuntimeError as error:
-            raise InputError(f"cannot listen on {self._listen}") from error
         await self._server.start()
         if self._listen.startswith(UNIX):
             return self._listen
         host, _ = split_host_port(self._listen)
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return join_host_port(host, port)
 
     async def serve(self, handler: Handler) -> None:
         """Take requests from now on."""

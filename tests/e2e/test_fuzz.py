@@ -8,6 +8,8 @@ import os
 import grpc
 import pytest
 import schemathesis
+from google.protobuf.struct_pb2 import ListValue, Value
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
@@ -66,8 +68,6 @@ filters = st.recursive(
 
 
 def _value(value: object):
-    from google.protobuf.struct_pb2 import ListValue, Value
-
     if isinstance(value, list):
         return Value(list_value=ListValue(values=map(_value, value)))
     if value is None:
@@ -104,9 +104,7 @@ events = some(
     user_id=texts,
     item_id=items,
     event_id=texts,
-    timestamp=st.builds(
-        pb.Event().timestamp.__class__, seconds=st.integers(-(2**63), 2**63 - 1), nanos=st.integers(-5, 5)
-    ),
+    timestamp=st.builds(Timestamp, seconds=st.integers(-(2**63), 2**63 - 1), nanos=st.integers(-5, 5)),
 ).map(lambda fields: pb.Event(**fields))
 
 CALLS = {

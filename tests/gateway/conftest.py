@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
+import grpc
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
@@ -15,8 +17,10 @@ from service.gateway.recommender import Recommender
 from service.gateway.rest import create_app
 from service.history.sqlite import SqliteHistoryStore
 from service.history.store import HistoryStore
+from service.rpc.generated.padrec.v1 import recommender_pb2_grpc
 from service.telemetry.metrics import GatewayMetrics
 from service.types import DecodedItem, DecodedList, DecodeRequest
+from tests.gateway.grpc_calls import serving
 
 
 class FakeWorker:
@@ -147,3 +151,14 @@ async def degraded_client(
 def http_client(recommender: Recommender) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(create_app(recommender), raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://gateway")
+
+
+@pytest.fixture
+async def channel(recommender: Recommender) -> AsyncIterator[grpc.aio.Channel]:
+    async with serving(recommender) as (_, channel):
+        yield channel
+
+
+@pytest.fixture
+def stub(channel: grpc.aio.Channel) -> Any:
+    return recommender_pb2_grpc.RecommenderStub(channel)

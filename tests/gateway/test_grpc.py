@@ -1,80 +1,20 @@
 """gRPC over a real connection, beside REST: they answer alike."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 import httpx
 import pytest
-from google.protobuf.json_format import MessageToDict, ParseDict
-from google.protobuf.struct_pb2 import Value
+from google.protobuf.json_format import MessageToDict
 from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from service.errors import DeadlineExceededError, InputError, PadrecError, QueueFullError, UnavailableError
-from service.gateway.grpc import SERVICE, GrpcServer
+from service.errors import DeadlineExceededError, PadrecError, QueueFullError, UnavailableError
 from service.gateway.recommender import Recommender
 from service.history.store import HistoryStore
 from service.rpc.generated.padrec.v1 import recommender_pb2 as pb
 from service.rpc.generated.padrec.v1 import recommender_pb2_grpc
-
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-@asynccontextmanager
-async def serving(recommender: Recommender) -> AsyncIterator[tuple[GrpcServer, grpc.aio.Channel]]:
-    server = GrpcServer(recommender, "127.0.0.1:0")
-    port = await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield server, channel
-    await server.stop(0)
-
-
-@pytest.fixture
-async def channel(recommender: Recommender) -> AsyncIterator[grpc.aio.Channel]:
-    async with serving(recommender) as (_, channel):
-        yield channel
-
-
-@pytest.fixture
-def stub(channel: grpc.aio.Channel) -> Any:
-    return recommender_pb2_grpc.RecommenderStub(channel)
-
-
-OPS = {"==": 1, "!=": 2, "<": 3, "<=": 4, ">": 5, ">=": 6, "in": 7, "not in": 8}
-
-
-def as_message(wanted: dict[str, Any]) -> pb.Filter:
-    for name in ("all", "any", "none"):
-        if name in wanted:
-            return pb.Filter(**{name: pb.Filters(filters=map(as_message, wanted[name]))})
-    if not wanted:
-        return pb.Filter()
-    value = ParseDict(wanted["value"], Value())
-    return pb.Filter(condition=pb.Condition(attribute=wanted["attribute"], op=OPS[wanted["op"]], value=value))
-
-
-def ask(**fields: Any) -> pb.RecommendRequest:
-    if "filter" in fields:
-        fields["filter"] = as_message(fields["filter"])
-    if "history" in fields:
-        fields["history"] = pb.ItemIds(item_ids=fields["history"])
-    return pb.RecommendRequest(**{"user_id": "ann", **fields})
-
-
-async def refused(call: Any) -> tuple[grpc.StatusCode, status_pb2.Status]:
-    """How a call failed: its code, and the details that it came with."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    sent = dict(caught.value.trailing_metadata())
-    status = status_pb2.Status.FromString(sent["grpc-status-details-bin"])
-    assert status.message == caught.value.details()
-    assert status.code == caught.value.code().value[0]
-    return caught.value.code(), status
+from tests.gateway.grpc_calls import ask, refused, serving
 
 
 def fields_at_fault(status: status_pb2.Status) -> list[str]:
@@ -307,80 +247,6 @@ async def test_a_batch_out_of_range(client: httpx.AsyncClient, stub: Any, worker
     assert (await client.post("/recommend/batch", json=batch)).status_code == 500
 
 
-async def test_the_deadline_is_the_calls_own_within_the_services(stub: Any, worker: Any) -> None:
-    for timeout in (None, 3.0, 1_000.0):
-        await stub.Recommend(ask(history=["item-1"]), timeout=timeout)
-    given, own, longest = worker.timeouts
-    assert 4 < given <= 5
-    assert 2 < own < 3.5  # gRPC rounds deadlines up
-    assert 8 < longest <= 9
-
-
-async def test_a_call_that_is_given_up_is_given_up_everywhere(stub: Any, worker: Any) -> None:
-    worker.release.clear()
-    call = stub.Recommend(ask(history=["item-1"]))
-    await worker.started.wait()
-    call.cancel()
-    await asyncio.wait_for(worker.cancelled.wait(), 5)
-    worker.started.clear(), worker.cancelled.clear()
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.Recommend(ask(history=["item-1"]), timeout=1.0)
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    await asyncio.wait_for(worker.cancelled.wait(), 5)
-
-
-async def test_messages_are_bounded(stub: Any) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.Recommend(ask(exclude_item_ids=["i" * 200] * 25))
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-async def test_health_tells_what_readiness_tells_and_the_end_first(
-    recommender: Recommender, worker: Any
-) -> None:
-    async with serving(recommender) as (server, channel):
-        health = health_pb2_grpc.HealthStub(channel)
-        watch = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
-
-        async def becomes(status: int) -> None:
-            async for found in watch:
-                if found.status == status:
-                    return
-
-        await asyncio.wait_for(becomes(SERVING), 5)
-        assert (await health.Check(health_pb2.HealthCheckRequest(service=""))).status == SERVING
-        worker.is_ready = False
-        await asyncio.wait_for(becomes(NOT_SERVING), 5)
-        worker.is_ready = True
-        await asyncio.wait_for(becomes(SERVING), 5)
-
-        # What is in flight is answered, whoever comes later is not.
-        worker.release.clear()
-        stub = recommender_pb2_grpc.RecommenderStub(channel)
-        call = asyncio.ensure_future(stub.Recommend(ask(history=["item-1"])))
-        await worker.started.wait()
-        stopping = asyncio.create_task(server.stop(10))
-        await asyncio.wait_for(becomes(NOT_SERVING), 5)
-        worker.release.set()
-        assert len((await call).items) == 10
-        await stopping
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.Recommend(ask())
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-
-
-async def test_reflection_describes_every_call(channel: grpc.aio.Channel) -> None:
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    asked = [
-        reflection_pb2.ServerReflectionRequest(list_services=""),
-        reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE),
-    ]
-    services, file = [answer async for answer in stub.ServerReflectionInfo(iter(asked))]
-    names = {service.name for service in services.list_services_response.service}
-    assert names >= {SERVICE, "grpc.health.v1.Health"}
-    assert pb.DESCRIPTOR.serialized_pb in file.file_descriptor_response.file_descriptor_proto
-
-
 async def test_without_the_history_store(
     make_recommender: Callable[[HistoryStore], Recommender], down_store: HistoryStore
 ) -> None:
@@ -399,11 +265,3 @@ async def test_calls_are_counted(stub: Any, recommender: Recommender) -> None:
     name = "padrec_request_duration_seconds_count"
     for status in ("OK", "INVALID_ARGUMENT"):
         assert count(name, {"protocol": "grpc", "method": "recommend", "status": status}) == 1
-
-
-async def test_a_port_that_is_taken(recommender: Recommender) -> None:
-    first = GrpcServer(recommender, "127.0.0.1:0")
-    port = await first.start()
-    with pytest.raises(InputError, match="cannot listen on"):
-        await GrpcServer(recommender, f"127.0.0.1:{port}").start()
-    await first.stop(0)

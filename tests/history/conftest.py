@@ -4,6 +4,7 @@ import random
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,8 +28,10 @@ class RedisServer:
         self._command = ["redis-server", *options, "--port", str(self.port), "--dir", str(folder)]
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *more: str) -> None:
-        self.process = subprocess.Popen([*self._command, *more], stdout=subprocess.DEVNULL)
+    def start(self) -> None:
+        if shutil.which("redis-server") is None:
+            pytest.fail("redis-server is missing; run tests/ensure_redis.sh")
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
         wait_until(self.answers)
 
     def answers(self) -> bool:
@@ -79,6 +82,16 @@ def running(folder: Path, *options: str) -> Iterator[RedisServer]:
         server.kill()
 
 
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One for all tests, on a Unix socket too, that keeps nothing on disk."""
+    with tempfile.TemporaryDirectory(prefix="padrec-redis-") as folder:  # a socket's path must be short
+        socket_file = f"{folder}/redis.sock"
+        options = ("--save", "", "--appendonly", "no", "--unixsocket", socket_file)
+        with running(tmp_path_factory.mktemp("redis") / "server", *options):
+            yield f"unix://{socket_file}"
+
+
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     """One that writes every change to its disk before it answers."""
@@ -91,8 +104,6 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
 @pytest.fixture(scope="session")
 def cluster_ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[int]]:
     """The ports of three nodes that share all slots."""
-    if shutil.which("redis-cli") is None:
-        pytest.fail("redis-cli is missing; run tests/ensure_redis.sh")
     folder = tmp_path_factory.mktemp("cluster")
     options = ("--save", "", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
     with ExitStack() as stack:

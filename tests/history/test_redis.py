@@ -64,6 +64,7 @@ async def test_a_server_that_refuses_is_an_error_of_the_store(redis_url: str, cl
     [
         ("redis://host:port/zero", "history.url"),
         ("redis+cluster://", "'' is not host:port"),
+        ("redis+clutser://a:1/b", "'clutser' is neither cluster nor sentinel"),
         ("redis+cluster://a:1,b:x", "history.url"),
         ("redis+sentinel://a:1", "/SERVICE"),
         ("rediss+cluster://a:1?ssl_cacerts=x", "'ssl_cacerts' is not one of ssl_ca_certs"),

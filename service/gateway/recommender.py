@@ -4,18 +4,14 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
 from service.catalog.allowed import allowed_rows
-from service.catalog.bundle import Manifest
-from service.catalog.filters import Filters
-from service.catalog.items import Catalogue
 from service.catalog.window import window
 from service.config import GatewaySettings
 from service.errors import HistoryStoreError, NoSuchItemError, PadrecError, RequestError
@@ -28,7 +24,7 @@ from service.gateway.answer import (
     Timings,
 )
 from service.gateway.clock import Clock
-from service.gateway.popular import PopularList
+from service.gateway.edition import Edition
 from service.gateway.query import NewEvent, RecommendQuery
 from service.history.store import HistoryStore
 from service.telemetry.metrics import GatewayMetrics
@@ -39,60 +35,32 @@ _log = structlog.get_logger(__name__)
 _CHECK_SECONDS = 1.0
 # Of the deadline's rest: a store that hangs longer counts as down, while there is time to answer without it.
 _STORE_SHARE = 1 / 3
-_NUM_CACHED_ITEMS = 10_000
-
-
-class Worker(Protocol):
-    """Who writes lists; `service.rpc.client.WorkerClient` over the wire."""
-
-    async def decode(self, request: DecodeRequest, *, timeout: float) -> tuple[DecodedList, str]:
-        """A list, within `timeout` seconds, and the version of the model that wrote it.
-
-        Raises:
-            QueueFullError: too many requests wait.
-            DeadlineExceededError: the time was not enough.
-            UnavailableError: no worker answers.
-        """
-        ...
-
-    async def ready(self) -> bool:
-        """Whether the worker takes requests."""
-        ...
 
 
 class Recommender:
-    """Answers queries on one bundle.
+    """Answers queries on the edition that is served at their start.
 
     Args:
-        catalogue: the bundle's items.
-        manifest: the bundle's versions and decoding defaults.
-        popular: item IDs, most popular first.
+        edition: what is served.
         history_store: users' histories.
-        worker: writes lists in rows of `catalogue`.
         settings: bounds and deadlines.
         metrics: what to count in.
+
+    Attributes:
+        edition: what requests take that start now; assigned to serve another.
     """
 
     def __init__(
         self,
-        catalogue: Catalogue,
-        manifest: Manifest,
-        popular: Iterable[str],
+        edition: Edition,
         history_store: HistoryStore,
-        worker: Worker,
         settings: GatewaySettings,
         metrics: GatewayMetrics,
     ) -> None:
+        self.edition = edition
         self.settings = settings
         self.metrics = metrics
-        self._catalogue = catalogue
-        self._manifest = manifest
-        # Lists repeat: reading an item from the table takes longer than all other work on it.
-        self._item = lru_cache(_NUM_CACHED_ITEMS)(catalogue.item)
-        self._popular = PopularList(self._known(popular)[0])
-        self._filters = Filters(catalogue)
         self._store = history_store
-        self._worker = worker
 
     async def recommend(self, query: RecommendQuery) -> Recommendation:
         """A list for a user.
@@ -101,22 +69,30 @@ class Recommender:
             RequestError: the query is beyond a bound of the settings or the bundle.
             QueueFullError, DeadlineExceededError, UnavailableError: what the worker says.
         """
-        clock = Clock(self._checked_deadline(query))
+        with self.edition.held() as edition:
+            return await self._recommend(edition, query)
+
+    async def _recommend(self, edition: Edition, query: RecommendQuery) -> Recommendation:
+        clock = Clock(self._checked_deadline(edition, query))
         history, degraded = await self._history(query, clock)
         history_seconds = clock.elapsed()
         # Off the loop: a filter that is new takes a while over a large catalogue.
-        allowed = None if query.filter is None else await asyncio.to_thread(self._filters.bits, query.filter)
-        request, ignored = self._request(query, history, allowed)
+        allowed = (
+            None if query.filter is None else await asyncio.to_thread(edition.filters.bits, query.filter)
+        )
+        request, ignored = self._request(edition, query, history, allowed)
         if request.history:
-            ranking = await self._written(request, clock)
+            ranking = await self._written(edition, request, clock)
         else:
-            ranking = self._popular_items(request, "history_unavailable" if degraded else "cold_start")
+            ranking = self._popular_items(
+                edition, request, "history_unavailable" if degraded else "cold_start"
+            )
         return Recommendation(
             recommendation_id=request.request_id,
             user_id=query.user_id,
-            items=tuple(self._items(ranking)),
+            items=tuple(_items(edition, ranking)),
             model_version=ranking.model_version,
-            catalog_version=self._manifest.catalog_version,
+            catalog_version=edition.manifest.catalog_version,
             fallback=ranking.fallback,
             degraded=degraded,
             exhausted=ranking.exhausted,
@@ -132,14 +108,17 @@ class Recommender:
         )
 
     async def recommend_batch(self, queries: Sequence[RecommendQuery]) -> list[Recommendation | PadrecError]:
-        """A list for each query, or why there is none, in their order.
+        """A list for each query, or why there is none, in their order; all of one edition.
 
         Raises:
             RequestError: there are too many.
         """
         if len(queries) > self.settings.max_batch_requests:
             raise RequestError("requests", f"at most {self.settings.max_batch_requests} at a time")
-        answers = await asyncio.gather(*map(self.recommend, queries), return_exceptions=True)
+        with self.edition.held() as edition:
+            answers = await asyncio.gather(
+                *(self._recommend(edition, query) for query in queries), return_exceptions=True
+            )
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, PadrecError):
                 raise answer
@@ -169,7 +148,7 @@ class Recommender:
         ]
         with self._counted_errors():
             await self._store.append(records)
-        return tuple(dict.fromkeys(self._known(event.item_id for event in events)[1]))
+        return tuple(dict.fromkeys(self.edition.known(event.item_id for event in events)[1]))
 
     async def get_history(self, user_id: str) -> list[str]:
         """The user's stored items, oldest first; raises `HistoryStoreError`."""
@@ -183,14 +162,15 @@ class Recommender:
 
     def get_item(self, item_id: str) -> ItemAnswer:
         """An item of the catalogue; raises `NoSuchItemError`."""
-        row = self._catalogue.row_of(item_id)
+        catalogue = self.edition.catalogue
+        row = catalogue.row_of(item_id)
         if row is None:
             raise NoSuchItemError(f"no such item: {item_id}")
-        return ItemAnswer(**_told(self._catalogue.item(row)))
+        return ItemAnswer(**_told(catalogue.item(row)))
 
     async def checks(self) -> dict[str, bool]:
         """By the name of each thing that lists depend on, whether it answers."""
-        worker, store = await asyncio.gather(self._worker.ready(), self._store_answers())
+        worker, store = await asyncio.gather(self.edition.worker.ready(), self._store_answers())
         return {"worker": worker, "history_store": store}
 
     async def _store_answers(self) -> bool:
@@ -201,10 +181,10 @@ class Recommender:
             return False
         return True
 
-    def _checked_deadline(self, query: RecommendQuery) -> float:
+    def _checked_deadline(self, edition: Edition, query: RecommendQuery) -> float:
         """Seconds for the answer; raises `RequestError` for what the models could not check."""
-        settings, max_num_items = self.settings, self._manifest.decoding.max_num_items
-        if query.temperature and self._decoding(query) == "beam":
+        settings, max_num_items = self.settings, edition.manifest.decoding.max_num_items
+        if query.temperature and _decoding(edition, query) == "beam":
             raise RequestError("temperature", "beam decoding takes no temperature")
         if query.num_items > max_num_items:
             raise RequestError("num_items", f"this bundle's lists hold at most {max_num_items} items")
@@ -236,30 +216,27 @@ class Recommender:
             raise HistoryStoreError(f"no answer within {seconds:.3f} s") from error
 
     def _request(
-        self, query: RecommendQuery, history: Sequence[str], allowed: bytes | None
+        self, edition: Edition, query: RecommendQuery, history: Sequence[str], allowed: bytes | None
     ) -> tuple[DecodeRequest, tuple[str, ...]]:
         """The query in rows, and the items it names that do not exist."""
-        seen, unknown = self._known(history)
-        excluded, unknown_exclusions = self._known(query.exclude_item_ids)
+        seen, unknown = edition.known(history)
+        excluded, unknown_exclusions = edition.known(query.exclude_item_ids)
         request = DecodeRequest(
             request_id=uuid.uuid4().hex,
-            history=window(seen, self._manifest.decoding.max_history_items),
+            history=window(seen, edition.manifest.decoding.max_history_items),
             num_items=query.num_items,
             excluded=tuple({*excluded, *seen} if query.exclude_seen else set(excluded)),
             temperature=query.temperature,
             top_p=query.top_p,
             seed=random.getrandbits(63) if query.seed is None else query.seed,
             priority=query.priority,
-            decoding=self._decoding(query),
+            decoding=_decoding(edition, query),
             allowed=allowed,
         )
         return request, tuple(dict.fromkeys(unknown + unknown_exclusions))
 
-    def _decoding(self, query: RecommendQuery) -> Decoding:
-        return query.decoding or self._manifest.decoding.decoding
-
-    async def _written(self, request: DecodeRequest, clock: Clock) -> "_Ranking":
-        written, model_version = await self._worker.decode(request, timeout=clock.remaining())
+    async def _written(self, edition: Edition, request: DecodeRequest, clock: Clock) -> "_Ranking":
+        written, model_version = await edition.worker.decode(request, timeout=clock.remaining())
         return _Ranking(
             rows=[(item.row, item.score) for item in written.items],
             exhausted=written.exhausted,
@@ -270,30 +247,15 @@ class Recommender:
             speculation=None if request.decoding == "beam" else _speculation(written),
         )
 
-    def _popular_items(self, request: DecodeRequest, reason: FallbackReason) -> "_Ranking":
+    def _popular_items(self, edition: Edition, request: DecodeRequest, reason: FallbackReason) -> "_Ranking":
         self.metrics.fallbacks.labels(reason).inc()
-        rows = self._popular.first(request.num_items, allowed_rows(request, len(self._catalogue)))
+        rows = edition.popular.first(request.num_items, allowed_rows(request, len(edition.catalogue)))
         return _Ranking(
             rows=[(row, None) for row in rows],
             exhausted=len(rows) < request.num_items,
-            model_version=self._manifest.model_version,
+            model_version=edition.manifest.model_version,
             fallback=reason,
         )
-
-    def _known(self, item_ids: Iterable[str]) -> tuple[list[int], list[str]]:
-        """Rows of the items that exist, and the IDs that do not, both in the given order."""
-        rows, unknown = [], []
-        for item_id in item_ids:
-            row = self._catalogue.row_of(item_id)
-            if row is None:
-                unknown.append(item_id)
-            else:
-                rows.append(row)
-        return rows, unknown
-
-    def _items(self, ranking: "_Ranking") -> Iterator[RecommendedItem]:
-        for rank, (row, score) in enumerate(ranking.rows, start=1):
-            yield RecommendedItem(**_told(self._item(row)), rank=rank, score=score)
 
     @contextmanager
     def _counted_errors(self) -> Iterator[None]:
@@ -316,6 +278,15 @@ class _Ranking:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     speculation: Speculation | None = None
+
+
+def _decoding(edition: Edition, query: RecommendQuery) -> Decoding:
+    return query.decoding or edition.manifest.decoding.decoding
+
+
+def _items(edition: Edition, ranking: _Ranking) -> Iterator[RecommendedItem]:
+    for rank, (row, score) in enumerate(ranking.rows, start=1):
+        yield RecommendedItem(**_told(edition.item(row)), rank=rank, score=score)
 
 
 def _speculation(written: DecodedList) -> Speculation:

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from service.catalog.bundle import ITEMS, POPULAR, Bundle
 from service.config import Settings
 from service.errors import InputError
+from service.gateway.edition import Edition
 from service.gateway.grpc import GrpcServer
 from service.gateway.recommender import Recommender
 from service.gateway.rest import create_app
@@ -59,15 +60,13 @@ def run_gateway(bundle_path: Path, settings: Settings, *, sockets: list[socket.s
 async def _serve(
     bundle: Bundle, settings: Settings, worker_address: str, listeners: list[socket.socket]
 ) -> None:
-    catalogue, popular = bundle.read_catalogue(), bundle.read_popular()
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     store = open_store(settings.history)
     worker = WorkerClient(worker_address, bundle.manifest.catalog_version)
     try:
-        recommender = Recommender(
-            catalogue, bundle.manifest, popular, store, worker, settings.gateway, GatewayMetrics(registry)
-        )
+        edition = Edition.read(bundle, worker)
+        recommender = Recommender(edition, store, settings.gateway, GatewayMetrics(registry))
         config = uvicorn.Config(
             create_app(recommender),
             http="httptools",

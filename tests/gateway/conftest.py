@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from service.catalog.bundle import Bundle
 from service.config import GatewaySettings
 from service.errors import HistoryStoreError
+from service.gateway.edition import Edition
 from service.gateway.recommender import Recommender
 from service.gateway.rest import create_app
 from service.history.sqlite import SqliteHistoryStore
@@ -122,9 +123,8 @@ MakeRecommender = Callable[[HistoryStore], Recommender]
 @pytest.fixture
 def make_recommender(bundle: Bundle, worker: FakeWorker, settings: GatewaySettings) -> MakeRecommender:
     def make(store: HistoryStore) -> Recommender:
-        catalogue, popular = bundle.read_catalogue(), bundle.read_popular()
         metrics = GatewayMetrics(CollectorRegistry())
-        return Recommender(catalogue, bundle.manifest, popular, store, worker, settings, metrics)
+        return Recommender(Edition.read(bundle, worker), store, settings, metrics)
 
     return make
 

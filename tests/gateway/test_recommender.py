@@ -126,9 +126,9 @@ async def test_beam_decoding_reaches_the_worker_and_has_no_speculation(
 async def test_a_bundle_built_for_beam_decoding_is_asked_for_it(
     recommender: Recommender, worker: Any
 ) -> None:
-    manifest = recommender._manifest
+    manifest = recommender.edition.manifest
     defaults = manifest.decoding.model_copy(update={"decoding": "beam"})
-    recommender._manifest = manifest.model_copy(update={"decoding": defaults})
+    recommender.edition.manifest = manifest.model_copy(update={"decoding": defaults})
     await recommender.recommend(query(history=["item-1"]))
     await recommender.recommend(query(history=["item-1"], decoding="list", temperature=0.5))
     assert [request.decoding for request in worker.requests] == ["beam", "list"]

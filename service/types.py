@@ -63,6 +63,8 @@ class DecodeRequest:
         priority: of two requests that wait, the one of the higher goes first.
         decoding: `list` writes one item after another, each knowing those before it; `beam` finds the most probable
             next items, and takes no temperature.
+        explain: the list says what its rounds looked at.
+        stream: items are told as they are accepted.
     """
 
     request_id: str
@@ -75,6 +77,8 @@ class DecodeRequest:
     priority: int = 0
     decoding: Decoding = "list"
     allowed: bytes | None = None
+    explain: bool = False
+    stream: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,32 @@ class SpeculationCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class TracedToken:
+    """A token that a round looked at.
+
+    Attributes:
+        slot: that it fills: 0 to L - 1 for codes, L for the separator.
+        code: None for a separator.
+        parent: which token of the same round it follows; -1: what was certain before the round.
+        is_drafted: the draft guessed it, or it was forced after a guess; else the target wrote it.
+        is_forced: it was the only one allowed.
+        is_accepted: it stands in the list.
+        row: the item that it completes; None where it completes none.
+    """
+
+    slot: int
+    code: int | None
+    parent: int
+    is_drafted: bool
+    is_forced: bool
+    is_accepted: bool
+    row: int | None
+
+
+Round = tuple[TracedToken, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DecodedList:
     """A written list with its timings.
 
@@ -124,6 +154,7 @@ class DecodedList:
         num_round_tokens: tokens that rounds committed, forced ones and the target's own included; what the
             prefill decided is not counted.
         num_round_forced_tokens: those of them that were forced.
+        rounds: what the prefill decided, then every round, of a request that asked for it; of beam decoding, nothing.
     """
 
     request_id: str
@@ -137,6 +168,7 @@ class DecodedList:
     num_round_tokens: int = 0
     num_round_forced_tokens: int = 0
     speculation: SpeculationCounts = SpeculationCounts()
+    rounds: tuple[Round, ...] = ()
 
     @property
     def accepted_length(self) -> float:

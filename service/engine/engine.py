@@ -26,6 +26,8 @@ from service.engine.load import Always, TreeChoice, label_of
 from service.engine.passes import Passes
 from service.engine.prefixes import Prefix, Prefixes
 from service.engine.sampling import noise_of
+from service.engine.states import Result
+from service.engine.trace import Trace
 from service.engine.transfer import sent
 from service.engine.tree import TreeShape
 from service.model.draft import Draft
@@ -146,7 +148,9 @@ class Engine:
         """Prefill these, each with the beginning that is known of it."""
         passes = self._passes
         requests = [request for request, _ in found]
-        flights = [Flight(request) for request in requests]
+        flights = [
+            Flight(request, trace=Trace(self._layout) if request.explain else None) for request in requests
+        ]
         known = {i: prefix for i, (_, prefix) in enumerate(found) if prefix is not None}
         # Rows after those in flight are nobody's: a prefill that fails, for lack of memory say, leaves no trace. A
         # search stays in the rows in which prompts are read.
@@ -228,17 +232,36 @@ class Engine:
                 self.max_batch,
                 self._tree,
                 is_sampled=any(flight.request.temperature > 0 for flight in self._flights),
+                is_traced=any(flight.trace for flight in self._flights),
             )
             shape = self._passes.fitting(shape)
             self._passes.reserve(self._passes.places_for(shape.longest, shape.draft_places))
             is_timed = self._passes.round(shape, batch)
             self._summary = self._passes.summary(batch)
+            self._trace()
             num_tokens = int((self._summary.num_round_tokens - before.num_round_tokens).sum())
             seconds = time.perf_counter() - started
             self._trees.note(self._tree, batch, num_tokens, seconds if is_timed else None)
             self.num_rounds, self.batch = self.num_rounds + 1, batch
             finished = self._leave()
         return finished
+
+    @torch.inference_mode()
+    def news(self) -> list[tuple[str, tuple[DecodedItem, ...]]]:
+        """By request, the items that lists which are streamed, and not finished, gained since this was asked last."""
+        gained = [
+            i
+            for i, flight in enumerate(self._flights)
+            if flight.request.stream and flight.num_told < self._summary.num_items[i]
+        ]
+        if not gained:
+            return []
+        found = []
+        for i, written in zip(gained, self._passes.written(gained), strict=True):
+            flight = self._flights[i]
+            found.append((flight.request.request_id, written.items[flight.num_told :]))
+            flight.num_told = len(written.items)
+        return found
 
     def write(self, requests: Sequence[DecodeRequest]) -> list[DecodedList]:
         """Write these lists, and nothing else, to the end; in the order of the requests."""
@@ -316,9 +339,20 @@ class Engine:
         if not which:
             return []
         results = self._passes.results(which)
-        done = [self._flights[i].result(result) for i, result in zip(which, results, strict=True)]
+        done = [self._result(self._flights[i], result) for i, result in zip(which, results, strict=True)]
         self._select(np.flatnonzero(~is_finished).tolist())
         return done
+
+    def _result(self, flight: Flight, written: Result) -> DecodedList:
+        rounds = () if flight.trace is None else flight.trace.rounds(written, self._catalogue)
+        return flight.result(written, rounds)
+
+    def _trace(self) -> None:
+        """Note what the latest round did for lists that are to be explained."""
+        traces = {i: flight.trace for i, flight in enumerate(self._flights) if flight.trace is not None}
+        if traces:
+            for trace, record in zip(traces.values(), self._passes.traced(list(traces)), strict=True):
+                trace.add(record)
 
     def _select(self, kept: list[int]) -> None:
         """Go on with these lists alone; the last ones move into the rows of those that left."""

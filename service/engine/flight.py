@@ -4,7 +4,8 @@ import time
 from dataclasses import dataclass, field
 
 from service.engine.states import Result
-from service.types import DecodedItem, DecodedList, DecodeRequest
+from service.engine.trace import Trace
+from service.types import DecodedItem, DecodedList, DecodeRequest, Round
 
 
 @dataclass(slots=True)
@@ -15,11 +16,15 @@ class Flight:
         request: what is asked for.
         began: when its prefill did, by `time.perf_counter`.
         decoding_since: when its prefill ended.
+        trace: of a list that is to be explained.
+        num_told: items that were told while it is written.
     """
 
     request: DecodeRequest
     began: float = field(default_factory=time.perf_counter)
     decoding_since: float = 0.0
+    trace: Trace | None = None
+    num_told: int = 0
 
     def beams(self, items: tuple[DecodedItem, ...], num_passes: int) -> DecodedList:
         """The items that a search found by so many passes of the target after its prefill, which it is counted in."""
@@ -33,8 +38,8 @@ class Flight:
             decode_seconds=0.0,
         )
 
-    def result(self, written: Result) -> DecodedList:
-        """The list, once it is finished."""
+    def result(self, written: Result, rounds: tuple[Round, ...] = ()) -> DecodedList:
+        """The list, once it is finished, and what there is to say of its rounds."""
         tally = written.tally
         return DecodedList(
             request_id=self.request.request_id,
@@ -47,4 +52,5 @@ class Flight:
             num_round_tokens=tally.num_round_tokens,
             num_round_forced_tokens=tally.num_round_forced,
             speculation=written.speculation,
+            rounds=rounds,
         )

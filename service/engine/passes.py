@@ -23,6 +23,7 @@ from service.engine.shapes import PrefillShape, RoundShape, Shapes
 from service.engine.states import NUM_SUMMARIES, ListStates, Result, Summary, Widths
 from service.engine.steps import Steps
 from service.engine.target_pass import Reading, TargetPass
+from service.engine.trace import RoundRecord, Tracer
 from service.engine.transfer import sent
 from service.engine.tree import Trees, TreeShape
 from service.model.draft import Draft
@@ -96,6 +97,7 @@ class Passes:
         self._steps = kind(
             self._index, code_heads, self.widths, self.shapes, self._target, self._drafter, self.states
         )
+        self._tracer = Tracer(self.num_rows, 1 + self._most_places, self.widths, model.device)
         self._search = BeamSearch(self._index, code_heads, self._target)
         # The leaves that the latest search found, and their log-probabilities, for the host too.
         most_beams = self.most_incoming * MOST_BEAMS
@@ -120,8 +122,7 @@ class Passes:
 
     def places_for(self, longest: int, draft_places: int) -> dict[str, int]:
         """Places of each cache that a round needs; arguments as in `RoundShape`."""
-        most = 0 if self._drafter is None else self._drafter.most_places
-        places = {"target": self._pass_places(longest, most)}
+        places = {"target": self._pass_places(longest, self._most_places)}
         if self._drafter is not None:
             places["draft"] = draft_places + self._drafter.num_scratch_places
         return places
@@ -171,6 +172,14 @@ class Passes:
     def results(self, which: list[int]) -> list[Result]:
         """What is written of lists that are finished, as of the latest `summary`."""
         return self._steps.results(which)
+
+    def written(self, which: list[int]) -> list[Result]:
+        """What is written of lists that may not be finished, as the latest round left it; waits for it."""
+        return self.states.unpack(self.states.packed(sent(which, self.device)).cpu())
+
+    def traced(self, which: list[int]) -> list[RoundRecord]:
+        """What the latest round, a traced one, did for these lists; waits for it."""
+        return self._tracer.take(which)
 
     def move(self, source: list[int], target: list[int], num_tokens: int) -> None:
         """Move lists, of so many tokens at most, into other rows; none of either stands among the others."""
@@ -236,8 +245,15 @@ class Passes:
         hidden, of_pass = self._target(layout.read, slice(0, shape.batch))
         trees = layout.trees
         done = steps.decide(hidden, layout.asked, trees, lists)
+        if shape.is_traced:
+            self._tracer.put(states, trees, done)
         steps.keep(layout.read, states, trees, done, of_pass, is_drafted=shape.tree is not None)
         steps.tell(self._summary, None)
+
+    @property
+    def _most_places(self) -> int:
+        """Of a tree, the root apart."""
+        return 0 if self._drafter is None else self._drafter.most_places
 
     def _pass_places(self, longest: int, guesses: int) -> int:
         """Places of the target's cache that a round looks at."""

@@ -26,6 +26,7 @@ class RoundShape:
         tree: what the draft guesses; None: it does not.
         wanted: items that a list still needs, at most.
         is_sampled: whether any list is.
+        is_traced: whether any list is to be explained.
     """
 
     batch: int
@@ -36,11 +37,12 @@ class RoundShape:
     tree: TreeShape | None
     wanted: int
     is_sampled: bool
+    is_traced: bool = False
 
     def covers(self, other: "RoundShape") -> bool:
         """See `Sized`."""
         return (
-            (self.tree, self.is_sampled) == (other.tree, other.is_sampled)
+            (self.tree, self.is_sampled, self.is_traced) == (other.tree, other.is_sampled, other.is_traced)
             and _is_near(self.num_tokens, other.num_tokens)
             and other.batch <= self.batch <= _FEW_ROWS * other.batch
             and _is_near(self.news, other.news)
@@ -177,6 +179,7 @@ class Shapes:
         tree: TreeShape | None,
         *,
         is_sampled: bool,
+        is_traced: bool = False,
     ) -> RoundShape:
         """The shape for lists that stand so."""
         batch, longest = len(summary.length), int(summary.length.max())
@@ -200,6 +203,7 @@ class Shapes:
                 tree=tree,
                 wanted=wanted,
                 is_sampled=is_sampled,
+                is_traced=is_traced,
             )
         return RoundShape(
             batch=batch,
@@ -210,6 +214,7 @@ class Shapes:
             tree=tree,
             wanted=wanted,
             is_sampled=is_sampled,
+            is_traced=is_traced,
         )
 
     def largest(self, longest: int, widths: Widths) -> tuple[int, int]:

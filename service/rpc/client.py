@@ -1,6 +1,7 @@
 """The gateway's side of the internal protocol."""
 
 import json
+from collections.abc import AsyncGenerator
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -9,11 +10,12 @@ from service.rpc.generated.padrec.worker.v1 import worker_pb2, worker_pb2_grpc
 from service.rpc.messages import (
     WorkerDescription,
     description_from_message,
+    items_from_messages,
     list_from_message,
     request_to_message,
 )
 from service.rpc.status import error_of
-from service.types import DecodedList, DecodeRequest
+from service.types import DecodedItem, DecodedList, DecodeRequest
 
 READY_TIMEOUT = 1.0
 
@@ -82,6 +84,26 @@ class WorkerClient:
         except grpc.aio.AioRpcError as status:
             raise error_of(status) from status
         return list_from_message(reply, request.request_id), reply.model_version
+
+    async def decode_stream(
+        self, request: DecodeRequest, *, timeout: float
+    ) -> AsyncGenerator[DecodedItem | tuple[DecodedList, str], None]:
+        """As `decode`, and before its result the items as they are accepted.
+
+        A worker that went away is asked again only while it has told nothing.
+        """
+        call = self._worker.DecodeStream(request_to_message(request, self._catalog_version), timeout=timeout)
+        try:
+            async for update in call:
+                if update.WhichOneof("update") == "items":
+                    for item in items_from_messages(update.items.items):
+                        yield item
+                else:
+                    yield list_from_message(update.done, request.request_id), update.done.model_version
+        except grpc.aio.AioRpcError as status:
+            raise error_of(status) from status
+        finally:
+            call.cancel()
 
     async def ready(self) -> bool:
         """Whether the worker takes requests now; False too when it does not say so within a second."""

@@ -1,10 +1,19 @@
 """Records to messages of the internal protocol and back."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from service.errors import RequestError
 from service.rpc.generated.padrec.worker.v1 import worker_pb2
-from service.types import DecodedItem, DecodedList, DecodeRequest, Decoding, SpeculationCounts
+from service.types import (
+    DecodedItem,
+    DecodedList,
+    DecodeRequest,
+    Decoding,
+    Round,
+    SpeculationCounts,
+    TracedToken,
+)
 
 _DECODINGS: dict[Decoding, worker_pb2.Decoding] = {
     "list": worker_pb2.DECODING_LIST,
@@ -43,6 +52,7 @@ def request_to_message(request: DecodeRequest, catalog_version: str) -> worker_p
         priority=request.priority,
         decoding=_DECODINGS[request.decoding],
         allowed=request.allowed,
+        explain=request.explain,
     )
 
 
@@ -66,13 +76,14 @@ def request_from_message(message: worker_pb2.DecodeRequest) -> DecodeRequest:
         priority=message.priority,
         decoding=decoding,
         allowed=message.allowed if message.HasField("allowed") else None,
+        explain=message.explain,
     )
 
 
 def list_to_message(decoded: DecodedList, model_version: str) -> worker_pb2.DecodeReply:
     """The message of a written list."""
     return worker_pb2.DecodeReply(
-        items=[worker_pb2.DecodedItem(row=item.row, score=item.score) for item in decoded.items],
+        items=_items_to_messages(decoded.items),
         exhausted=decoded.exhausted,
         model_version=model_version,
         num_rounds=decoded.num_rounds,
@@ -83,6 +94,7 @@ def list_to_message(decoded: DecodedList, model_version: str) -> worker_pb2.Deco
         num_round_tokens=decoded.num_round_tokens,
         num_round_forced_tokens=decoded.num_round_forced_tokens,
         speculation=_speculation_to_message(decoded.speculation),
+        rounds=map(_round_to_message, decoded.rounds),
     )
 
 
@@ -90,7 +102,7 @@ def list_from_message(message: worker_pb2.DecodeReply, request_id: str) -> Decod
     """The written list of a message, which answers the request `request_id`."""
     return DecodedList(
         request_id=request_id,
-        items=tuple(DecodedItem(item.row, item.score) for item in message.items),
+        items=items_from_messages(message.items),
         exhausted=message.exhausted,
         num_rounds=message.num_rounds,
         num_forced_tokens=message.num_forced_tokens,
@@ -100,6 +112,53 @@ def list_from_message(message: worker_pb2.DecodeReply, request_id: str) -> Decod
         num_round_tokens=message.num_round_tokens,
         num_round_forced_tokens=message.num_round_forced_tokens,
         speculation=_speculation_from_message(message.speculation),
+        rounds=tuple(map(_round_from_message, message.rounds)),
+    )
+
+
+def items_to_message(items: Iterable[DecodedItem]) -> worker_pb2.DecodedItems:
+    """The message of items that were accepted."""
+    return worker_pb2.DecodedItems(items=_items_to_messages(items))
+
+
+def items_from_messages(messages: Iterable[worker_pb2.DecodedItem]) -> tuple[DecodedItem, ...]:
+    """The items of messages."""
+    return tuple(DecodedItem(item.row, item.score) for item in messages)
+
+
+def _items_to_messages(items: Iterable[DecodedItem]) -> list[worker_pb2.DecodedItem]:
+    return [worker_pb2.DecodedItem(row=item.row, score=item.score) for item in items]
+
+
+def _round_to_message(tokens: Round) -> worker_pb2.Round:
+    return worker_pb2.Round(
+        tokens=[
+            worker_pb2.TracedToken(
+                slot=token.slot,
+                code=token.code,
+                parent=token.parent,
+                is_drafted=token.is_drafted,
+                is_forced=token.is_forced,
+                is_accepted=token.is_accepted,
+                row=token.row,
+            )
+            for token in tokens
+        ]
+    )
+
+
+def _round_from_message(message: worker_pb2.Round) -> Round:
+    return tuple(
+        TracedToken(
+            slot=token.slot,
+            code=token.code if token.HasField("code") else None,
+            parent=token.parent,
+            is_drafted=token.is_drafted,
+            is_forced=token.is_forced,
+            is_accepted=token.is_accepted,
+            row=token.row if token.HasField("row") else None,
+        )
+        for token in message.tokens
     )
 
 

@@ -1,6 +1,8 @@
 """The worker's side of the internal protocol: a shell that translates, around a handler that decides."""
 
 import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any, NoReturn, Protocol
 
 import grpc
@@ -13,11 +15,12 @@ from service.rpc.listen import UNIX, add_port, join_host_port, split_host_port
 from service.rpc.messages import (
     WorkerDescription,
     description_to_message,
+    items_to_message,
     list_to_message,
     request_from_message,
 )
 from service.rpc.status import CatalogMismatchError, code_of, metadata_of
-from service.types import DecodedList, DecodeRequest
+from service.types import DecodedItem, DecodedList, DecodeRequest
 
 _SERVICES = ("", "padrec.worker.v1.Worker")
 _OPTIONS = (
@@ -35,6 +38,12 @@ class Handler(Protocol):
 
     async def decode(self, request: DecodeRequest, deadline: float | None) -> DecodedList:
         """Write a list; `deadline` by `time.monotonic`. Cancelled when the caller went away."""
+        ...
+
+    def decode_stream(
+        self, request: DecodeRequest, deadline: float | None
+    ) -> AsyncGenerator[tuple[DecodedItem, ...] | DecodedList, None]:
+        """As `decode`, and before the list its items as they are accepted."""
         ...
 
     def describe(self) -> WorkerDescription:
@@ -92,7 +101,7 @@ class WorkerServer:
 
 
 class _Servicer:
-    """The two calls of `proto/padrec/worker/v1/worker.proto`."""
+    """The calls of `proto/padrec/worker/v1/worker.proto`."""
 
     def __init__(self) -> None:
         self.handler: Handler | None = None
@@ -102,17 +111,28 @@ class _Servicer:
         self, message: worker_pb2.DecodeRequest, context: Any
     ) -> worker_pb2.DecodeReply:
         try:
-            handler = self._serving()
-            serves = handler.describe()
-            if message.catalog_version != serves.catalog_version:
-                raise CatalogMismatchError(
-                    f"the request speaks catalogue '{message.catalog_version}', "
-                    f"the worker serves '{serves.catalog_version}'"
-                )
+            handler, serves = self._serving_catalogue(message.catalog_version)
             decoded = await handler.decode(request_from_message(message), _deadline(context))
         except Exception as error:
             await _abort(context, error)
         return list_to_message(decoded, serves.model_version)
+
+    async def DecodeStream(  # noqa: N802
+        self, message: worker_pb2.DecodeRequest, context: Any
+    ) -> AsyncIterator[worker_pb2.DecodeUpdate]:
+        try:
+            handler, serves = self._serving_catalogue(message.catalog_version)
+            # Closed at once when the caller goes away, so that the request is dropped.
+            async with aclosing(
+                handler.decode_stream(request_from_message(message), _deadline(context))
+            ) as updates:
+                async for update in updates:
+                    if isinstance(update, DecodedList):
+                        yield worker_pb2.DecodeUpdate(done=list_to_message(update, serves.model_version))
+                    else:
+                        yield worker_pb2.DecodeUpdate(items=items_to_message(update))
+        except Exception as error:
+            await _abort(context, error)
 
     async def Describe(  # noqa: N802
         self, message: worker_pb2.DescribeRequest, context: Any
@@ -121,6 +141,16 @@ class _Servicer:
             return description_to_message(self._serving().describe())
         except Exception as error:
             await _abort(context, error)
+
+    def _serving_catalogue(self, version: str) -> tuple[Handler, WorkerDescription]:
+        """Who answers requests in rows of this catalogue, and what is served."""
+        handler = self._serving()
+        serves = handler.describe()
+        if version != serves.catalog_version:
+            raise CatalogMismatchError(
+                f"the request speaks catalogue '{version}', the worker serves '{serves.catalog_version}'"
+            )
+        return handler, serves
 
     def _serving(self) -> Handler:
         if self.handler is None:

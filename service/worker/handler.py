@@ -1,7 +1,9 @@
 """Where the RPC side meets the engine's thread: requests are checked, queued, and their reply awaited."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from service.catalog.bundle import Manifest
 from service.errors import (
@@ -14,7 +16,14 @@ from service.errors import (
 )
 from service.rpc.messages import WorkerDescription
 from service.telemetry.metrics import WorkerMetrics
-from service.types import MAX_TEMPERATURE, MIN_TEMPERATURE, MIN_TOP_P, DecodedList, DecodeRequest
+from service.types import (
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    MIN_TOP_P,
+    DecodedItem,
+    DecodedList,
+    DecodeRequest,
+)
 from service.worker.scheduler import Scheduler
 
 _OUTCOMES: tuple[tuple[type[PadrecError], str], ...] = (
@@ -52,17 +61,34 @@ class DecodeHandler:
                 or `top_p` is out of range, or beams are to be sampled.
             QueueFullError, DeadlineExceededError, UnavailableError, PadrecError: what the scheduler says.
         """
-        try:
+        with self._counted():
             check_request(request, self.manifest)
-            decoded = await self._reply_to(request, deadline)
-        except PadrecError as error:
-            self._count(next((name for kind, name in _OUTCOMES if isinstance(error, kind)), "error"))
-            raise
-        except asyncio.CancelledError:
-            self._count("cancelled")
-            raise
-        self._count("ok")
-        return decoded
+            return await self._reply_to(request, deadline)
+
+    async def decode_stream(
+        self, request: DecodeRequest, deadline: float | None
+    ) -> AsyncGenerator[tuple[DecodedItem, ...] | DecodedList, None]:
+        """As `decode`, and before the list its items as they are accepted, but for those of its last round."""
+        with self._counted():
+            check_request(request, self.manifest)
+            loop = asyncio.get_running_loop()
+            updates: asyncio.Queue[tuple[DecodedItem, ...] | DecodedList | PadrecError] = asyncio.Queue()
+
+            def tell(update: tuple[DecodedItem, ...] | DecodedList | PadrecError) -> None:
+                loop.call_soon_threadsafe(updates.put_nowait, update)
+
+            self.scheduler.submit(replace(request, stream=True), deadline, tell, tell)
+            is_over = False
+            try:
+                while not is_over:
+                    update = await updates.get()
+                    is_over = not isinstance(update, tuple)
+                    if isinstance(update, PadrecError):
+                        raise update
+                    yield update
+            finally:
+                if not is_over:
+                    self.scheduler.cancel(request.request_id)
 
     def describe(self) -> WorkerDescription:
         """What is served now."""
@@ -89,8 +115,20 @@ class DecodeHandler:
             self.scheduler.cancel(request.request_id)
             raise
 
-    def _count(self, outcome: str) -> None:
-        self.metrics.requests.labels(outcome).inc()
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a request, by how it ends."""
+        outcome = "ok"
+        try:
+            yield
+        except PadrecError as error:
+            outcome = next((name for kind, name in _OUTCOMES if isinstance(error, kind)), "error")
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            outcome = "cancelled"
+            raise
+        finally:
+            self.metrics.requests.labels(outcome).inc()
 
 
 def check_request(request: DecodeRequest, manifest: Manifest) -> None:

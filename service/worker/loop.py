@@ -9,7 +9,7 @@ import structlog
 
 from service.errors import PadrecError, UnavailableError
 from service.telemetry.metrics import WorkerMetrics
-from service.types import DecodedList, DecodeRequest
+from service.types import DecodedItem, DecodedList, DecodeRequest
 from service.worker.scheduler import Scheduler
 
 
@@ -52,6 +52,10 @@ class Engine(Protocol):
 
     def round(self) -> list[DecodedList]:
         """One pass for all lists in flight, unless some are finished without it; those that are finished."""
+        ...
+
+    def news(self) -> list[tuple[str, tuple[DecodedItem, ...]]]:
+        """By request, the items that streamed lists in flight gained since this was asked last."""
         ...
 
 
@@ -153,6 +157,8 @@ class EngineLoop:
             for decoded in finished:
                 self._scheduler.finish(decoded)
                 self._count(decoded)
+        for request_id, items in engine.news():
+            self._scheduler.tell(request_id, items)
 
     def _count(self, decoded: DecodedList) -> None:
         metrics, counts = self._metrics, decoded.speculation

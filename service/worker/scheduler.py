@@ -19,9 +19,10 @@ from service.errors import (
     QueueFullError,
     UnavailableError,
 )
-from service.types import DecodedList, DecodeRequest
+from service.types import DecodedItem, DecodedList, DecodeRequest
 
 Reply = Callable[[DecodedList | PadrecError], None]
+OnItems = Callable[[tuple[DecodedItem, ...]], None]
 
 _RATE_WINDOW = 64
 _RATE_NEEDS = 16  # lists, before a request is refused for their sake
@@ -35,6 +36,7 @@ class _Ticket:
     Attributes:
         deadline: by the scheduler's clock; infinity where the caller named none.
         number: rises with arrival.
+        on_items: told of items before the reply.
         queue_seconds: filled by `Scheduler.admit`.
     """
 
@@ -43,6 +45,7 @@ class _Ticket:
     number: int
     arrived: float
     reply: Reply
+    on_items: OnItems | None = None
     queue_seconds: float = 0.0
 
     @property
@@ -83,8 +86,16 @@ class Scheduler:
         """Requests in the engine that still want their list."""
         return len(self._running)
 
-    def submit(self, request: DecodeRequest, deadline: float | None, reply: Reply) -> None:
+    def submit(
+        self,
+        request: DecodeRequest,
+        deadline: float | None,
+        reply: Reply,
+        on_items: OnItems | None = None,
+    ) -> None:
         """Put a request on the queue, or refuse it at once; `reply` is called only if it is not refused.
+
+        Before it, `on_items` is called with items as they are accepted; the same rules hold for both.
 
         Raises:
             UnavailableError: the scheduler is closed, or a request with this ID is still in flight.
@@ -104,7 +115,7 @@ class Scheduler:
             if len(self._waiting) >= self.max_waiting:
                 raise QueueFullError(f"{len(self._waiting)} requests wait already", self._retry_after(now))
             latest = math.inf if deadline is None else deadline
-            ticket = _Ticket(request, latest, next(self._numbers), now, reply)
+            ticket = _Ticket(request, latest, next(self._numbers), now, reply, on_items)
             place = bisect.bisect(self._waiting, ticket.order, key=lambda waiting: waiting.order)
             if now + place * (self._seconds_per_list(now) or 0.0) > latest:
                 raise QueueFullError(
@@ -157,6 +168,13 @@ class Scheduler:
                 ticket.queue_seconds = now - ticket.arrived
                 self._running[ticket.request.request_id] = ticket
             return [(ticket.request, ticket.queue_seconds) for ticket in admitted]
+
+    def tell(self, request_id: str, items: tuple[DecodedItem, ...]) -> None:
+        """Items of a list that is not finished were accepted; ignored once the request has its reply."""
+        with self._changed:
+            ticket = self._running.get(request_id)
+            if ticket is not None and ticket.on_items is not None:
+                ticket.on_items(items)
 
     def finish(self, decoded: DecodedList) -> None:
         """Reply with a written list, unless its request was cancelled meanwhile."""

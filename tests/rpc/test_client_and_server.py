@@ -52,6 +52,14 @@ class Scripted:
             raise outcome
         return outcome
 
+    async def decode_stream(
+        self, request: DecodeRequest, deadline: float | None
+    ) -> AsyncIterator[tuple[DecodedItem, ...] | DecodedList]:
+        if self.outcomes and isinstance(self.outcomes[0], UnavailableError):
+            await self.decode(request, deadline)
+        yield DECODED.items[:1]
+        yield await self.decode(request, deadline)
+
     def describe(self) -> WorkerDescription:
         return DESCRIPTION
 
@@ -85,6 +93,47 @@ async def test_a_list_and_the_model_that_wrote_it(server: WorkerServer, client: 
     assert handler.deadline is not None
     # gRPC rounds a timeout up on its way.
     assert before < handler.deadline <= time.monotonic() + 31
+
+
+async def test_a_stream_of_items_and_then_the_list(server: WorkerServer, client: WorkerClient) -> None:
+    handler = Scripted()
+    await server.serve(handler)
+    updates = [update async for update in client.decode_stream(REQUEST, timeout=30)]
+    assert updates == [DECODED.items[0], (DECODED, "m1")]
+    assert handler.requests == [REQUEST]
+
+
+async def test_a_stream_is_tried_again_only_while_nothing_was_told(
+    server: WorkerServer, client: WorkerClient
+) -> None:
+    await server.serve(Scripted(UnavailableError("draining"), DECODED))
+    updates = [update async for update in client.decode_stream(REQUEST, timeout=30)]
+    assert updates == [DECODED.items[0], (DECODED, "m1")]
+    await server.serve(Scripted(QueueFullError("the queue is full", 3.5)))
+    updates = client.decode_stream(REQUEST, timeout=30)
+    assert await anext(updates) == DECODED.items[0]
+    with pytest.raises(QueueFullError, match="the queue is full"):
+        await anext(updates)
+
+
+async def test_a_stream_that_is_left_is_cancelled_on_the_other_side(
+    server: WorkerServer, client: WorkerClient
+) -> None:
+    handler = Scripted(None)
+    await server.serve(handler)
+    updates = client.decode_stream(REQUEST, timeout=30)
+    assert await anext(updates) == DECODED.items[0]
+    await updates.aclose()
+    async with asyncio.timeout(30):
+        await handler.cancelled.wait()
+
+
+async def test_a_stream_of_another_catalogue_is_refused(server: WorkerServer, address: str) -> None:
+    await server.serve(Scripted())
+    client = WorkerClient(address, "c2")
+    with pytest.raises(CatalogMismatchError, match=r"'c2'.*'c1'"):
+        await anext(client.decode_stream(REQUEST, timeout=30))
+    await client.close()
 
 
 async def test_a_description(server: WorkerServer, client: WorkerClient) -> None:

@@ -13,7 +13,7 @@ from service.rpc.messages import (
     request_from_message,
     request_to_message,
 )
-from service.types import DecodedItem, DecodedList, DecodeRequest, SpeculationCounts
+from service.types import DecodedItem, DecodedList, DecodeRequest, SpeculationCounts, TracedToken
 
 rows = st.lists(st.integers(0, 2**32 - 1), max_size=20).map(tuple)
 
@@ -30,6 +30,7 @@ rows = st.lists(st.integers(0, 2**32 - 1), max_size=20).map(tuple)
         seed=st.integers(0, 2**64 - 1),
         priority=st.integers(-10, 10),
         decoding=st.sampled_from(["list", "beam"]),
+        explain=st.booleans(),
     )
 )
 def test_a_request_arrives_as_it_was_sent(request: DecodeRequest) -> None:
@@ -64,6 +65,10 @@ def test_a_list_arrives_as_it_was_sent() -> None:
         num_round_tokens=40,
         num_round_forced_tokens=3,
         speculation=SpeculationCounts(8, 31, accepted_per_position=(7, 5, 0), accepted_per_slot=(2, 10)),
+        rounds=(
+            (TracedToken(0, 3, -1, True, False, True, None), TracedToken(1, None, 0, False, True, False, 7)),
+            (),
+        ),
     )
     sent = list_to_message(decoded, "m1").SerializeToString()
     message = worker_pb2.DecodeReply.FromString(sent)

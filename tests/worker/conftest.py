@@ -58,6 +58,14 @@ class FakeEngine:
         if request_ids:
             self._called("drop", request_ids)
 
+    def news(self) -> list[tuple[str, tuple[DecodedItem, ...]]]:
+        """Of streamed lists, the item of the latest round."""
+        return [
+            (name, (DecodedItem(written - 1, 0.5),))
+            for name, (request, written) in self._running.items()
+            if request.stream and written
+        ]
+
     def round(self) -> list[DecodedList]:
         found = [name for name, (request, _) in self._running.items() if request.decoding == "beam"]
         if found:

@@ -37,6 +37,9 @@ class FakeEngine:
         for name in request_ids:
             self._running.pop(name, None)
 
+    def news(self):
+        return []
+
     def round(self):
         seeds = {request.seed for request in self._running.values()}
         if BUG in seeds:

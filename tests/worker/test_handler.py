@@ -97,6 +97,47 @@ async def test_a_caller_that_goes_away_while_its_reply_is_on_the_way(handler: De
     assert handler.scheduler.drop_unwanted() == set()
 
 
+async def test_a_stream_tells_items_before_the_list(handler: DecodeHandler) -> None:
+    updates = handler.decode_stream(REQUEST, None)
+    first = asyncio.create_task(anext(updates))
+    await wait_until(lambda: handler.scheduler.num_waiting == 1)
+    [(admitted, _)] = handler.scheduler.admit(1)
+    assert admitted == replace(REQUEST, stream=True)
+    await asyncio.to_thread(handler.scheduler.tell, "r", (DecodedItem(2, 0.5),))
+    assert await first == (DecodedItem(2, 0.5),)
+    await asyncio.to_thread(handler.scheduler.finish, decoded("r"))
+    [done] = [update async for update in updates]
+    assert done.items == decoded("r").items
+    assert outcomes(handler) == {"ok": 1}
+
+
+async def test_a_stream_ends_with_the_error_that_ends_its_list(handler: DecodeHandler) -> None:
+    updates = handler.decode_stream(REQUEST, None)
+    first = asyncio.create_task(anext(updates))
+    await wait_until(lambda: handler.scheduler.num_waiting == 1)
+    handler.scheduler.admit(1)
+    handler.scheduler.tell("r", (DecodedItem(2, 0.5),))
+    handler.scheduler.fail_running(PadrecError("broken"))
+    assert await first == (DecodedItem(2, 0.5),)
+    with pytest.raises(PadrecError, match="broken"):
+        await anext(updates)
+    with pytest.raises(RequestError):
+        await anext(handler.decode_stream(replace(REQUEST, history=()), None))
+    assert outcomes(handler) == {"error": 1, "invalid": 1}
+
+
+async def test_a_stream_that_nobody_reads_any_more_is_dropped(handler: DecodeHandler) -> None:
+    updates = handler.decode_stream(REQUEST, None)
+    first = asyncio.create_task(anext(updates))
+    await wait_until(lambda: handler.scheduler.num_waiting == 1)
+    handler.scheduler.admit(1)
+    handler.scheduler.tell("r", (DecodedItem(2, 0.5),))
+    await first
+    await updates.aclose()
+    assert handler.scheduler.drop_unwanted() == {"r"}
+    assert outcomes(handler) == {"cancelled": 1}
+
+
 async def test_the_description(handler: DecodeHandler, bundle: Bundle) -> None:
     versions = bundle.manifest.model_version, bundle.manifest.catalog_version
     assert handler.describe() == WorkerDescription(*versions, 0, 4, 0, 2)

@@ -15,7 +15,7 @@ from service.errors import (
     UnavailableError,
 )
 from service.telemetry.metrics import WorkerMetrics
-from service.types import DecodedList, DecodeRequest, Decoding
+from service.types import DecodedItem, DecodedList, DecodeRequest, Decoding
 from service.worker.loop import EngineLoop, is_device_error
 from service.worker.scheduler import Scheduler
 
@@ -125,6 +125,17 @@ def test_what_became_of_the_guesses_is_counted(start, fake_engine) -> None:
     assert positions == [None, 6, 3, None]
     slots = [count(f"{prefix}_accepted_tokens_per_slot_total", {"slot": slot}) for slot in "0123"]
     assert slots == [0, 3, 6, None]
+
+
+def test_streamed_lists_tell_their_items_between_rounds(start, fake_engine) -> None:
+    bench = start(fake_engine())
+    told: list[tuple[DecodedItem, ...]] = []
+    request = DecodeRequest("r", history=(0,), num_items=3, stream=True)
+    bench.scheduler.submit(request, None, lambda outcome: bench.replies.put(("r", outcome)), told.append)
+    bench.loop.start()
+    bench.next_replies(1)
+    bench.stop()
+    assert told == [(DecodedItem(0, 0.5),), (DecodedItem(1, 0.5),)]  # the last one comes with the list
 
 
 def test_requests_join_and_leave_between_rounds(start, fake_engine) -> None:

@@ -14,7 +14,7 @@ from service.errors import (
     QueueFullError,
     UnavailableError,
 )
-from service.types import DecodedList, DecodeRequest
+from service.types import DecodedItem, DecodedList, DecodeRequest
 from service.worker.scheduler import Scheduler
 
 
@@ -93,6 +93,21 @@ def test_a_list_is_replied_with_its_time_in_the_queue() -> None:
     assert isinstance(outcome, DecodedList)
     assert outcome.queue_seconds == 2.5
     assert bench.scheduler.num_running == 0
+
+
+def test_items_are_told_until_the_reply() -> None:
+    bench = Bench()
+    told: list[tuple[DecodedItem, ...]] = []
+    bench.scheduler.submit(request("a"), None, bench.replies["a"].append, told.append)
+    bench.submit("b")
+    items = (DecodedItem(3, 0.5),)
+    bench.scheduler.tell("a", items)  # it waits
+    bench.admit(2)
+    bench.scheduler.tell("a", items)
+    bench.scheduler.tell("b", items)  # does not want to know
+    bench.scheduler.finish(decoded("a"))
+    bench.scheduler.tell("a", items)
+    assert told == [items]
 
 
 def test_one_more_than_may_wait_is_refused() -> None:

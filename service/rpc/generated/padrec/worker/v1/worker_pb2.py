@@ -24,27 +24,35 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n3service/rpc/generated/padrec/worker/v1/worker.proto\x12\x10padrec.worker.v1\"\x86\x02\n\rDecodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x61talog_version\x18\x02 \x01(\t\x12\x0f\n\x07history\x18\x03 \x03(\r\x12\x10\n\x08\x65xcluded\x18\x04 \x03(\r\x12\x11\n\tnum_items\x18\x05 \x01(\r\x12\x13\n\x0btemperature\x18\x06 \x01(\x01\x12\r\n\x05top_p\x18\x07 \x01(\x01\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\x10\n\x08priority\x18\t \x01(\x11\x12,\n\x08\x64\x65\x63oding\x18\n \x01(\x0e\x32\x1a.padrec.worker.v1.Decoding\x12\x14\n\x07\x61llowed\x18\x0b \x01(\x0cH\x00\x88\x01\x01\x42\n\n\x08_allowed\")\n\x0b\x44\x65\x63odedItem\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\r\n\x05score\x18\x02 \x01(\x01\"{\n\x11SpeculationCounts\x12\x12\n\nnum_drafts\x18\x01 \x01(\r\x12\x18\n\x10num_draft_tokens\x18\x02 \x01(\r\x12\x1d\n\x15\x61\x63\x63\x65pted_per_position\x18\x03 \x03(\r\x12\x19\n\x11\x61\x63\x63\x65pted_per_slot\x18\x04 \x03(\r\"\xd1\x02\n\x0b\x44\x65\x63odeReply\x12,\n\x05items\x18\x01 \x03(\x0b\x32\x1d.padrec.worker.v1.DecodedItem\x12\x11\n\texhausted\x18\x02 \x01(\x08\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x12\n\nnum_rounds\x18\x04 \x01(\r\x12\x19\n\x11num_forced_tokens\x18\x05 \x01(\r\x12\x15\n\rqueue_seconds\x18\x06 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x07 \x01(\x01\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x08 \x01(\x01\x12\x18\n\x10num_round_tokens\x18\t \x01(\r\x12\x1f\n\x17num_round_forced_tokens\x18\n \x01(\r\x12\x38\n\x0bspeculation\x18\x0b \x01(\x0b\x32#.padrec.worker.v1.SpeculationCounts\"\x11\n\x0f\x44\x65scribeRequest\"\x8f\x01\n\rDescribeReply\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x61talog_version\x18\x02 \x01(\t\x12\x13\n\x0bnum_running\x18\x03 \x01(\r\x12\x11\n\tmax_batch\x18\x04 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x05 \x01(\r\x12\x11\n\tmax_queue\x18\x06 \x01(\r*0\n\x08\x44\x65\x63oding\x12\x11\n\rDECODING_LIST\x10\x00\x12\x11\n\rDECODING_BEAM\x10\x01\x32\xa2\x01\n\x06Worker\x12H\n\x06\x44\x65\x63ode\x12\x1f.padrec.worker.v1.DecodeRequest\x1a\x1d.padrec.worker.v1.DecodeReply\x12N\n\x08\x44\x65scribe\x12!.padrec.worker.v1.DescribeRequest\x1a\x1f.padrec.worker.v1.DescribeReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n3service/rpc/generated/padrec/worker/v1/worker.proto\x12\x10padrec.worker.v1\"\x97\x02\n\rDecodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x61talog_version\x18\x02 \x01(\t\x12\x0f\n\x07history\x18\x03 \x03(\r\x12\x10\n\x08\x65xcluded\x18\x04 \x03(\r\x12\x11\n\tnum_items\x18\x05 \x01(\r\x12\x13\n\x0btemperature\x18\x06 \x01(\x01\x12\r\n\x05top_p\x18\x07 \x01(\x01\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\x10\n\x08priority\x18\t \x01(\x11\x12,\n\x08\x64\x65\x63oding\x18\n \x01(\x0e\x32\x1a.padrec.worker.v1.Decoding\x12\x14\n\x07\x61llowed\x18\x0b \x01(\x0cH\x00\x88\x01\x01\x12\x0f\n\x07\x65xplain\x18\x0c \x01(\x08\x42\n\n\x08_allowed\")\n\x0b\x44\x65\x63odedItem\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\r\n\x05score\x18\x02 \x01(\x01\"{\n\x11SpeculationCounts\x12\x12\n\nnum_drafts\x18\x01 \x01(\r\x12\x18\n\x10num_draft_tokens\x18\x02 \x01(\r\x12\x1d\n\x15\x61\x63\x63\x65pted_per_position\x18\x03 \x03(\r\x12\x19\n\x11\x61\x63\x63\x65pted_per_slot\x18\x04 \x03(\r\"\xfa\x02\n\x0b\x44\x65\x63odeReply\x12,\n\x05items\x18\x01 \x03(\x0b\x32\x1d.padrec.worker.v1.DecodedItem\x12\x11\n\texhausted\x18\x02 \x01(\x08\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x12\n\nnum_rounds\x18\x04 \x01(\r\x12\x19\n\x11num_forced_tokens\x18\x05 \x01(\r\x12\x15\n\rqueue_seconds\x18\x06 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x07 \x01(\x01\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x08 \x01(\x01\x12\x18\n\x10num_round_tokens\x18\t \x01(\r\x12\x1f\n\x17num_round_forced_tokens\x18\n \x01(\r\x12\x38\n\x0bspeculation\x18\x0b \x01(\x0b\x32#.padrec.worker.v1.SpeculationCounts\x12\'\n\x06rounds\x18\x0c \x03(\x0b\x32\x17.padrec.worker.v1.Round\"6\n\x05Round\x12-\n\x06tokens\x18\x01 \x03(\x0b\x32\x1d.padrec.worker.v1.TracedToken\"\x9d\x01\n\x0bTracedToken\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x11\n\x04\x63ode\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06parent\x18\x03 \x01(\x11\x12\x12\n\nis_drafted\x18\x04 \x01(\x08\x12\x11\n\tis_forced\x18\x05 \x01(\x08\x12\x13\n\x0bis_accepted\x18\x06 \x01(\x08\x12\x10\n\x03row\x18\x07 \x01(\rH\x01\x88\x01\x01\x42\x07\n\x05_codeB\x06\n\x04_row\"x\n\x0c\x44\x65\x63odeUpdate\x12/\n\x05items\x18\x01 \x01(\x0b\x32\x1e.padrec.worker.v1.DecodedItemsH\x00\x12-\n\x04\x64one\x18\x02 \x01(\x0b\x32\x1d.padrec.worker.v1.DecodeReplyH\x00\x42\x08\n\x06update\"<\n\x0c\x44\x65\x63odedItems\x12,\n\x05items\x18\x01 \x03(\x0b\x32\x1d.padrec.worker.v1.DecodedItem\"\x11\n\x0f\x44\x65scribeRequest\"\x8f\x01\n\rDescribeReply\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x61talog_version\x18\x02 \x01(\t\x12\x13\n\x0bnum_running\x18\x03 \x01(\r\x12\x11\n\tmax_batch\x18\x04 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x05 \x01(\r\x12\x11\n\tmax_queue\x18\x06 \x01(\r*0\n\x08\x44\x65\x63oding\x12\x11\n\rDECODING_LIST\x10\x00\x12\x11\n\rDECODING_BEAM\x10\x01\x32\xf5\x01\n\x06Worker\x12H\n\x06\x44\x65\x63ode\x12\x1f.padrec.worker.v1.DecodeRequest\x1a\x1d.padrec.worker.v1.DecodeReply\x12Q\n\x0c\x44\x65\x63odeStream\x12\x1f.padrec.worker.v1.DecodeRequest\x1a\x1e.padrec.worker.v1.DecodeUpdate0\x01\x12N\n\x08\x44\x65scribe\x12!.padrec.worker.v1.DescribeRequest\x1a\x1f.padrec.worker.v1.DescribeReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'service.rpc.generated.padrec.worker.v1.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DECODING']._serialized_start=1011
-  _globals['_DECODING']._serialized_end=1059
+  _globals['_DECODING']._serialized_start=1469
+  _globals['_DECODING']._serialized_end=1517
   _globals['_DECODEREQUEST']._serialized_start=74
-  _globals['_DECODEREQUEST']._serialized_end=336
-  _globals['_DECODEDITEM']._serialized_start=338
-  _globals['_DECODEDITEM']._serialized_end=379
-  _globals['_SPECULATIONCOUNTS']._serialized_start=381
-  _globals['_SPECULATIONCOUNTS']._serialized_end=504
-  _globals['_DECODEREPLY']._serialized_start=507
-  _globals['_DECODEREPLY']._serialized_end=844
-  _globals['_DESCRIBEREQUEST']._serialized_start=846
-  _globals['_DESCRIBEREQUEST']._serialized_end=863
-  _globals['_DESCRIBEREPLY']._serialized_start=866
-  _globals['_DESCRIBEREPLY']._serialized_end=1009
-  _globals['_WORKER']._serialized_start=1062
-  _globals['_WORKER']._serialized_end=1224
+  _globals['_DECODEREQUEST']._serialized_end=353
+  _globals['_DECODEDITEM']._serialized_start=355
+  _globals['_DECODEDITEM']._serialized_end=396
+  _globals['_SPECULATIONCOUNTS']._serialized_start=398
+  _globals['_SPECULATIONCOUNTS']._serialized_end=521
+  _globals['_DECODEREPLY']._serialized_start=524
+  _globals['_DECODEREPLY']._serialized_end=902
+  _globals['_ROUND']._serialized_start=904
+  _globals['_ROUND']._serialized_end=958
+  _globals['_TRACEDTOKEN']._serialized_start=961
+  _globals['_TRACEDTOKEN']._serialized_end=1118
+  _globals['_DECODEUPDATE']._serialized_start=1120
+  _globals['_DECODEUPDATE']._serialized_end=1240
+  _globals['_DECODEDITEMS']._serialized_start=1242
+  _globals['_DECODEDITEMS']._serialized_end=1302
+  _globals['_DESCRIBEREQUEST']._serialized_start=1304
+  _globals['_DESCRIBEREQUEST']._serialized_end=1321
+  _globals['_DESCRIBEREPLY']._serialized_start=1324
+  _globals['_DESCRIBEREPLY']._serialized_end=1467
+  _globals['_WORKER']._serialized_start=1520
+  _globals['_WORKER']._serialized_end=1765
 # @@protoc_insertion_point(module_scope)

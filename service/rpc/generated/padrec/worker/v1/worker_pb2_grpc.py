@@ -39,6 +39,11 @@ class WorkerStub:
                 request_serializer=service_dot_rpc_dot_generated_dot_padrec_dot_worker_dot_v1_dot_worker__pb2.DecodeRequest.SerializeToString,
                 response_deserializer=service_dot_rpc_dot_generated_dot_padrec_dot_worker_dot_v1_dot_worker__pb2.DecodeReply.FromString,
                 _registered_method=True)
+        self.DecodeStream = channel.unary_stream(
+                '/padrec.worker.v1.Worker/DecodeStream',
+                request_serializer=service_dot_rpc_dot_generated_dot_padrec_dot_worker_dot_v1_dot_worker__pb2.DecodeRequest.SerializeToString,
+                response_deserializer=service_dot_rpc_dot_generated_dot_padrec_dot_worker_dot_v1_dot_worker__pb2.DecodeUpdate.FromString,
+                _registered_method=True)
         self.Describe = channel.unary_unary(
                 '/padrec.worker.v1.Worker/Describe',
                 request_serializer=service_dot_rpc_dot_generated_dot_padrec_dot_worker_dot_v1_dot_worker__pb2.DescribeRequest.SerializeToString,
@@ -58,6 +63,13 @@ class WorkerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DecodeStream(self, request, context):
+        """Writes one list and tells of its items as they are accepted; errors as of Decode.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Describe(self, request, context):
         """What the worker serves and how busy it is.
         """
@@ -72,6 +84,11 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Decode,
                     request_deserializer=service_dot_rpc_dot_generated_dot_padrec_dot_worker_dot_v1_dot_worker__pb2.DecodeRequest.FromString,
                     response_serializer=service_dot_rpc_dot_generated_dot_padrec_dot_worker_dot_v1_dot_worker__pb2.DecodeReply.SerializeToString,
+            ),
+            'DecodeStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.DecodeStream,
+                    request_deserializer=service_dot_rpc_dot_generated_dot_padrec_dot_worker_dot_v1_dot_worker__pb2.DecodeRequest.FromString,
+                    response_serializer=service_dot_rpc_dot_generated_dot_padrec_dot_worker_dot_v1_dot_worker__pb2.DecodeUpdate.SerializeToString,
             ),
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
@@ -106,6 +123,33 @@ class Worker:
             '/padrec.worker.v1.Worker/Decode',
             service_dot_rpc_dot_generated_dot_padrec_dot_worker_dot_v1_dot_worker__pb2.DecodeRequest.SerializeToString,
             service_dot_rpc_dot_generated_dot_padrec_dot_worker_dot_v1_dot_worker__pb2.DecodeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecodeStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/padrec.worker.v1.Worker/DecodeStream',
+            service_dot_rpc_dot_generated_dot_padrec_dot_worker_dot_v1_dot_worker__pb2.DecodeRequest.SerializeToString,
+            service_dot_rpc_dot_generated_dot_padrec_dot_worker_dot_v1_dot_worker__pb2.DecodeUpdate.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,44 @@ class Speculation(_Answer):
     )
 
 
+class ExplainedToken(_Answer):
+    """A token that a round looked at."""
+
+    slot: int = Field(description="That it fills: from 0 for codes of the semantic ID, then the separator.")
+    code: int | None = Field(description="null for a separator.")
+    parent: int = Field(
+        description="Which token of the same round it follows, from 0; -1: what was certain before the round."
+    )
+    drafted: bool = Field(
+        description="The draft guessed it, or it was forced after a guess; else the target wrote it."
+    )
+    forced: bool = Field(description="It was the only one allowed.")
+    accepted: bool = Field(description="It stands in the list.")
+    item_id: str | None = Field(description="The item that it completes, if it completes one.")
+    title: str | None = Field(description="Of that item.")
+
+
+class ExplainedRound(_Answer):
+    """What one pass of the target looked at: the guesses, best first, then what it wrote itself."""
+
+    tokens: tuple[ExplainedToken, ...]
+
+
+class Explanation(_Answer):
+    """How a list came about."""
+
+    rounds: tuple[ExplainedRound, ...] = Field(
+        description="First what was decided when the history had been read, then every round."
+    )
+    accepted_tokens: int = Field(description="Guesses that stand in the list.")
+    rejected_tokens: int = Field(description="Guesses that do not.")
+    forced_tokens: int = Field(description="Tokens of the list that were the only one allowed.")
+    candidates_per_slot: tuple[int, ...] = Field(
+        description="Guesses that were checked, by slot; forced tokens are none."
+    )
+    accepted_per_slot: tuple[int, ...] = Field(description="Those of them that stand in the list.")
+
+
 class Recommendation(_Answer):
     """A list of distinct items, best first."""
 
@@ -70,6 +108,10 @@ class Recommendation(_Answer):
     timings: Timings
     speculation: Speculation | None = Field(
         description="How far each pass of the model came; null in a fallback list and of beam decoding."
+    )
+    explanation: Explanation | None = Field(
+        None,
+        description="How the list came about, if it was asked for; null in a fallback list and of beam decoding.",
     )
 
 

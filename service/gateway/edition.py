@@ -1,7 +1,7 @@
 """All that a gateway holds of one bundle, in one object: what a request takes from it is of one version."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +11,7 @@ from service.catalog.bundle import Bundle, Manifest
 from service.catalog.filters import Filters
 from service.catalog.items import Catalogue
 from service.gateway.popular import PopularList
-from service.types import DecodedList, DecodeRequest
+from service.types import DecodedItem, DecodedList, DecodeRequest
 
 _NUM_CACHED_ITEMS = 10_000
 
@@ -27,6 +27,12 @@ class Worker(Protocol):
             DeadlineExceededError: the time was not enough.
             UnavailableError: no worker answers.
         """
+        ...
+
+    def decode_stream(
+        self, request: DecodeRequest, *, timeout: float
+    ) -> AsyncGenerator[DecodedItem | tuple[DecodedList, str], None]:
+        """As `decode`, and before its result items as they are accepted, the first ones of the list."""
         ...
 
     async def ready(self) -> bool:

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
 import grpc
@@ -21,13 +22,13 @@ from service.gateway.grpc_messages import (
     item_to_message,
     query_from_message,
     recommendation_to_message,
+    recommended_to_message,
 )
 from service.gateway.problems import (
     CLIENT_CLOSED_REQUEST,
     MAY_BE_TRIED_AGAIN,
     field_error_of,
-    internal_problem,
-    problem_of,
+    problem_of_any,
     problem_with_fields,
     seconds_to_retry,
 )
@@ -151,6 +152,20 @@ class RecommenderService:
 
         return await self._answered("recommend", answer, context)
 
+    async def RecommendStream(  # noqa: N802
+        self, message: pb.RecommendRequest, context: Any
+    ) -> AsyncIterator[pb.RecommendUpdate]:
+        async with self._ended("recommend_stream", context):
+            remaining = context.time_remaining()
+            query = _read(lambda: query_from_message(message, remaining, self._max_deadline_ms))
+            # Closed at once when the caller goes away, so that the request is dropped.
+            async with aclosing(self._recommender.recommend_stream(query)) as updates:
+                async for update in updates:
+                    if isinstance(update, Recommendation):
+                        yield pb.RecommendUpdate(done=recommendation_to_message(update))
+                    else:
+                        yield pb.RecommendUpdate(item=recommended_to_message(update))
+
     async def BatchRecommend(  # noqa: N802
         self, message: pb.BatchRecommendRequest, context: Any
     ) -> pb.BatchRecommendResponse:
@@ -201,17 +216,22 @@ class RecommenderService:
         return self._recommender.settings.max_deadline_ms
 
     async def _answered(self, method: str, answer: Callable[[], Awaitable[T]], context: Any) -> T:
-        """What `answer` gives; an error ends the call with its status. Either way the call is counted."""
+        """What `answer` gives, as the end of its call."""
+        async with self._ended(method, context):
+            return await answer()
+
+    @asynccontextmanager
+    async def _ended(self, method: str, context: Any) -> AsyncIterator[None]:
+        """A call from its start to its end; an error ends it with its status. Either way it is counted."""
         start, code = time.perf_counter(), grpc.StatusCode.OK
         try:
-            return await answer()
-        except asyncio.CancelledError:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
             code = grpc.StatusCode.CANCELLED
             raise
         except Exception as error:
             code, status = status_of(error)
             await context.abort(code, status.message, ((_DETAILS, status.SerializeToString()),))
-            raise AssertionError("abort raises") from error
         finally:
             seconds = time.perf_counter() - start
             self._recommender.metrics.request_duration.labels("grpc", method, code.name).observe(seconds)
@@ -221,13 +241,11 @@ class RecommenderService:
 def status_of(error: Exception) -> tuple[grpc.StatusCode, status_pb2.Status]:
     """How a call ends that fails so, and what its caller is told: what REST tells, in gRPC's words."""
     details: list[Any] = []
-    if isinstance(error, _InvalidMessageError):
-        told = problem_with_fields(error.fields)
-    elif isinstance(error, PadrecError):
-        told = problem_of(error)
-    else:
-        _log.error("call failed", exc_info=error)
-        told = internal_problem()
+    told = (
+        problem_with_fields(error.fields)
+        if isinstance(error, _InvalidMessageError)
+        else problem_of_any(error)
+    )
     if told.errors is not None:
         violation = error_details_pb2.BadRequest.FieldViolation
         violations = [

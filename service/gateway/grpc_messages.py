@@ -4,7 +4,7 @@ from typing import Any
 
 from google.protobuf.struct_pb2 import Value
 
-from service.gateway.answer import FallbackReason, ItemAnswer, Recommendation
+from service.gateway.answer import FallbackReason, ItemAnswer, Recommendation, RecommendedItem
 from service.gateway.query import EventBatch, RecommendBatch, RecommendQuery
 from service.rpc.generated.padrec.v1 import recommender_pb2 as pb
 
@@ -59,6 +59,7 @@ def _query_values(
         "exclude_item_ids": tuple(message.exclude_item_ids),
         "priority": message.priority,
         "temperature": message.temperature,
+        "explain": message.explain,
     }
     if message.HasField("filter"):
         values["filter"] = _filter_values(message.filter)
@@ -120,10 +121,7 @@ def recommendation_to_message(answer: Recommendation) -> pb.RecommendResponse:
     message = pb.RecommendResponse(
         recommendation_id=answer.recommendation_id,
         user_id=answer.user_id,
-        items=[
-            pb.RecommendedItem(item=item_to_message(item), rank=item.rank, score=item.score)
-            for item in answer.items
-        ],
+        items=map(recommended_to_message, answer.items),
         model_version=answer.model_version,
         catalog_version=answer.catalog_version,
         fallback=_FALLBACKS[answer.fallback],
@@ -134,7 +132,14 @@ def recommendation_to_message(answer: Recommendation) -> pb.RecommendResponse:
     )
     if answer.speculation is not None:
         message.speculation.CopyFrom(pb.Speculation(**answer.speculation.model_dump()))
+    if answer.explanation is not None:
+        message.explanation.CopyFrom(pb.Explanation(**answer.explanation.model_dump()))
     return message
+
+
+def recommended_to_message(item: RecommendedItem) -> pb.RecommendedItem:
+    """An item of a list."""
+    return pb.RecommendedItem(item=item_to_message(item), rank=item.rank, score=item.score)
 
 
 def item_to_message(item: ItemAnswer) -> pb.Item:

@@ -71,6 +71,14 @@ def problem_of(error: PadrecError) -> Problem:
     return Problem(title=_title(status), status=status, detail=str(error))
 
 
+def problem_of_any(error: Exception) -> Problem:
+    """What an error is told as that need not be ours; one that is not is logged."""
+    if isinstance(error, PadrecError):
+        return problem_of(error)
+    _log.error("request failed", exc_info=error)
+    return internal_problem()
+
+
 def internal_problem() -> Problem:
     """What callers are told of what is not theirs; the log has more."""
     return Problem(title=_title(500), status=500, detail="internal error")

@@ -106,6 +106,7 @@ class RecommendQuery(_Query):
         lt=2**63,
         description="Makes a sampled list reproducible; null: another each time.",
     )
+    explain: bool = Field(False, strict=True, description="Say how the list came about, round by round.")
 
 
 class RecommendBatch(_Query):

@@ -4,8 +4,8 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from service.catalog.window import window
 from service.config import GatewaySettings
 from service.errors import HistoryStoreError, NoSuchItemError, PadrecError, RequestError
 from service.gateway.answer import (
+    Explanation,
     FallbackReason,
     ItemAnswer,
     Recommendation,
@@ -25,10 +26,11 @@ from service.gateway.answer import (
 )
 from service.gateway.clock import Clock
 from service.gateway.edition import Edition
+from service.gateway.explanation import explanation_of
 from service.gateway.query import NewEvent, RecommendQuery
 from service.history.store import HistoryStore
 from service.telemetry.metrics import GatewayMetrics
-from service.types import DecodedList, DecodeRequest, Decoding, Event, Item
+from service.types import DecodedItem, DecodedList, DecodeRequest, Decoding, Event, Item
 
 _log = structlog.get_logger(__name__)
 
@@ -72,7 +74,40 @@ class Recommender:
         with self.edition.held() as edition:
             return await self._recommend(edition, query)
 
+    async def recommend_stream(
+        self, query: RecommendQuery
+    ) -> AsyncGenerator[RecommendedItem | Recommendation, None]:
+        """A list's items as they are accepted, then the whole list; raises what `recommend` raises."""
+        with self.edition.held() as edition:
+            asked = await self._asked(edition, query)
+            ranking, num_told = None, 0
+            if asked.request.history:
+                timeout = asked.clock.remaining()
+                async with aclosing(edition.worker.decode_stream(asked.request, timeout=timeout)) as updates:
+                    async for update in updates:
+                        if isinstance(update, DecodedItem):
+                            num_told += 1
+                            yield _item(edition, num_told, update.row, update.score)
+                        else:
+                            ranking = _ranking(edition, asked.request, *update)
+            answer = self._recommendation(
+                edition, query, asked, ranking or self._popular_items(edition, asked)
+            )
+            for item in answer.items[num_told:]:
+                yield item
+            yield answer
+
     async def _recommend(self, edition: Edition, query: RecommendQuery) -> Recommendation:
+        asked = await self._asked(edition, query)
+        if asked.request.history:
+            written = await edition.worker.decode(asked.request, timeout=asked.clock.remaining())
+            ranking = _ranking(edition, asked.request, *written)
+        else:
+            ranking = self._popular_items(edition, asked)
+        return self._recommendation(edition, query, asked, ranking)
+
+    async def _asked(self, edition: Edition, query: RecommendQuery) -> "_Asked":
+        """What the worker is asked for."""
         clock = Clock(self._checked_deadline(edition, query))
         history, degraded = await self._history(query, clock)
         history_seconds = clock.elapsed()
@@ -81,30 +116,31 @@ class Recommender:
             None if query.filter is None else await asyncio.to_thread(edition.filters.bits, query.filter)
         )
         request, ignored = self._request(edition, query, history, allowed)
-        if request.history:
-            ranking = await self._written(edition, request, clock)
-        else:
-            ranking = self._popular_items(
-                edition, request, "history_unavailable" if degraded else "cold_start"
-            )
+        return _Asked(request, ignored, clock, degraded, history_seconds)
+
+    def _recommendation(
+        self, edition: Edition, query: RecommendQuery, asked: "_Asked", ranking: "_Ranking"
+    ) -> Recommendation:
+        """What the caller is told."""
         return Recommendation(
-            recommendation_id=request.request_id,
+            recommendation_id=asked.request.request_id,
             user_id=query.user_id,
             items=tuple(_items(edition, ranking)),
             model_version=ranking.model_version,
             catalog_version=edition.manifest.catalog_version,
             fallback=ranking.fallback,
-            degraded=degraded,
+            degraded=asked.degraded,
             exhausted=ranking.exhausted,
-            ignored_item_ids=ignored,
+            ignored_item_ids=asked.ignored,
             timings=Timings(
-                history_ms=_milliseconds(history_seconds),
+                history_ms=_milliseconds(asked.history_seconds),
                 queue_ms=_milliseconds(ranking.queue_seconds),
                 prefill_ms=_milliseconds(ranking.prefill_seconds),
                 decode_ms=_milliseconds(ranking.decode_seconds),
-                total_ms=_milliseconds(clock.elapsed()),
+                total_ms=_milliseconds(asked.clock.elapsed()),
             ),
             speculation=ranking.speculation,
+            explanation=ranking.explanation,
         )
 
     async def recommend_batch(self, queries: Sequence[RecommendQuery]) -> list[Recommendation | PadrecError]:
@@ -232,22 +268,13 @@ class Recommender:
             priority=query.priority,
             decoding=_decoding(edition, query),
             allowed=allowed,
+            explain=query.explain,
         )
         return request, tuple(dict.fromkeys(unknown + unknown_exclusions))
 
-    async def _written(self, edition: Edition, request: DecodeRequest, clock: Clock) -> "_Ranking":
-        written, model_version = await edition.worker.decode(request, timeout=clock.remaining())
-        return _Ranking(
-            rows=[(item.row, item.score) for item in written.items],
-            exhausted=written.exhausted,
-            model_version=model_version,
-            queue_seconds=written.queue_seconds,
-            prefill_seconds=written.prefill_seconds,
-            decode_seconds=written.decode_seconds,
-            speculation=None if request.decoding == "beam" else _speculation(written),
-        )
-
-    def _popular_items(self, edition: Edition, request: DecodeRequest, reason: FallbackReason) -> "_Ranking":
+    def _popular_items(self, edition: Edition, asked: "_Asked") -> "_Ranking":
+        request = asked.request
+        reason: FallbackReason = "history_unavailable" if asked.degraded else "cold_start"
         self.metrics.fallbacks.labels(reason).inc()
         rows = edition.popular.first(request.num_items, allowed_rows(request, len(edition.catalogue)))
         return _Ranking(
@@ -267,6 +294,24 @@ class Recommender:
 
 
 @dataclass(frozen=True, slots=True)
+class _Asked:
+    """A query in rows.
+
+    Attributes:
+        ignored: items that it names and that do not exist.
+        clock: its time.
+        degraded: the history store was down.
+        history_seconds: that reading the history took.
+    """
+
+    request: DecodeRequest
+    ignored: tuple[str, ...]
+    clock: Clock
+    degraded: bool
+    history_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Ranking:
     """Rows with their scores, best first, and where they come from."""
 
@@ -278,15 +323,38 @@ class _Ranking:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     speculation: Speculation | None = None
+    explanation: Explanation | None = None
 
 
 def _decoding(edition: Edition, query: RecommendQuery) -> Decoding:
     return query.decoding or edition.manifest.decoding.decoding
 
 
+def _ranking(edition: Edition, request: DecodeRequest, written: DecodedList, model_version: str) -> _Ranking:
+    """The model's."""
+    is_list = request.decoding == "list"
+    explanation = None
+    if request.explain and is_list:
+        explanation = explanation_of(written, edition.item, len(edition.manifest.code_levels))
+    return _Ranking(
+        rows=[(item.row, item.score) for item in written.items],
+        exhausted=written.exhausted,
+        model_version=model_version,
+        queue_seconds=written.queue_seconds,
+        prefill_seconds=written.prefill_seconds,
+        decode_seconds=written.decode_seconds,
+        speculation=_speculation(written) if is_list else None,
+        explanation=explanation,
+    )
+
+
 def _items(edition: Edition, ranking: _Ranking) -> Iterator[RecommendedItem]:
     for rank, (row, score) in enumerate(ranking.rows, start=1):
-        yield RecommendedItem(**_told(edition.item(row)), rank=rank, score=score)
+        yield _item(edition, rank, row, score)
+
+
+def _item(edition: Edition, rank: int, row: int, score: float | None) -> RecommendedItem:
+    return RecommendedItem(**_told(edition.item(row)), rank=rank, score=score)
 
 
 def _speculation(written: DecodedList) -> Speculation:

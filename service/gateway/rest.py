@@ -4,6 +4,7 @@ from importlib.metadata import version
 from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Path, Request, Response
+from fastapi.responses import StreamingResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
@@ -18,6 +19,7 @@ from service.gateway.openapi import problems, with_problems
 from service.gateway.problems import add_handlers
 from service.gateway.query import MAX_ID_LENGTH, EventBatch, RecommendBatch, RecommendQuery
 from service.gateway.recommender import Recommender
+from service.gateway.server_sent import EVENT_STREAM, NOT_KEPT, described_events, events, first_of
 
 
 class _AnyText(Convertor[str]):
@@ -67,6 +69,19 @@ def _router(recommender: Recommender) -> APIRouter:
     async def recommend(query: RecommendQuery, request: Request) -> Response:
         """The items that a user should see next, best first."""
         return _json(await while_connected(request, recommender.recommend(query)))
+
+    @router.post(
+        "/recommend/stream",
+        response_class=StreamingResponse,
+        responses=problems(413, 422, 429, 500, 503, 504) | described_events(),
+        tags=["lists"],
+    )
+    async def recommend_stream(query: RecommendQuery, request: Request) -> Response:
+        """As `/recommend`, each item the moment it is certain, as server-sent events."""
+        updates = recommender.recommend_stream(query)
+        # What is wrong with the request is told by the status, for which it is too early yet.
+        first = await while_connected(request, first_of(updates))
+        return StreamingResponse(events(first, updates), media_type=EVENT_STREAM, headers=NOT_KEPT)
 
     @router.post(
         "/recommend/batch",

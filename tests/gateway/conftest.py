@@ -20,7 +20,7 @@ from service.history.sqlite import SqliteHistoryStore
 from service.history.store import HistoryStore
 from service.rpc.generated.padrec.v1 import recommender_pb2_grpc
 from service.telemetry.metrics import GatewayMetrics
-from service.types import DecodedItem, DecodedList, DecodeRequest
+from service.types import DecodedItem, DecodedList, DecodeRequest, TracedToken
 from tests.gateway.grpc_calls import serving
 
 
@@ -32,6 +32,7 @@ class FakeWorker:
         self.requests: list[DecodeRequest] = []
         self.timeouts: list[float] = []
         self.error: Exception | None = None
+        self.fails_late = False  # after the first items of a stream
         self.is_ready = True
         self.release = asyncio.Event()
         self.release.set()
@@ -50,6 +51,16 @@ class FakeWorker:
         if self.error is not None:
             raise self.error
         rows = [row for row in range(self.num_rows) if row not in request.excluded][: request.num_items]
+        # A guess that was accepted, one that was not, what the target wrote itself, and its separator.
+        rounds = (
+            (TracedToken(0, 1, -1, False, False, True, None),),
+            (
+                TracedToken(1, 0, -1, True, False, True, None),
+                TracedToken(1, 2, -1, True, False, False, None),
+                TracedToken(2, 1, 0, False, False, True, rows[0] if rows else None),
+                TracedToken(3, None, 2, False, True, True, None),
+            ),
+        )
         written = DecodedList(
             request_id=request.request_id,
             items=tuple(DecodedItem(row, 1 / (2 + place)) for place, row in enumerate(rows)),
@@ -61,8 +72,22 @@ class FakeWorker:
             queue_seconds=0.001,
             num_round_tokens=14,
             num_round_forced_tokens=4,
+            rounds=rounds if request.explain else (),
         )
         return written, "model-1"
+
+    async def decode_stream(
+        self, request: DecodeRequest, *, timeout: float
+    ) -> AsyncIterator[DecodedItem | tuple[DecodedList, str]]:
+        error, self.error = self.error, None
+        if error is not None and not self.fails_late:
+            raise error
+        written, version = await self.decode(request, timeout=timeout)
+        for item in written.items[: len(written.items) // 2]:
+            yield item
+        if error is not None:
+            raise error
+        yield written, version
 
     async def ready(self) -> bool:
         return self.is_ready

@@ -1,5 +1,6 @@
 """gRPC over a real connection, beside REST: they answer alike."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -35,13 +36,15 @@ def as_rest(message: pb.RecommendResponse) -> dict[str, Any]:
         }
         for one in told["items"]
     ]
+    for one in told.get("explanation", {}).get("rounds", ()):
+        one["tokens"] = [dict.fromkeys(("code", "item_id", "title")) | token for token in one["tokens"]]
     fallback = told["fallback"].removeprefix("FALLBACK_").lower()
     return comparable({**told, "fallback": None if fallback == "unspecified" else fallback})
 
 
 def comparable(answer: dict[str, Any]) -> dict[str, Any]:
     assert set(answer["timings"]) == {"history_ms", "queue_ms", "prefill_ms", "decode_ms", "total_ms"}
-    return {"speculation": None} | {
+    return {"speculation": None, "explanation": None} | {
         name: value for name, value in answer.items() if name not in ("recommendation_id", "timings")
     }
 
@@ -59,6 +62,7 @@ QUERIES: list[dict[str, Any]] = [
     {"history": ["item-1"], "exclude_item_ids": ["item-2", "no-2"]},
     {"history": ["item-1", "item-2"], "exclude_seen": False, "num_items": 30},
     {"history": ["item-1"], "decoding": "beam"},
+    {"history": ["item-1"], "explain": True, "num_items": 3},
     {"history": ["item-1"], "temperature": 0.5, "top_p": 0.9, "seed": 2**63 - 1, "priority": -3},
     {"history": []},
     {},
@@ -92,6 +96,45 @@ async def test_both_answer_alike(
     assert asked[:1] == asked[1:]
     if "seed" in query:
         assert [request.seed for request in worker.requests] == [query["seed"]] * 2
+
+
+@pytest.mark.parametrize("query", [QUERIES[0], QUERIES[3], QUERIES[4], {"history": []}])
+async def test_a_stream_is_the_items_and_then_the_answer(stub: Any, query: dict[str, Any]) -> None:
+    decoding = {"decoding": pb.DECODING_BEAM} if "decoding" in query else {}
+    message = ask(**query | decoding)
+    *items, last = [update async for update in stub.RecommendStream(message)]
+    assert {update.WhichOneof("update") for update in items} == {"item"}
+    assert [update.item for update in items] == list(last.done.items)
+    assert as_rest(last.done) == as_rest(await stub.Recommend(message))
+
+
+async def test_a_stream_that_breaks_says_why(stub: Any, worker: Any, recommender: Recommender) -> None:
+    worker.error = QueueFullError("full", retry_after=2.5)
+    code, status = await refused(anext(aiter(stub.RecommendStream(ask(history=["item-1"])))))
+    retry = error_details_pb2.RetryInfo()
+    assert status.details[0].Unpack(retry)
+    assert (code, retry.retry_delay.ToMilliseconds()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 2_500)
+    worker.error, worker.fails_late = UnavailableError("the worker stopped"), True
+    updates = aiter(stub.RecommendStream(ask(history=["item-1"])))
+    ranks = [(await anext(updates)).item.rank for _ in range(5)]
+    assert ranks == [1, 2, 3, 4, 5]
+    code, status = await refused(anext(updates))
+    assert (code, status.message) == (grpc.StatusCode.UNAVAILABLE, "the worker stopped")
+    counted = recommender.metrics.registry.get_sample_value
+    labels = {"protocol": "grpc", "method": "recommend_stream", "status": "UNAVAILABLE"}
+    assert counted("padrec_request_duration_seconds_count", labels) == 1
+
+
+async def test_a_stream_that_is_left_stops_the_worker(stub: Any, worker: Any) -> None:
+    worker.release.clear()
+    call = stub.RecommendStream(ask(history=["item-1"]))
+    waiting = asyncio.ensure_future(anext(aiter(call)))
+    async with asyncio.timeout(30):
+        await worker.started.wait()
+        call.cancel()
+        await worker.cancelled.wait()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
 
 
 @pytest.mark.parametrize(

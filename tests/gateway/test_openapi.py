@@ -15,6 +15,7 @@ async def test_every_call_is_there_with_its_answer(document: dict[str, Any]) -> 
     assert calls == {
         ("/recommend", "post"),
         ("/recommend/batch", "post"),
+        ("/recommend/stream", "post"),
         ("/events", "post"),
         ("/users/{user_id}/history", "get"),
         ("/users/{user_id}/history", "delete"),

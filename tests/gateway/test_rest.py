@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import httpx
@@ -45,6 +46,7 @@ async def test_a_recommendation(client: httpx.AsyncClient) -> None:
         "ignored_item_ids",
         "timings",
         "speculation",
+        "explanation",
     ]
     assert body["ignored_item_ids"] == ["no-1"]
     assert body["fallback"] is None
@@ -55,6 +57,81 @@ async def test_a_recommendation(client: httpx.AsyncClient) -> None:
         "accepted_length": 4.667,
         "accepted_length_without_forced": 3.333,
     }
+
+
+def events_of(answer: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    parts = [part.split("\n", 1) for part in answer.text.split("\n\n") if part]
+    return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in parts]
+
+
+@pytest.mark.parametrize("more", [{}, {"history": []}, {"decoding": "beam"}, {"num_items": 1}])
+async def test_a_stream_is_the_items_and_then_the_answer(
+    client: httpx.AsyncClient, more: dict[str, Any]
+) -> None:
+    expected = (await client.post("/recommend", json=ASK | more)).json()
+    answer = await client.post("/recommend/stream", json=ASK | more)
+    assert answer.status_code == 200
+    assert answer.headers["cache-control"] == "no-cache"
+    *items, (name, done) = events_of(answer)
+    assert [name for name, _ in items] == ["item"] * len(expected["items"])
+    assert [item for _, item in items] == expected["items"]
+    assert name == "done"
+    different = {"recommendation_id", "timings"}
+    assert {key: done[key] for key in done if key not in different} == {
+        key: expected[key] for key in expected if key not in different
+    }
+
+
+async def test_a_stream_that_cannot_begin_has_a_status(client: httpx.AsyncClient, worker: Any) -> None:
+    body = check_problem(await client.post("/recommend/stream", json={}), 422, "user_id")
+    assert body["errors"][0]["field"] == "user_id"
+    check_problem(await client.post("/recommend/stream", json=ASK | {"num_items": 31}), 422, "num_items")
+    worker.error = QueueFullError("full", retry_after=2.4)
+    answer = await client.post("/recommend/stream", json=ASK)
+    check_problem(answer, 429, "full")
+    assert answer.headers["retry-after"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "detail"),
+    [
+        (UnavailableError("the worker stopped"), 503, "the worker stopped"),
+        (KeyError("secret"), 500, "internal error"),
+    ],
+)
+async def test_a_stream_that_breaks_says_why(
+    client: httpx.AsyncClient, worker: Any, error: Exception, status: int, detail: str
+) -> None:
+    worker.error, worker.fails_late = error, True
+    *items, (name, problem) = events_of(await client.post("/recommend/stream", json=ASK))
+    assert [name for name, _ in items] == ["item"] * 5
+    assert name == "error"
+    assert (problem["status"], problem["detail"]) == (status, detail)
+
+
+async def test_an_explanation(client: httpx.AsyncClient) -> None:
+    body = (await client.post("/recommend", json=ASK | {"explain": True, "num_items": 2})).json()
+    told = body["explanation"]
+    assert [len(one["tokens"]) for one in told["rounds"]] == [1, 4]
+    assert told["rounds"][1]["tokens"][1] == {
+        "slot": 1,
+        "code": 2,
+        "parent": -1,
+        "drafted": True,
+        "forced": False,
+        "accepted": False,
+        "item_id": None,
+        "title": None,
+    }
+    first = body["items"][0]
+    completing = told["rounds"][1]["tokens"][2]
+    assert (completing["item_id"], completing["title"]) == (first["item_id"], first["title"])
+    assert (told["accepted_tokens"], told["rejected_tokens"], told["forced_tokens"]) == (1, 1, 1)
+    assert (sum(told["candidates_per_slot"]), sum(told["accepted_per_slot"])) == (2, 1)
+    for more in ({"history": []}, {"decoding": "beam"}, {"explain": False}):
+        body = (await client.post("/recommend", json=ASK | {"explain": True} | more)).json()
+        assert body["explanation"] is None
 
 
 async def test_an_empty_history_is_a_cold_start(client: httpx.AsyncClient) -> None:

@@ -57,7 +57,7 @@ class ItemIds(_message.Message):
     def __init__(self, item_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("user_id", "num_items", "history", "exclude_item_ids", "exclude_seen", "priority", "decoding", "temperature", "top_p", "seed", "filter")
+    __slots__ = ("user_id", "num_items", "history", "exclude_item_ids", "exclude_seen", "priority", "decoding", "temperature", "top_p", "seed", "filter", "explain")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     NUM_ITEMS_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +69,7 @@ class RecommendRequest(_message.Message):
     TOP_P_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     num_items: int
     history: ItemIds
@@ -80,7 +81,8 @@ class RecommendRequest(_message.Message):
     top_p: float
     seed: int
     filter: Filter
-    def __init__(self, user_id: _Optional[str] = ..., num_items: _Optional[int] = ..., history: _Optional[_Union[ItemIds, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., exclude_seen: _Optional[bool] = ..., priority: _Optional[int] = ..., decoding: _Optional[_Union[Decoding, str]] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ...) -> None: ...
+    explain: bool
+    def __init__(self, user_id: _Optional[str] = ..., num_items: _Optional[int] = ..., history: _Optional[_Union[ItemIds, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., exclude_seen: _Optional[bool] = ..., priority: _Optional[int] = ..., decoding: _Optional[_Union[Decoding, str]] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., explain: _Optional[bool] = ...) -> None: ...
 
 class Filter(_message.Message):
     __slots__ = ("all", "any", "none", "condition")
@@ -111,7 +113,7 @@ class Condition(_message.Message):
     def __init__(self, attribute: _Optional[str] = ..., op: _Optional[_Union[Op, str]] = ..., value: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
-    __slots__ = ("recommendation_id", "user_id", "items", "model_version", "catalog_version", "fallback", "degraded", "exhausted", "ignored_item_ids", "timings", "speculation")
+    __slots__ = ("recommendation_id", "user_id", "items", "model_version", "catalog_version", "fallback", "degraded", "exhausted", "ignored_item_ids", "timings", "speculation", "explanation")
     RECOMMENDATION_ID_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +125,7 @@ class RecommendResponse(_message.Message):
     IGNORED_ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     SPECULATION_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATION_FIELD_NUMBER: _ClassVar[int]
     recommendation_id: str
     user_id: str
     items: _containers.RepeatedCompositeFieldContainer[RecommendedItem]
@@ -134,7 +137,16 @@ class RecommendResponse(_message.Message):
     ignored_item_ids: _containers.RepeatedScalarFieldContainer[str]
     timings: Timings
     speculation: Speculation
-    def __init__(self, recommendation_id: _Optional[str] = ..., user_id: _Optional[str] = ..., items: _Optional[_Iterable[_Union[RecommendedItem, _Mapping]]] = ..., model_version: _Optional[str] = ..., catalog_version: _Optional[str] = ..., fallback: _Optional[_Union[Fallback, str]] = ..., degraded: _Optional[bool] = ..., exhausted: _Optional[bool] = ..., ignored_item_ids: _Optional[_Iterable[str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ...) -> None: ...
+    explanation: Explanation
+    def __init__(self, recommendation_id: _Optional[str] = ..., user_id: _Optional[str] = ..., items: _Optional[_Iterable[_Union[RecommendedItem, _Mapping]]] = ..., model_version: _Optional[str] = ..., catalog_version: _Optional[str] = ..., fallback: _Optional[_Union[Fallback, str]] = ..., degraded: _Optional[bool] = ..., exhausted: _Optional[bool] = ..., ignored_item_ids: _Optional[_Iterable[str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ...) -> None: ...
+
+class RecommendUpdate(_message.Message):
+    __slots__ = ("item", "done")
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    item: RecommendedItem
+    done: RecommendResponse
+    def __init__(self, item: _Optional[_Union[RecommendedItem, _Mapping]] = ..., done: _Optional[_Union[RecommendResponse, _Mapping]] = ...) -> None: ...
 
 class Item(_message.Message):
     __slots__ = ("item_id", "title", "attributes")
@@ -179,6 +191,48 @@ class Speculation(_message.Message):
     accepted_length: float
     accepted_length_without_forced: float
     def __init__(self, rounds: _Optional[int] = ..., accepted_length: _Optional[float] = ..., accepted_length_without_forced: _Optional[float] = ...) -> None: ...
+
+class Explanation(_message.Message):
+    __slots__ = ("rounds", "accepted_tokens", "rejected_tokens", "forced_tokens", "candidates_per_slot", "accepted_per_slot")
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FORCED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_PER_SLOT_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_PER_SLOT_FIELD_NUMBER: _ClassVar[int]
+    rounds: _containers.RepeatedCompositeFieldContainer[ExplainedRound]
+    accepted_tokens: int
+    rejected_tokens: int
+    forced_tokens: int
+    candidates_per_slot: _containers.RepeatedScalarFieldContainer[int]
+    accepted_per_slot: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, rounds: _Optional[_Iterable[_Union[ExplainedRound, _Mapping]]] = ..., accepted_tokens: _Optional[int] = ..., rejected_tokens: _Optional[int] = ..., forced_tokens: _Optional[int] = ..., candidates_per_slot: _Optional[_Iterable[int]] = ..., accepted_per_slot: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ExplainedRound(_message.Message):
+    __slots__ = ("tokens",)
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedCompositeFieldContainer[ExplainedToken]
+    def __init__(self, tokens: _Optional[_Iterable[_Union[ExplainedToken, _Mapping]]] = ...) -> None: ...
+
+class ExplainedToken(_message.Message):
+    __slots__ = ("slot", "code", "parent", "drafted", "forced", "accepted", "item_id", "title")
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    DRAFTED_FIELD_NUMBER: _ClassVar[int]
+    FORCED_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    slot: int
+    code: int
+    parent: int
+    drafted: bool
+    forced: bool
+    accepted: bool
+    item_id: str
+    title: str
+    def __init__(self, slot: _Optional[int] = ..., code: _Optional[int] = ..., parent: _Optional[int] = ..., drafted: _Optional[bool] = ..., forced: _Optional[bool] = ..., accepted: _Optional[bool] = ..., item_id: _Optional[str] = ..., title: _Optional[str] = ...) -> None: ...
 
 class BatchRecommendRequest(_message.Message):
     __slots__ = ("requests",)

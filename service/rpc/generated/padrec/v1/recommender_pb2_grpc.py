@@ -39,6 +39,11 @@ class RecommenderStub:
                 request_serializer=service_dot_rpc_dot_generated_dot_padrec_dot_v1_dot_recommender__pb2.RecommendRequest.SerializeToString,
                 response_deserializer=service_dot_rpc_dot_generated_dot_padrec_dot_v1_dot_recommender__pb2.RecommendResponse.FromString,
                 _registered_method=True)
+        self.RecommendStream = channel.unary_stream(
+                '/padrec.v1.Recommender/RecommendStream',
+                request_serializer=service_dot_rpc_dot_generated_dot_padrec_dot_v1_dot_recommender__pb2.RecommendRequest.SerializeToString,
+                response_deserializer=service_dot_rpc_dot_generated_dot_padrec_dot_v1_dot_recommender__pb2.RecommendUpdate.FromString,
+                _registered_method=True)
         self.BatchRecommend = channel.unary_unary(
                 '/padrec.v1.Recommender/BatchRecommend',
                 request_serializer=service_dot_rpc_dot_generated_dot_padrec_dot_v1_dot_recommender__pb2.BatchRecommendRequest.SerializeToString,
@@ -71,6 +76,13 @@ class RecommenderServicer:
 
     def Recommend(self, request, context):
         """The items that a user should see next, best first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecommendStream(self, request, context):
+        """As Recommend: each item the moment it is certain, then the whole answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,6 +132,11 @@ def add_RecommenderServicer_to_server(servicer, server):
                     servicer.Recommend,
                     request_deserializer=service_dot_rpc_dot_generated_dot_padrec_dot_v1_dot_recommender__pb2.RecommendRequest.FromString,
                     response_serializer=service_dot_rpc_dot_generated_dot_padrec_dot_v1_dot_recommender__pb2.RecommendResponse.SerializeToString,
+            ),
+            'RecommendStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.RecommendStream,
+                    request_deserializer=service_dot_rpc_dot_generated_dot_padrec_dot_v1_dot_recommender__pb2.RecommendRequest.FromString,
+                    response_serializer=service_dot_rpc_dot_generated_dot_padrec_dot_v1_dot_recommender__pb2.RecommendUpdate.SerializeToString,
             ),
             'BatchRecommend': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchRecommend,
@@ -174,6 +191,33 @@ class Recommender:
             '/padrec.v1.Recommender/Recommend',
             service_dot_rpc_dot_generated_dot_padrec_dot_v1_dot_recommender__pb2.RecommendRequest.SerializeToString,
             service_dot_rpc_dot_generated_dot_padrec_dot_v1_dot_recommender__pb2.RecommendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecommendStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/padrec.v1.Recommender/RecommendStream',
+            service_dot_rpc_dot_generated_dot_padrec_dot_v1_dot_recommender__pb2.RecommendRequest.SerializeToString,
+            service_dot_rpc_dot_generated_dot_padrec_dot_v1_dot_recommender__pb2.RecommendUpdate.FromString,
             options,
             channel_credentials,
             insecure,

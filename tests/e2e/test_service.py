@@ -1,5 +1,6 @@
 """Over HTTP, through gateway and worker: what a product backend sees."""
 
+import json
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +55,29 @@ def test_grpc_answers_as_rest_does(service) -> None:
     ]
     assert answer.speculation.rounds > 0
     assert [list(map(_item_id, result.response.items)) for result in batch.results] == [ids(served)] * 3
+
+
+def test_a_stream_tells_items_before_the_list_is_written(service) -> None:
+    asked = {"user_id": "u", "history": ["3", "4", "5"], "num_items": 30, "explain": True}
+    with httpx.stream("POST", f"{service.url}/recommend/stream", json=asked, timeout=60) as answer:
+        lines = [line for line in answer.iter_lines() if line]
+    names = [line.removeprefix("event: ") for line in lines[::2]]
+    told = [json.loads(line.removeprefix("data: ")) for line in lines[1::2]]
+    assert names == ["item"] * 30 + ["done"]
+    assert told[:-1] == told[-1]["items"]
+    assert ids({"items": told[:-1]}) == ids(recommend(service, history=["3", "4", "5"], num_items=30))
+    rounds = told[-1]["explanation"]["rounds"]
+    assert len(rounds) == 1 + told[-1]["speculation"]["rounds"]
+    completed = [token["item_id"] for one in rounds for token in one["tokens"] if token["accepted"]]
+    assert [item_id for item_id in completed if item_id is not None] == ids(told[-1])
+    with grpc.insecure_channel(service.grpc) as channel:
+        stub = recommender_pb2_grpc.RecommenderStub(channel)
+        message = pb.RecommendRequest(
+            user_id="u", num_items=30, history=pb.ItemIds(item_ids=asked["history"])
+        )
+        *updates, last = stub.RecommendStream(message, timeout=60)
+    assert [_item_id(update.item) for update in updates] == ids(told[-1])
+    assert list(map(_item_id, last.done.items)) == ids(told[-1])
 
 
 def _item_id(item: pb.RecommendedItem) -> str:

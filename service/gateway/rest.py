@@ -12,6 +12,7 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from service.gateway.answer import EventsAccepted, ItemAnswer, Recommendation, UserHistory
 from service.gateway.batch import RecommendationBatch
+from service.gateway.console import console_router
 from service.gateway.disconnect import while_connected
 from service.gateway.health import health_router
 from service.gateway.middleware import BodyLimit, Measured
@@ -49,6 +50,7 @@ def create_app(recommender: Recommender) -> FastAPI:
     )
     app.include_router(_router(recommender))
     app.include_router(health_router(recommender))
+    app.include_router(console_router())
     add_handlers(app)
     app.openapi = with_problems(app.openapi)  # type: ignore[method-assign]
     # The last one added sees a request first.

@@ -23,7 +23,7 @@ demo: setup
 	@$(BIN)/padrec demo
 
 test: setup
-	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/ensure_redis.sh
+	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/ensure_packages.sh
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest
 

@@ -30,7 +30,7 @@ class RedisServer:
 
     def start(self) -> None:
         if shutil.which("redis-server") is None:
-            pytest.fail("redis-server is missing; run tests/ensure_redis.sh")
+            pytest.fail("redis-server is missing; run tests/ensure_packages.sh")
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
         wait_until(self.answers)
 

@@ -1,8 +1,8 @@
 """A dataset without the last event of each user who has three or more: to choose by.
 
-Targets learn lists for every training history, the one before the validation target among them, so a list for that history
-is one they were trained on. One event earlier the test target is what was the validation target, and the history before it
-was never trained on, as before the real test target.
+Targets learn lists for every training history, the one before the validation target among them, so a list for that
+history is one they were trained on. One event earlier the test target is what was the validation target, and the
+history before it was never trained on, as before the real test target.
 
     python docs/benchmarks/one_event_earlier.py DATASET OUT
 """

@@ -75,6 +75,12 @@ class HistorySettings(_Section):
     expire_days: float | None = Field(
         None, gt=0, description="Redis: a user is forgotten so long after the last event; None: never"
     )
+    remember_minutes: float = Field(
+        60,
+        ge=0,
+        allow_inf_nan=False,
+        description="a list is known so long by its recommendation_id, to further pages and to events; 0: not at all",
+    )
 
 
 class LogSettings(_Section):

@@ -48,6 +48,37 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class RememberedList:
+    """What a recommendation listed, for further pages and for the events that it led to.
+
+    Attributes:
+        recommendation_id: unique among all recommendations.
+        user_id: whom it was for.
+        item_ids: what it listed, best first.
+        before: what those listed that it came after.
+    """
+
+    user_id: str
+    recommendation_id: str
+    item_ids: tuple[str, ...]
+    before: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedItem:
+    """An item of an event that stands in the recommendation which the event names.
+
+    Attributes:
+        rank: at which it stands there, from 1.
+        is_first: no event was joined to it before.
+    """
+
+    item_id: str
+    rank: int
+    is_first: bool
+
+
+@dataclass(frozen=True, slots=True)
 class DecodeRequest:
     """A list to be written, in rows.
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from service.errors import HistoryStoreError
 from service.history.store import HistoryStore
-from service.types import Event
+from service.types import Event, JoinedItem, RememberedList
 
 T = TypeVar("T")
 
@@ -20,6 +20,9 @@ class Breaker:
     After `failures` calls in a row that failed, all calls fail at once for `seconds`; then one is let through, and what
     becomes of it decides for the others. `ping` always asks, and a ping that is answered ends it, too. A call that was
     given up after it had waited for long counts as one that failed.
+
+    Lists that are remembered are counted by themselves: a store that takes no more of them is asked for histories
+    nevertheless.
 
     Args:
         store: is asked.
@@ -37,39 +40,59 @@ class Breaker:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._allowed, self._seconds, self._clock = failures, seconds, clock
-        self._failed = 0
-        self._ask_again_at = 0.0
+        self._histories = _Circuit(failures, seconds, clock)
+        self._lists = _Circuit(failures, seconds, clock)
 
     async def append(self, events: Sequence[Event]) -> None:
         """See `HistoryStore`."""
-        await self._asked(lambda: self._store.append(events))
+        await self._histories.asked(lambda: self._store.append(events))
 
     async def get(self, user_id: str) -> list[str]:
         """See `HistoryStore`."""
-        return await self._asked(lambda: self._store.get(user_id))
+        return await self._histories.asked(lambda: self._store.get(user_id))
 
     async def delete(self, user_id: str) -> None:
         """See `HistoryStore`."""
-        await self._asked(lambda: self._store.delete(user_id))
+        await self._histories.asked(lambda: self._store.delete(user_id))
+
+    async def remember(self, listed: RememberedList) -> None:
+        """See `HistoryStore`."""
+        await self._lists.asked(lambda: self._store.remember(listed))
+
+    async def recall(self, user_id: str, recommendation_id: str) -> RememberedList | None:
+        """See `HistoryStore`."""
+        return await self._lists.asked(lambda: self._store.recall(user_id, recommendation_id))
+
+    async def join(self, user_id: str, recommendation_id: str, item_ids: Sequence[str]) -> list[JoinedItem]:
+        """See `HistoryStore`."""
+        return await self._lists.asked(lambda: self._store.join(user_id, recommendation_id, item_ids))
 
     async def ping(self) -> None:
         """See `HistoryStore`."""
-        await self._counted(self._store.ping())
+        await self._histories.counted(self._store.ping())
 
     async def close(self) -> None:
         """See `HistoryStore`."""
         await self._store.close()
 
-    async def _asked(self, call: Callable[[], Awaitable[T]]) -> T:
+
+class _Circuit:
+    """How calls of one kind went; arguments as of `Breaker`."""
+
+    def __init__(self, failures: int, seconds: float, clock: Callable[[], float]) -> None:
+        self._allowed, self._seconds, self._clock = failures, seconds, clock
+        self._failed = 0
+        self._ask_again_at = 0.0
+
+    async def asked(self, call: Callable[[], Awaitable[T]]) -> T:
         if self._failed >= self._allowed:
             now = self._clock()
             if now < self._ask_again_at:
                 raise HistoryStoreError(f"history store: not asked, after {self._failed} failures in a row")
             self._ask_again_at = now + self._seconds  # whoever comes now asks for all
-        return await self._counted(call())
+        return await self.counted(call())
 
-    async def _counted(self, answer: Awaitable[T]) -> T:
+    async def counted(self, answer: Awaitable[T]) -> T:
         started = self._clock()
         try:
             found = await answer

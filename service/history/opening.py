@@ -18,10 +18,11 @@ def open_store(settings: HistorySettings) -> HistoryStore:
     Raises:
         InputError: the URL is of no known kind, or its file cannot be used.
     """
+    remember_seconds = 60 * settings.remember_minutes
     if settings.url.startswith(_SQLITE) and (path := settings.url.removeprefix(_SQLITE)):
         if settings.expire_days is not None:
             raise InputError("setting 'history.expire_days': sqlite keeps users until they are deleted")
-        return SqliteHistoryStore(Path(path), settings.max_items_per_user)
+        return SqliteHistoryStore(Path(path), settings.max_items_per_user, remember_seconds=remember_seconds)
     if settings.url.startswith(_REDIS):
         # Here, for the embedded store saves the third of a second that loading redis-py takes.
         from service.history.redis import RedisHistoryStore
@@ -32,6 +33,7 @@ def open_store(settings: HistorySettings) -> HistoryStore:
                 settings.max_items_per_user,
                 timeout=settings.timeout_seconds,
                 expire_days=settings.expire_days,
+                remember_seconds=remember_seconds,
             )
         )
     raise InputError(

@@ -4,9 +4,13 @@ Each append is one transaction in write-ahead mode with `synchronous=FULL`: sqli
 disk before it is acknowledged. Writes and reads each have a connection and a thread of their own, so the
 event loop never waits for the disk and readers never wait for the writer. Several processes may open the
 same file.
+
+Lists are written in the writer's thread too, over a connection with `synchronous=NORMAL`, which leaves the flush to
+whoever comes next: a recommendation does not wait for the disk.
 """
 
 import asyncio
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,16 +20,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from service.errors import HistoryStoreError, InputError
-from service.history.store import EVENT_IDS_PER_ITEM
-from service.types import Event
+from service.history.store import EVENT_IDS_PER_ITEM, MAX_LISTS
+from service.types import Event, JoinedItem, RememberedList
 
 T = TypeVar("T")
 
-_SCHEMA_VERSION = 1
 _BUSY_SECONDS = 5.0
+# Of lists that are over, so many go whenever one is written.
+_MOST_FORGOTTEN = 100
 
-# `arrival` is sqlite's own row number: AUTOINCREMENT never gives one out twice.
-_SCHEMA = """
+# By version, what was new in it. `arrival` is sqlite's own row number: AUTOINCREMENT never gives one out twice.
+_SCHEMAS = (
+    """
 CREATE TABLE events (
   arrival INTEGER PRIMARY KEY AUTOINCREMENT,
   user_id TEXT NOT NULL,
@@ -40,7 +46,22 @@ CREATE TABLE event_ids (
   UNIQUE (user_id, event_id)
 );
 CREATE INDEX event_ids_by_arrival ON event_ids (user_id, arrival);
-"""
+""",
+    """
+CREATE TABLE lists (
+  arrival INTEGER PRIMARY KEY AUTOINCREMENT,
+  user_id TEXT NOT NULL,
+  recommendation_id TEXT NOT NULL,
+  ends REAL NOT NULL,
+  item_ids TEXT NOT NULL,
+  listed_before TEXT NOT NULL,
+  joined TEXT NOT NULL DEFAULT '[]',
+  UNIQUE (user_id, recommendation_id)
+);
+CREATE INDEX lists_by_arrival ON lists (user_id, arrival);
+CREATE INDEX lists_by_end ON lists (ends);
+""",
+)
 _OLD_EVENTS = """
 DELETE FROM events WHERE arrival IN (
   SELECT arrival FROM events WHERE user_id = ? ORDER BY timestamp DESC, arrival DESC LIMIT -1 OFFSET ?)
@@ -49,21 +70,45 @@ _OLD_EVENT_IDS = """
 DELETE FROM event_ids WHERE arrival IN (
   SELECT arrival FROM event_ids WHERE user_id = ? ORDER BY arrival DESC LIMIT -1 OFFSET ?)
 """
+_MANY_LISTS = """
+DELETE FROM lists WHERE arrival IN (
+  SELECT arrival FROM lists WHERE user_id = ? ORDER BY arrival DESC LIMIT -1 OFFSET ?)
+"""
+_OLD_LISTS = """
+DELETE FROM lists WHERE arrival IN (SELECT arrival FROM lists WHERE ends <= ? ORDER BY ends LIMIT ?)
+"""
+_LIST = " FROM lists WHERE user_id = ? AND recommendation_id = ? AND ends > ?"
 _NEWEST = "SELECT item_id FROM events WHERE user_id = ? ORDER BY timestamp DESC, arrival DESC LIMIT ?"
 
 
 class SqliteHistoryStore:
     """A `HistoryStore` in the file `path`, which is made if it is missing.
 
+    Args:
+        path: of the file.
+        max_items: of a user.
+        remember_seconds: for which a list is remembered; 0: not at all.
+        clock: seconds since the epoch.
+
     Raises:
         InputError: the file cannot be opened for writing, is no sqlite database, or is another program's.
     """
 
-    def __init__(self, path: Path, max_items: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        max_items: int,
+        *,
+        remember_seconds: float = 0.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._path = path
         self._max_items = max_items
+        self._remember_seconds = remember_seconds
+        self._clock = clock
         try:
             self._writing = _open(path)
+            self._remembering = _connect(path, synchronous="NORMAL")
             self._reading = _connect(path)
         except sqlite3.Error as error:
             raise InputError(f"history file {path}: {error}") from error
@@ -83,13 +128,27 @@ class SqliteHistoryStore:
         """See `HistoryStore`."""
         await self._run(self._writer, self._delete, user_id)
 
+    async def remember(self, listed: RememberedList) -> None:
+        """See `HistoryStore`."""
+        if self._remember_seconds:
+            await self._run(self._writer, self._remember, listed)
+
+    async def recall(self, user_id: str, recommendation_id: str) -> RememberedList | None:
+        """See `HistoryStore`."""
+        return await self._run(self._reader, self._recall, user_id, recommendation_id)
+
+    async def join(self, user_id: str, recommendation_id: str, item_ids: Sequence[str]) -> list[JoinedItem]:
+        """See `HistoryStore`."""
+        return await self._run(self._writer, self._join, user_id, recommendation_id, item_ids)
+
     async def ping(self) -> None:
         """See `HistoryStore`."""
         await self._run(self._reader, self._get, "")
 
     async def close(self) -> None:
         """See `HistoryStore`."""
-        await self._run(self._writer, self._writing.close)
+        for connection in (self._remembering, self._writing):
+            await self._run(self._writer, connection.close)
         await self._run(self._reader, self._reading.close)
         self._writer.shutdown()
         self._reader.shutdown()
@@ -127,6 +186,50 @@ class SqliteHistoryStore:
         with _transaction(self._writing) as db:
             db.execute("DELETE FROM events WHERE user_id = ?", (user_id,))
             db.execute("DELETE FROM event_ids WHERE user_id = ?", (user_id,))
+            db.execute("DELETE FROM lists WHERE user_id = ?", (user_id,))
+
+    def _remember(self, listed: RememberedList) -> None:
+        now = self._clock()
+        with _transaction(self._remembering) as db:
+            db.execute(
+                "INSERT INTO lists (user_id, recommendation_id, ends, item_ids, listed_before) VALUES (?, ?, ?, ?, ?)",
+                (
+                    listed.user_id,
+                    listed.recommendation_id,
+                    now + self._remember_seconds,
+                    json.dumps(listed.item_ids),
+                    json.dumps(listed.before),
+                ),
+            )
+            db.execute(_MANY_LISTS, (listed.user_id, MAX_LISTS))
+            db.execute(_OLD_LISTS, (now, _MOST_FORGOTTEN))
+
+    def _recall(self, user_id: str, recommendation_id: str) -> RememberedList | None:
+        found = self._reading.execute(
+            "SELECT item_ids, listed_before" + _LIST, (user_id, recommendation_id, self._clock())
+        ).fetchone()
+        if found is None:
+            return None
+        item_ids, before = (tuple(json.loads(text)) for text in found)
+        return RememberedList(user_id, recommendation_id, item_ids, before)
+
+    def _join(self, user_id: str, recommendation_id: str, item_ids: Sequence[str]) -> list[JoinedItem]:
+        with _transaction(self._remembering) as db:
+            found = db.execute(
+                "SELECT arrival, item_ids, joined" + _LIST, (user_id, recommendation_id, self._clock())
+            ).fetchone()
+            if found is None:
+                return []
+            arrival, listed, before = found[0], json.loads(found[1]), json.loads(found[2])
+            ranks = {item_id: rank for rank, item_id in enumerate(listed, start=1)}
+            joined = [
+                JoinedItem(item_id, ranks[item_id], ranks[item_id] not in before)
+                for item_id in item_ids
+                if item_id in ranks
+            ]
+            after = before + [one.rank for one in joined if one.is_first]
+            db.execute("UPDATE lists SET joined = ? WHERE arrival = ?", (json.dumps(after), arrival))
+        return joined
 
 
 @contextmanager
@@ -142,29 +245,29 @@ def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         raise
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, synchronous: str = "FULL") -> sqlite3.Connection:
     # One thread uses each connection; it is merely not the one that opens it.
     db = sqlite3.connect(
         path.absolute(), timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
-    db.execute("PRAGMA synchronous = FULL")
+    db.execute(f"PRAGMA synchronous = {synchronous}")
     return db
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Connect for writing; the first to come makes the tables."""
+    """Connect for writing; the first to come makes the tables, or those that an older version did not have."""
     db = _connect(path)
     try:
         _write_ahead(db)
         with _transaction(db):
             (version,) = db.execute("PRAGMA user_version").fetchone()
             (num_tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            if version == 0 and num_tables == 0:
-                for statement in _SCHEMA.split(";"):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-            elif version != _SCHEMA_VERSION:
+            if not (0 < version <= len(_SCHEMAS) or version == num_tables == 0):
                 raise InputError(f"history file {path}: not written by this version of padrec")
+            if version < len(_SCHEMAS):
+                for statement in ";".join(_SCHEMAS[version:]).split(";"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {len(_SCHEMAS)}")
     except BaseException:
         db.close()
         raise

@@ -5,7 +5,7 @@ import pytest
 
 from service.errors import HistoryStoreError
 from service.history.breaker import Breaker
-from service.types import Event
+from service.types import Event, RememberedList
 
 
 @dataclass
@@ -29,6 +29,15 @@ class Store:
 
     async def delete(self, user_id: str) -> None:
         await self._ask("delete")
+
+    async def remember(self, listed: object) -> None:
+        await self._ask("remember")
+
+    async def recall(self, user_id: str, recommendation_id: str) -> None:
+        await self._ask("recall")
+
+    async def join(self, user_id: str, recommendation_id: str, item_ids: object) -> list[str]:
+        return await self._ask("join")
 
     async def ping(self) -> None:
         await self._ask("ping")
@@ -72,9 +81,12 @@ async def test_all_calls_pass_while_all_is_well(breaker: Breaker, store: Store) 
     await breaker.append([Event("ann", "a", 1.0)])
     assert await breaker.get("ann") == ["get"]
     await breaker.delete("ann")
+    await breaker.remember(RememberedList("ann", "1", ("a",)))
+    await breaker.recall("ann", "1")
+    await breaker.join("ann", "1", ["a"])
     await breaker.ping()
     await breaker.close()
-    assert store.asked == ["append", "get", "delete", "ping", "close"]
+    assert store.asked == ["append", "get", "delete", "remember", "recall", "join", "ping", "close"]
 
 
 async def test_after_failures_in_a_row_nothing_is_asked_for_a_while(
@@ -91,6 +103,18 @@ async def test_after_failures_in_a_row_nothing_is_asked_for_a_while(
     store.is_down = False
     clock.now += 2.0
     assert [await breaker.get("ann") for _ in range(3)] == [["get"]] * 3
+
+
+async def test_a_store_that_takes_no_lists_is_asked_for_histories(breaker: Breaker, store: Store) -> None:
+    store.is_down = True
+    for _ in range(5):
+        with pytest.raises(HistoryStoreError):
+            await breaker.remember(RememberedList("ann", "1", ("a",)))
+    assert len(store.asked) == 3
+    store.is_down = False
+    assert await breaker.get("ann") == ["get"]
+    with pytest.raises(HistoryStoreError, match="not asked, after 3 failures in a row"):
+        await breaker.recall("ann", "1")
 
 
 async def test_failures_count_in_a_row_alone(breaker: Breaker, store: Store) -> None:
@@ -118,7 +142,7 @@ async def test_a_call_that_was_given_up_counts_if_it_had_waited_for_long(
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert breaker._failed == failed
+        assert breaker._histories._failed == failed
     assert (await fails(breaker, 1))[0] == "history store: not asked, after 3 failures in a row"
 
 

@@ -1,6 +1,7 @@
 """What every history store must do."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -13,10 +14,10 @@ from redis.asyncio import Redis
 
 from service.config import HistorySettings
 from service.history.opening import open_store
-from service.history.store import EVENT_IDS_PER_ITEM, HistoryStore
-from service.types import Event
+from service.history.store import EVENT_IDS_PER_ITEM, MAX_LISTS, HistoryStore
+from service.types import Event, JoinedItem, RememberedList
 
-OpenStore = Callable[[int], HistoryStore]
+OpenStore = Callable[..., HistoryStore]
 
 
 @pytest.fixture(params=["sqlite", "redis", "cluster"])
@@ -35,8 +36,11 @@ async def open_bounded(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
                 await client.flushall()
     async with AsyncExitStack() as stack:
 
-        def open_one(max_items: int) -> HistoryStore:
-            store = open_store(HistorySettings(url=url, max_items_per_user=max_items))
+        def open_one(max_items: int, remember_minutes: float = 60) -> HistoryStore:
+            settings = HistorySettings(
+                url=url, max_items_per_user=max_items, remember_minutes=remember_minutes
+            )
+            store = open_store(settings)
             stack.push_async_callback(store.close)
             return store
 
@@ -165,6 +169,112 @@ async def test_concurrent_appends_all_count(open_bounded: OpenStore) -> None:
         *(stores[number % 2].get("ann") for number in range(40)),
     )
     assert await stores[0].get("ann") == ["same"] + [str(number) for number in range(40)]
+
+
+def listed(name: str, *item_ids: str, user: str = "ann", before: tuple[str, ...] = ()) -> RememberedList:
+    return RememberedList(user, name, item_ids, before)
+
+
+def later(store: HistoryStore, seconds: float) -> None:
+    """Let time pass for a store."""
+    getattr(store, "_store", store)._clock = lambda: time.time() + seconds
+
+
+async def test_a_list_is_remembered_for_its_user(open_bounded: OpenStore) -> None:
+    first, second = open_bounded(5), open_bounded(5)
+    page = listed("2", "a", "b", before=("c", "d"))
+    await first.remember(listed("1"))
+    await first.remember(page)
+    assert await second.recall("ann", "2") == page
+    assert await second.recall("ann", "1") == listed("1")
+    assert await second.recall("bob", "2") is None
+    assert await second.recall("ann", "3") is None
+    assert await second.get("ann") == []
+
+
+async def test_a_list_is_forgotten_in_time(store: HistoryStore) -> None:
+    await store.remember(listed("1", "a"))
+    later(store, 3_590)
+    assert await store.recall("ann", "1") == listed("1", "a")
+    later(store, 3_601)
+    assert await store.recall("ann", "1") is None
+    assert await store.join("ann", "1", ["a"]) == []
+    await store.remember(listed("2", "b"))
+    later(store, 0)  # were it still kept, it would be known again
+    assert await store.recall("ann", "1") is None
+    assert await store.recall("ann", "2") == listed("2", "b")
+
+
+async def test_without_time_no_list_is_remembered(open_bounded: OpenStore) -> None:
+    store = open_bounded(5, remember_minutes=0)
+    await store.remember(listed("1", "a"))
+    assert await store.recall("ann", "1") is None
+    assert await store.join("ann", "1", ["a"]) == []
+
+
+async def test_the_latest_lists_of_a_user_are_remembered(store: HistoryStore) -> None:
+    await store.remember(listed("bob's", "a", user="bob"))
+    for number in range(MAX_LISTS + 2):
+        await store.remember(listed(str(number), "a"))
+        await store.join("ann", str(number), ["a"])
+    kept = [number for number in range(MAX_LISTS + 2) if await store.recall("ann", str(number))]
+    assert kept == list(range(2, MAX_LISTS + 2))
+    assert await store.recall("bob", "bob's") == listed("bob's", "a", user="bob")
+
+
+async def test_each_item_of_a_list_is_joined_once(store: HistoryStore) -> None:
+    await store.remember(listed("1", "a", "b", "c"))
+    await store.remember(listed("2", "a"))
+    assert await store.join("ann", "1", ["c", "x", "a"]) == [
+        JoinedItem("c", 3, True),
+        JoinedItem("a", 1, True),
+    ]
+    assert await store.join("ann", "1", ["a", "b"]) == [JoinedItem("a", 1, False), JoinedItem("b", 2, True)]
+    assert await store.join("ann", "2", ["a"]) == [JoinedItem("a", 1, True)]
+    assert await store.join("bob", "1", ["a"]) == []
+    assert await store.join("ann", "3", ["a"]) == []
+    assert await store.recall("ann", "1") == listed("1", "a", "b", "c")
+
+
+async def test_of_events_that_come_at_once_one_is_the_first(open_bounded: OpenStore) -> None:
+    stores = [open_bounded(5), open_bounded(5)]
+    await stores[0].remember(listed("1", "a", "b"))
+    joined = await asyncio.gather(*(stores[number % 2].join("ann", "1", ["b"]) for number in range(20)))
+    assert sorted(one.is_first for [one] in joined) == [False] * 19 + [True]
+
+
+async def test_delete_forgets_the_lists_of_one_user(store: HistoryStore) -> None:
+    await store.remember(listed("1", "a"))
+    await store.remember(listed("2", "a", user="bob"))
+    await store.join("ann", "1", ["a"])
+    await store.delete("ann")
+    assert await store.recall("ann", "1") is None
+    assert await store.recall("bob", "2") == listed("2", "a", user="bob")
+    await store.remember(listed("1", "a"))
+    assert await store.join("ann", "1", ["a"]) == [JoinedItem("a", 1, True)]
+
+
+async def test_histories_and_lists_do_not_know_each_other(store: HistoryStore) -> None:
+    await store.append([event(str(number), float(number)) for number in range(9)])
+    await store.remember(listed("1", "a"))
+    await store.append([event("9", 9.0)])
+    assert await store.get("ann") == ["5", "6", "7", "8", "9"]
+    assert await store.recall("ann", "1") == listed("1", "a")
+
+
+@pytest.mark.parametrize("name", ["}{", "a}:lists", "'; DROP TABLE lists; --", 'ünï→😀"\\', "1,2", "x" * 256])
+async def test_any_text_names_a_list(store: HistoryStore, name: str) -> None:
+    page = listed(name, "1", name, user=name, before=(name, "2"))
+    await store.remember(page)
+    assert await store.recall(name, name) == page
+    assert await store.join(name, name, [name]) == [JoinedItem(name, 2, True)]
+
+
+async def test_many_lists_at_once(open_bounded: OpenStore) -> None:
+    stores = [open_bounded(5), open_bounded(5)]
+    pages = [listed(str(number), f"item {number}", user=f"user {number % 3}") for number in range(90)]
+    await asyncio.gather(*(stores[number % 2].remember(page) for number, page in enumerate(pages)))
+    assert [await stores[0].recall(page.user_id, page.recommendation_id) for page in pages] == pages
 
 
 class Model:

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from service.errors import HistoryStoreError, InputError
 from service.history.redis import RedisHistoryStore
-from service.types import Event
+from service.types import Event, RememberedList
 from tests.history.conftest import RedisServer
 
 
@@ -23,6 +23,22 @@ async def test_a_user_has_three_keys_with_one_hash_tag(redis_url: str, client: R
     await store.append([Event("ann", "a", 1.0, "1")])
     keys = {"padrec:{ann}:history", "padrec:{ann}:event_ids", "padrec:{ann}:arrivals"}
     assert set(await client.keys()) == keys
+    await store.delete("ann")
+    assert await client.keys() == []
+    await store.close()
+
+
+async def test_the_lists_of_a_user_have_three_more_that_are_over_with_the_last(
+    redis_url: str, client: Redis
+) -> None:
+    store = RedisHistoryStore(redis_url, 5, remember_seconds=60)
+    await store.remember(RememberedList("ann", "1", ("a",)))
+    await store.join("ann", "1", ["a"])
+    keys = {"padrec:{ann}:lists", "padrec:{ann}:list_ends", "padrec:{ann}:joined"}
+    assert set(await client.keys()) == keys
+    assert all([0 < await client.pttl(key) <= 60_000 for key in keys])
+    await store.append([Event("ann", "a", 1.0)])
+    assert all([0 < await client.pttl(key) <= 60_000 for key in keys])
     await store.delete("ann")
     assert await client.keys() == []
     await store.close()
@@ -46,6 +62,10 @@ async def test_a_server_that_is_down_is_an_error_of_the_store(tmp_path: Path) ->
         await store.delete("ann")
     with pytest.raises(HistoryStoreError):
         await store.ping()
+    with pytest.raises(HistoryStoreError):
+        await store.recall("ann", "1")
+    with pytest.raises(HistoryStoreError):
+        await store.join("ann", "1", ["a"])
     await store.close()
 
 
@@ -120,10 +140,13 @@ async def test_a_user_of_the_server_may_touch_histories_alone(redis_server: Redi
         )
         await admin.execute_command("ACL", "SETUSER", "shop", *rights)
     url = f"redis://shop:se%3Acr%40t@127.0.0.1:{redis_server.port}"
-    store = RedisHistoryStore(url, 5)
+    store = RedisHistoryStore(url, 5, remember_seconds=60)
     await store.append([Event("ann", "a", 1.0, "1")])
     await store.ping()
     assert await store.get("ann") == ["a"]
+    await store.remember(RememberedList("ann", "1", ("a",)))
+    assert len(await store.join("ann", "1", ["a"])) == 1
+    assert await store.recall("ann", "1") is not None
     await store.delete("ann")
     await store.close()
     wrong = RedisHistoryStore(url.replace("se%3A", ""), 5)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from service.errors import HistoryStoreError, InputError
-from service.history.sqlite import SqliteHistoryStore
-from service.types import Event
+from service.history.sqlite import _SCHEMAS, SqliteHistoryStore
+from service.types import Event, RememberedList
 
 WRITER = """
 import asyncio, sys
@@ -92,6 +92,44 @@ def test_the_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
         assert db.execute("SELECT name FROM sqlite_schema").fetchall() == [("events",)]
 
 
+async def test_a_file_of_the_version_before_keeps_its_histories(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite3"
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(_SCHEMAS[0])
+        db.execute("INSERT INTO events (user_id, timestamp, item_id) VALUES ('ann', 1.0, 'a')")
+        db.execute("PRAGMA user_version = 1")
+        db.commit()
+    store = SqliteHistoryStore(path, 5, remember_seconds=60)
+    await store.append([Event("ann", "b", 2.0)])
+    await store.remember(RememberedList("ann", "1", ("c",)))
+    assert await store.get("ann") == ["a", "b"]
+    await store.close()
+    again = SqliteHistoryStore(path, 5)
+    assert await again.recall("ann", "1") == RememberedList("ann", "1", ("c",))
+    await again.close()
+
+
+def test_a_file_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite3"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(InputError, match="not written by this version of padrec"):
+        SqliteHistoryStore(path, 5)
+
+
+async def test_lists_of_users_who_never_come_back_go_with_time(tmp_path: Path) -> None:
+    path, now = tmp_path / "history.sqlite3", 1_000.0
+    store = SqliteHistoryStore(path, 5, remember_seconds=60, clock=lambda: now)
+    for number in range(150):
+        await store.remember(RememberedList(f"user {number}", str(number), ("a",)))
+    now += 60
+    for left in (51, 2):  # a hundred go with each that comes
+        await store.remember(RememberedList("ann", f"{left}", ("a",)))
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("SELECT count(*) FROM lists").fetchone() == (left,)
+    await store.close()
+
+
 async def test_reads_and_the_event_loop_go_on_while_a_write_waits(tmp_path: Path) -> None:
     path = tmp_path / "history.sqlite3"
     store = SqliteHistoryStore(path, 5)
@@ -113,10 +151,15 @@ async def test_a_failure_is_an_error_of_the_store(tmp_path: Path) -> None:
     store = SqliteHistoryStore(path, 5)
     with closing(sqlite3.connect(path)) as other:
         other.execute("DROP TABLE events")
+        other.execute("DROP TABLE lists")
     with pytest.raises(HistoryStoreError, match=r"history file .*/history\.sqlite3: no such table"):
         await store.append([Event("ann", "a", 1.0)])
     with pytest.raises(HistoryStoreError):
         await store.get("ann")
     with pytest.raises(HistoryStoreError):
         await store.ping()
+    with pytest.raises(HistoryStoreError):
+        await store.recall("ann", "1")
+    with pytest.raises(HistoryStoreError):
+        await store.join("ann", "1", ["a"])
     await store.close()

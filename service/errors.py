@@ -37,6 +37,10 @@ class NoSuchItemError(PadrecError):
     """The catalogue does not hold the item that was asked for."""
 
 
+class NoSuchRecommendationError(PadrecError):
+    """No such recommendation of this user is remembered: it never was, or it is over."""
+
+
 class QueueFullError(PadrecError):
     """The queue is full; trying again later may succeed.
 

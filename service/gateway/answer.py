@@ -27,8 +27,9 @@ class RecommendedItem(ItemAnswer):
     rank: int = Field(description="From 1, best first.")
     score: float | None = Field(
         description="The model's probability, in (0, 1], of this item at this place, or, of beam decoding, as the next "
-        "item; null in a fallback list."
+        "item; null in a fallback list, and of a promoted item."
     )
+    promoted: bool = Field(description="It stands where the request's `promotions` want it.")
 
 
 class Timings(_Answer):
@@ -92,7 +93,9 @@ class Explanation(_Answer):
 class Recommendation(_Answer):
     """A list of distinct items, best first."""
 
-    recommendation_id: str
+    recommendation_id: str = Field(
+        description="Names this list, for further pages and for events; empty of `validate_only`."
+    )
     user_id: str
     items: tuple[RecommendedItem, ...]
     model_version: str
@@ -103,7 +106,7 @@ class Recommendation(_Answer):
     degraded: bool = Field(description="The history store was down.")
     exhausted: bool = Field(description="Fewer items than asked for, because no other item was allowed.")
     ignored_item_ids: tuple[str, ...] = Field(
-        description="Items of the history or the exclusions that the catalogue does not hold."
+        description="Items of the history, the exclusions or the promotions that the catalogue does not hold."
     )
     timings: Timings
     speculation: Speculation | None = Field(
@@ -113,6 +116,9 @@ class Recommendation(_Answer):
         None,
         description="How the list came about, if it was asked for; null in a fallback list and of beam decoding.",
     )
+    num_allowed_items: int | None = Field(
+        description="Of `validate_only`: how many items may be listed, promoted ones included; otherwise null."
+    )
 
 
 class EventsAccepted(_Answer):
@@ -121,6 +127,10 @@ class EventsAccepted(_Answer):
     accepted: int
     ignored_item_ids: tuple[str, ...] = Field(
         description="Items that the catalogue does not hold: recorded, and ignored until it does."
+    )
+    joined: int = Field(
+        description="How many of them stand in the recommendation of their user that they name, as long as it is "
+        "remembered."
     )
 
 

@@ -16,6 +16,10 @@ class Clock:
         """Seconds used."""
         return time.perf_counter() - self._start
 
+    def share(self, part: float) -> float:
+        """Seconds that a part of what is left is; 0 where nothing is."""
+        return part * max(0.0, self._seconds - self.elapsed())
+
     def remaining(self) -> float:
         """Seconds left, more than 0; raises `DeadlineExceededError` when there are none."""
         remaining = self._seconds - self.elapsed()

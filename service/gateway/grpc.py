@@ -182,8 +182,8 @@ class RecommenderService:
     ) -> pb.RecordEventsResponse:
         async def answer() -> pb.RecordEventsResponse:
             events = _read(lambda: events_from_message(message)).events
-            ignored = await self._recommender.record_events(events)
-            return pb.RecordEventsResponse(accepted=len(events), ignored_item_ids=ignored)
+            accepted = await self._recommender.record_events(events)
+            return pb.RecordEventsResponse(**accepted.model_dump())
 
         return await self._answered("record_events", answer, context)
 

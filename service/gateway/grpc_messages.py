@@ -60,12 +60,14 @@ def _query_values(
         "priority": message.priority,
         "temperature": message.temperature,
         "explain": message.explain,
+        "promotions": tuple({"item_id": one.item_id, "rank": one.rank} for one in message.promotions),
+        "validate_only": message.validate_only,
     }
     if message.HasField("filter"):
         values["filter"] = _filter_values(message.filter)
     if message.HasField("history"):
         values["history"] = tuple(message.history.item_ids)
-    for name in ("num_items", "exclude_seen", "top_p", "seed"):
+    for name in ("num_items", "exclude_seen", "top_p", "seed", "after_recommendation_id"):
         if message.HasField(name):
             values[name] = getattr(message, name)
     if message.decoding != pb.DECODING_UNSPECIFIED:
@@ -111,8 +113,9 @@ def _event_values(event: pb.Event) -> dict[str, Any]:
     values: dict[str, Any] = {"user_id": event.user_id, "item_id": event.item_id}
     if event.HasField("timestamp"):
         values["timestamp"] = event.timestamp.seconds + _NANO * event.timestamp.nanos
-    if event.HasField("event_id"):
-        values["event_id"] = event.event_id
+    for name in ("event_id", "recommendation_id"):
+        if event.HasField(name):
+            values[name] = getattr(event, name)
     return values
 
 
@@ -129,6 +132,7 @@ def recommendation_to_message(answer: Recommendation) -> pb.RecommendResponse:
         exhausted=answer.exhausted,
         ignored_item_ids=answer.ignored_item_ids,
         timings=pb.Timings(**answer.timings.model_dump()),
+        num_allowed_items=answer.num_allowed_items,
     )
     if answer.speculation is not None:
         message.speculation.CopyFrom(pb.Speculation(**answer.speculation.model_dump()))
@@ -139,7 +143,9 @@ def recommendation_to_message(answer: Recommendation) -> pb.RecommendResponse:
 
 def recommended_to_message(item: RecommendedItem) -> pb.RecommendedItem:
     """An item of a list."""
-    return pb.RecommendedItem(item=item_to_message(item), rank=item.rank, score=item.score)
+    return pb.RecommendedItem(
+        item=item_to_message(item), rank=item.rank, score=item.score, promoted=item.promoted
+    )
 
 
 def item_to_message(item: ItemAnswer) -> pb.Item:

@@ -16,6 +16,7 @@ from service.errors import (
     DeadlineExceededError,
     HistoryStoreError,
     NoSuchItemError,
+    NoSuchRecommendationError,
     PadrecError,
     QueueFullError,
     RequestError,
@@ -31,6 +32,7 @@ _log = structlog.get_logger(__name__)
 _STATUSES: tuple[tuple[type[PadrecError], int], ...] = (
     (RequestError, 422),
     (NoSuchItemError, 404),
+    (NoSuchRecommendationError, 404),
     (QueueFullError, 429),
     (CancelledByCallerError, CLIENT_CLOSED_REQUEST),
     (UnavailableError, 503),

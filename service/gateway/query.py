@@ -13,7 +13,9 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
 )
 
 from service.catalog.filters import MAX_CONDITIONS, MAX_DEPTH, MAX_VALUES, Filter
@@ -21,9 +23,11 @@ from service.types import MAX_NUM_ITEMS, MAX_TEMPERATURE, MIN_TEMPERATURE, MIN_T
 
 MAX_ID_LENGTH = 256
 MAX_PRIORITY = 10
+MAX_PROMOTIONS = 10
 
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
 ItemId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
+RecommendationId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
 
 
 def _not_almost_zero(temperature: float) -> float:
@@ -43,6 +47,13 @@ def _not_too_large(wanted: Filter) -> Filter:
 
 class _Query(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Promotion(_Query):
+    """An item, and where in the list it stands."""
+
+    item_id: ItemId
+    rank: int = Field(strict=True, ge=1, le=MAX_NUM_ITEMS, description="From 1, within `num_items`.")
 
 
 class RecommendQuery(_Query):
@@ -107,6 +118,35 @@ class RecommendQuery(_Query):
         description="Makes a sampled list reproducible; null: another each time.",
     )
     explain: bool = Field(False, strict=True, description="Say how the list came about, round by round.")
+    promotions: tuple[Promotion, ...] = Field(
+        (),
+        max_length=MAX_PROMOTIONS,
+        description="Items that stand at these ranks whatever the model writes, seen or not; those that the filter, "
+        "`exclude_item_ids` or an earlier page keeps out do not. Distinct items and ranks.",
+    )
+    after_recommendation_id: RecommendationId | None = Field(
+        None,
+        description="The next page: nothing is listed that this recommendation of the user listed, or those that it "
+        "came after. 404 where it is not remembered.",
+    )
+    validate_only: bool = Field(
+        False,
+        strict=True,
+        description="Only check the request: the answer is without items, `num_allowed_items` says how many there are "
+        "to choose from, and the model is not asked.",
+    )
+
+    @field_validator("promotions")
+    @classmethod
+    def _stand_apart(cls, promotions: tuple[Promotion, ...], info: ValidationInfo) -> tuple[Promotion, ...]:
+        ranks = [promotion.rank for promotion in promotions]
+        if len(set(ranks)) < len(ranks):
+            raise ValueError("a rank stands twice")
+        if len({promotion.item_id for promotion in promotions}) < len(ranks):
+            raise ValueError("an item stands twice")
+        if max(ranks, default=0) > info.data.get("num_items", MAX_NUM_ITEMS):
+            raise ValueError("a rank is beyond num_items")
+        return promotions
 
 
 class RecommendBatch(_Query):
@@ -148,6 +188,10 @@ class NewEvent(_Query):
     )
     event_id: Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)] | None = Field(
         None, description="Your key for this event: sent again with the same key, it counts once."
+    )
+    recommendation_id: RecommendationId | None = Field(
+        None,
+        description="The recommendation that led to it, to be counted as a click; an unknown one is no error.",
     )
 
 

@@ -4,18 +4,17 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from typing import Any
 
-import structlog
-
-from service.catalog.allowed import allowed_rows
+from service.catalog.allowed import allowed_rows, allows
 from service.catalog.window import window
 from service.config import GatewaySettings
 from service.errors import HistoryStoreError, NoSuchItemError, PadrecError, RequestError
 from service.gateway.answer import (
+    EventsAccepted,
     Explanation,
     FallbackReason,
     ItemAnswer,
@@ -24,19 +23,24 @@ from service.gateway.answer import (
     Speculation,
     Timings,
 )
+from service.gateway.clicks import Clicks
 from service.gateway.clock import Clock
 from service.gateway.edition import Edition
 from service.gateway.explanation import explanation_of
+from service.gateway.pages import Pages
+from service.gateway.promotions import Placed, Places, placed, promoted_rows
 from service.gateway.query import NewEvent, RecommendQuery
+from service.gateway.store_calls import asking_store
+from service.gateway.stored import Stored, read_stored
 from service.history.store import HistoryStore
 from service.telemetry.metrics import GatewayMetrics
-from service.types import DecodedItem, DecodedList, DecodeRequest, Decoding, Event, Item
-
-_log = structlog.get_logger(__name__)
+from service.types import DecodedItem, DecodedList, DecodeRequest, Decoding, Event, Item, RememberedList
 
 _CHECK_SECONDS = 1.0
 # Of the deadline's rest: a store that hangs longer counts as down, while there is time to answer without it.
 _STORE_SHARE = 1 / 3
+# Of what is left when the list is written, to have it remembered.
+_REMEMBER_SHARE = 1 / 10
 
 
 class Recommender:
@@ -44,7 +48,7 @@ class Recommender:
 
     Args:
         edition: what is served.
-        history_store: users' histories.
+        history_store: users' histories, and their latest lists.
         settings: bounds and deadlines.
         metrics: what to count in.
 
@@ -63,12 +67,15 @@ class Recommender:
         self.settings = settings
         self.metrics = metrics
         self._store = history_store
+        self._pages = Pages(history_store, metrics, settings.max_excluded_items)
+        self._clicks = Clicks(history_store, metrics)
 
     async def recommend(self, query: RecommendQuery) -> Recommendation:
         """A list for a user.
 
         Raises:
             RequestError: the query is beyond a bound of the settings or the bundle.
+            NoSuchRecommendationError: the list that it comes after is not remembered.
             QueueFullError, DeadlineExceededError, UnavailableError: what the worker says.
         """
         with self.edition.held() as edition:
@@ -80,56 +87,64 @@ class Recommender:
         """A list's items as they are accepted, then the whole list; raises what `recommend` raises."""
         with self.edition.held() as edition:
             asked = await self._asked(edition, query)
-            ranking, num_told = None, 0
-            if asked.request.history:
+            ranking, places = None, Places(asked.promoted)
+            if asked.is_written:
                 timeout = asked.clock.remaining()
                 async with aclosing(edition.worker.decode_stream(asked.request, timeout=timeout)) as updates:
                     async for update in updates:
                         if isinstance(update, DecodedItem):
-                            num_told += 1
-                            yield _item(edition, num_told, update.row, update.score)
+                            for place in places.written(update.row, update.score):
+                                yield _item(edition, place)
                         else:
                             ranking = _ranking(edition, asked.request, *update)
-            answer = self._recommendation(
-                edition, query, asked, ranking or self._popular_items(edition, asked)
-            )
-            for item in answer.items[num_told:]:
+            ranking = ranking or await self._not_written(edition, asked)
+            answer = await self._recommendation(edition, query, asked, ranking)
+            for item in answer.items[places.num_placed :]:
                 yield item
             yield answer
 
     async def _recommend(self, edition: Edition, query: RecommendQuery) -> Recommendation:
         asked = await self._asked(edition, query)
-        if asked.request.history:
+        if asked.is_written:
             written = await edition.worker.decode(asked.request, timeout=asked.clock.remaining())
             ranking = _ranking(edition, asked.request, *written)
         else:
-            ranking = self._popular_items(edition, asked)
-        return self._recommendation(edition, query, asked, ranking)
+            ranking = await self._not_written(edition, asked)
+        return await self._recommendation(edition, query, asked, ranking)
 
     async def _asked(self, edition: Edition, query: RecommendQuery) -> "_Asked":
         """What the worker is asked for."""
         clock = Clock(self._checked_deadline(edition, query))
-        history, degraded = await self._history(query, clock)
+        seconds = _STORE_SHARE * clock.remaining()
+        stored = await read_stored(query, self._store, self._pages, self.metrics, seconds)
         history_seconds = clock.elapsed()
         # Off the loop: a filter that is new takes a while over a large catalogue.
         allowed = (
             None if query.filter is None else await asyncio.to_thread(edition.filters.bits, query.filter)
         )
-        request, ignored = self._request(edition, query, history, allowed)
-        return _Asked(request, ignored, clock, degraded, history_seconds)
+        request, promoted, ignored = _request(edition, query, stored, allowed)
+        return _Asked(
+            request, promoted, ignored, stored, clock, history_seconds, validate_only=query.validate_only
+        )
 
-    def _recommendation(
+    async def _recommendation(
         self, edition: Edition, query: RecommendQuery, asked: "_Asked", ranking: "_Ranking"
     ) -> Recommendation:
-        """What the caller is told."""
+        """What the caller is told, and what is remembered of it."""
+        items: tuple[RecommendedItem, ...] = ()
+        if not asked.validate_only:
+            items = tuple(_item(edition, place) for place in placed(ranking.rows, asked.promoted))
+            item_ids = tuple(item.item_id for item in items)
+            listed = RememberedList(query.user_id, asked.request.request_id, item_ids, asked.stored.before)
+            await self._pages.listed(listed, asked.clock.share(_REMEMBER_SHARE))
         return Recommendation(
-            recommendation_id=asked.request.request_id,
+            recommendation_id="" if asked.validate_only else asked.request.request_id,
             user_id=query.user_id,
-            items=tuple(_items(edition, ranking)),
+            items=items,
             model_version=ranking.model_version,
             catalog_version=edition.manifest.catalog_version,
             fallback=ranking.fallback,
-            degraded=asked.degraded,
+            degraded=asked.stored.degraded,
             exhausted=ranking.exhausted,
             ignored_item_ids=asked.ignored,
             timings=Timings(
@@ -141,6 +156,7 @@ class Recommender:
             ),
             speculation=ranking.speculation,
             explanation=ranking.explanation,
+            num_allowed_items=ranking.num_allowed_items,
         )
 
     async def recommend_batch(self, queries: Sequence[RecommendQuery]) -> list[Recommendation | PadrecError]:
@@ -160,11 +176,10 @@ class Recommender:
                 raise answer
         return answers  # type: ignore[return-value]
 
-    async def record_events(self, events: Sequence[NewEvent]) -> tuple[str, ...]:
+    async def record_events(self, events: Sequence[NewEvent]) -> EventsAccepted:
         """Make events durable, all or none; those without a timestamp happened now.
 
-        Returns:
-            Items that the catalogue does not hold: recorded too, since a later bundle may know them.
+        Items that the catalogue does not hold are recorded too, since a later bundle may know them.
 
         Raises:
             RequestError: there are too many.
@@ -182,18 +197,23 @@ class Recommender:
             )
             for event in events
         ]
-        with self._counted_errors():
+        async with asking_store(self.metrics):
             await self._store.append(records)
-        return tuple(dict.fromkeys(self.edition.known(event.item_id for event in events)[1]))
+        unknown = self.edition.known(event.item_id for event in events)[1]
+        return EventsAccepted(
+            accepted=len(events),
+            ignored_item_ids=tuple(dict.fromkeys(unknown)),
+            joined=await self._clicks.join(events),
+        )
 
     async def get_history(self, user_id: str) -> list[str]:
         """The user's stored items, oldest first; raises `HistoryStoreError`."""
-        with self._counted_errors():
+        async with asking_store(self.metrics):
             return await self._store.get(user_id)
 
     async def delete_history(self, user_id: str) -> None:
-        """Forget a user; raises `HistoryStoreError`."""
-        with self._counted_errors():
+        """Forget a user, and the lists that they got; raises `HistoryStoreError`."""
+        async with asking_store(self.metrics):
             await self._store.delete(user_id)
 
     def get_item(self, item_id: str) -> ItemAnswer:
@@ -233,48 +253,16 @@ class Recommender:
             raise RequestError("deadline_ms", f"at most {settings.max_deadline_ms}")
         return deadline_ms / 1000
 
-    async def _history(self, query: RecommendQuery, clock: Clock) -> tuple[Sequence[str], bool]:
-        """The request's history or the stored one, and whether the store was down."""
-        if query.history is not None:
-            return query.history, False
-        try:
-            with self._counted_errors():
-                return await self._stored_history(query.user_id, _STORE_SHARE * clock.remaining()), False
-        except HistoryStoreError as error:
-            _log.warning("history store failed", error=str(error))
-            return (), True
-
-    async def _stored_history(self, user_id: str, seconds: float) -> list[str]:
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._store.get(user_id)
-        except TimeoutError as error:
-            raise HistoryStoreError(f"no answer within {seconds:.3f} s") from error
-
-    def _request(
-        self, edition: Edition, query: RecommendQuery, history: Sequence[str], allowed: bytes | None
-    ) -> tuple[DecodeRequest, tuple[str, ...]]:
-        """The query in rows, and the items it names that do not exist."""
-        seen, unknown = edition.known(history)
-        excluded, unknown_exclusions = edition.known(query.exclude_item_ids)
-        request = DecodeRequest(
-            request_id=uuid.uuid4().hex,
-            history=window(seen, edition.manifest.decoding.max_history_items),
-            num_items=query.num_items,
-            excluded=tuple({*excluded, *seen} if query.exclude_seen else set(excluded)),
-            temperature=query.temperature,
-            top_p=query.top_p,
-            seed=random.getrandbits(63) if query.seed is None else query.seed,
-            priority=query.priority,
-            decoding=_decoding(edition, query),
-            allowed=allowed,
-            explain=query.explain,
-        )
-        return request, tuple(dict.fromkeys(unknown + unknown_exclusions))
+    async def _not_written(self, edition: Edition, asked: "_Asked") -> "_Ranking":
+        """What there is without the worker: a check, promoted items alone, or popular ones."""
+        if asked.validate_only:
+            return await asyncio.to_thread(_checked, edition, asked)
+        if asked.request.num_items == 0:
+            return _Ranking(rows=(), exhausted=False, model_version=edition.manifest.model_version)
+        return self._popular_items(edition, asked)
 
     def _popular_items(self, edition: Edition, asked: "_Asked") -> "_Ranking":
-        request = asked.request
-        reason: FallbackReason = "history_unavailable" if asked.degraded else "cold_start"
+        request, reason = asked.request, asked.stored.fallback
         self.metrics.fallbacks.labels(reason).inc()
         rows = edition.popular.first(request.num_items, allowed_rows(request, len(edition.catalogue)))
         return _Ranking(
@@ -284,31 +272,34 @@ class Recommender:
             fallback=reason,
         )
 
-    @contextmanager
-    def _counted_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except HistoryStoreError:
-            self.metrics.history_store_errors.inc()
-            raise
-
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
     """A query in rows.
 
     Attributes:
+        request: for what is not promoted.
+        promoted: rows, by rank.
         ignored: items that it names and that do not exist.
+        stored: what else it is about.
         clock: its time.
-        degraded: the history store was down.
         history_seconds: that reading the history took.
+        validate_only: nothing is listed.
     """
 
     request: DecodeRequest
+    promoted: Mapping[int, int]
     ignored: tuple[str, ...]
+    stored: Stored
     clock: Clock
-    degraded: bool
     history_seconds: float
+    validate_only: bool
+
+    @property
+    def is_written(self) -> bool:
+        """The worker is asked."""
+        request = self.request
+        return bool(request.history) and request.num_items > 0 and not self.validate_only
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,10 +315,42 @@ class _Ranking:
     decode_seconds: float = 0.0
     speculation: Speculation | None = None
     explanation: Explanation | None = None
+    num_allowed_items: int | None = None
 
 
 def _decoding(edition: Edition, query: RecommendQuery) -> Decoding:
     return query.decoding or edition.manifest.decoding.decoding
+
+
+def _request(
+    edition: Edition, query: RecommendQuery, stored: Stored, allowed: bytes | None
+) -> tuple[DecodeRequest, dict[int, int], tuple[str, ...]]:
+    """What is to be written, in rows, what is promoted, by rank, and the items named that do not exist."""
+    seen, unknown = edition.known(stored.history)
+    excluded, unknown_exclusions = edition.known(query.exclude_item_ids)
+    _, unknown_promotions = edition.known(promotion.item_id for promotion in query.promotions)
+    kept_out = {*excluded, *edition.known(stored.before)[0]}
+    request = DecodeRequest(
+        request_id=uuid.uuid4().hex,
+        history=window(seen, edition.manifest.decoding.max_history_items),
+        num_items=query.num_items,
+        excluded=tuple(kept_out),
+        temperature=query.temperature,
+        top_p=query.top_p,
+        seed=random.getrandbits(63) if query.seed is None else query.seed,
+        priority=query.priority,
+        decoding=_decoding(edition, query),
+        allowed=allowed,
+        explain=query.explain,
+    )
+    # Not by what was seen: who promotes an item for this user means it.
+    promoted = promoted_rows(query.promotions, edition.catalogue.row_of, allows(request))
+    request = replace(
+        request,
+        num_items=query.num_items - len(promoted),
+        excluded=tuple(kept_out.union(promoted.values(), seen if query.exclude_seen else ())),
+    )
+    return request, promoted, tuple(dict.fromkeys(unknown + unknown_exclusions + unknown_promotions))
 
 
 def _ranking(edition: Edition, request: DecodeRequest, written: DecodedList, model_version: str) -> _Ranking:
@@ -348,13 +371,22 @@ def _ranking(edition: Edition, request: DecodeRequest, written: DecodedList, mod
     )
 
 
-def _items(edition: Edition, ranking: _Ranking) -> Iterator[RecommendedItem]:
-    for rank, (row, score) in enumerate(ranking.rows, start=1):
-        yield _item(edition, rank, row, score)
+def _checked(edition: Edition, asked: _Asked) -> _Ranking:
+    """What there is to tell of a list that nobody writes; takes a while over a large catalogue."""
+    request, num_promoted = asked.request, len(asked.promoted)
+    num_allowed = int(allowed_rows(request, len(edition.catalogue)).sum()) + num_promoted
+    return _Ranking(
+        rows=(),
+        exhausted=num_allowed < request.num_items + num_promoted,
+        model_version=edition.manifest.model_version,
+        fallback=None if request.history or not request.num_items else asked.stored.fallback,
+        num_allowed_items=num_allowed,
+    )
 
 
-def _item(edition: Edition, rank: int, row: int, score: float | None) -> RecommendedItem:
-    return RecommendedItem(**_told(edition.item(row)), rank=rank, score=score)
+def _item(edition: Edition, place: Placed) -> RecommendedItem:
+    item = _told(edition.item(place.row))
+    return RecommendedItem(**item, rank=place.rank, score=place.score, promoted=place.promoted)
 
 
 def _speculation(written: DecodedList) -> Speculation:

@@ -65,7 +65,7 @@ def _router(recommender: Recommender) -> APIRouter:
     @router.post(
         "/recommend",
         response_model=Recommendation,
-        responses=problems(413, 422, 429, 500, 503, 504),
+        responses=problems(404, 413, 422, 429, 500, 503, 504),
         tags=["lists"],
     )
     async def recommend(query: RecommendQuery, request: Request) -> Response:
@@ -75,7 +75,7 @@ def _router(recommender: Recommender) -> APIRouter:
     @router.post(
         "/recommend/stream",
         response_class=StreamingResponse,
-        responses=problems(413, 422, 429, 500, 503, 504) | described_events(),
+        responses=problems(404, 413, 422, 429, 500, 503, 504) | described_events(),
         tags=["lists"],
     )
     async def recommend_stream(query: RecommendQuery, request: Request) -> Response:
@@ -101,8 +101,7 @@ def _router(recommender: Recommender) -> APIRouter:
     )
     async def record_events(batch: EventBatch) -> Response:
         """Record that users met items; once answered, the events are durable."""
-        ignored = await recommender.record_events(batch.events)
-        return _json(EventsAccepted(accepted=len(batch.events), ignored_item_ids=ignored))
+        return _json(await recommender.record_events(batch.events))
 
     @router.get(
         "/users/{user_id:any_text}/history",

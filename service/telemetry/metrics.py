@@ -8,6 +8,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _ROUND_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
+_MOST_RANKS = 10
+
+
+def rank_label(rank: int) -> str:
+    """A rank, from 1, as metrics tell it: those past the tenth are one."""
+    return str(rank) if rank <= _MOST_RANKS else f"{_MOST_RANKS + 1}+"
 
 
 class GatewayMetrics:
@@ -17,6 +23,8 @@ class GatewayMetrics:
         request_duration: labels protocol (`rest`, `grpc`), method (the call) and status.
         fallbacks: lists that did not come from the target; label reason.
         history_store_errors: reads and writes that the history store refused.
+        listed_items: items of lists; label rank, as `rank_label` has it.
+        joined_events: those of them that an event named its list for; label rank.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -36,6 +44,18 @@ class GatewayMetrics:
             "Reads and writes that the history store refused.",
             registry=registry,
         )
+        self.listed_items = Counter(
+            "padrec_recommendation_items", "Items of lists, by rank.", ("rank",), registry=registry
+        )
+        self.joined_events = Counter(
+            "padrec_recommendation_events",
+            "Items of lists that an event named the list for, by rank.",
+            ("rank",),
+            registry=registry,
+        )
+        for rank in range(1, _MOST_RANKS + 2):
+            for counter in (self.listed_items, self.joined_events):
+                counter.labels(rank_label(rank))  # told as 0 before the first
 
 
 class WorkerMetrics:

@@ -101,11 +101,15 @@ requests = some(
     seed=st.integers(0, 2**64 - 1),
     filter=filters,
     explain=st.booleans(),
+    promotions=st.lists(st.builds(pb.Promotion, item_id=items, rank=st.integers(0, 12)), max_size=11),
+    after_recommendation_id=texts,
+    validate_only=st.booleans(),
 ).map(lambda fields: pb.RecommendRequest(**{"user_id": "ann", **fields}))
 events = some(
     user_id=texts,
     item_id=items,
     event_id=texts,
+    recommendation_id=texts,
     timestamp=st.builds(Timestamp, seconds=st.integers(-(2**63), 2**63 - 1), nanos=st.integers(-5, 5)),
 ).map(lambda fields: pb.Event(**fields))
 

@@ -211,6 +211,35 @@ def test_as_many_items_as_there_are_meet_the_filter(service, bundle: Path, decod
     assert all("paper" in item["attributes"]["category"] for item in cold["items"])
 
 
+@pytest.mark.parametrize("ask", [{"decoding": "list"}, {"decoding": "beam"}, {"history": []}])
+def test_pages_go_through_the_catalogue_once(service, ask: dict) -> None:
+    promoted = [{"item_id": "59", "rank": 7}, {"item_id": "7", "rank": 2}]
+    asked = {
+        "user_id": f"reader-{ask}",
+        "history": ["7", "8"],
+        "num_items": 25,
+        "promotions": promoted,
+        **ask,
+    }
+    pages = [recommend(service, **asked)]
+    while not pages[-1]["exhausted"]:
+        pages.append(recommend(service, **asked, after_recommendation_id=pages[-1]["recommendation_id"]))
+    items = [item for page in pages for item in page["items"]]
+    assert len({item["item_id"] for item in items}) == len(items) == (60 if "history" in ask else 59)
+    assert [len(page["items"]) for page in pages[:2]] == [25, 25]
+    found = {item["item_id"]: item["rank"] for item in items if item["promoted"]}
+    assert found == {"7": 2, "59": 7}
+
+    last = pages[1]
+    event = {
+        "user_id": asked["user_id"],
+        "item_id": ids(last)[0],
+        "recommendation_id": last["recommendation_id"],
+    }
+    told = httpx.post(f"{service.url}/events", json={"events": [event, event]}).json()
+    assert told["joined"] == 2
+
+
 def test_unknown_items_and_no_history_are_no_errors(service) -> None:
     known = recommend(service, history=["1", "no-such-item"])
     assert known["ignored_item_ids"] == ["no-such-item"]

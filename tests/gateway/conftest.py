@@ -107,6 +107,15 @@ class DownStore:
     async def delete(self, user_id: str) -> None:
         raise HistoryStoreError("history store: connection refused")
 
+    async def remember(self, listed: object) -> None:
+        raise HistoryStoreError("history store: connection refused")
+
+    async def recall(self, user_id: str, recommendation_id: str) -> None:
+        raise HistoryStoreError("history store: connection refused")
+
+    async def join(self, user_id: str, recommendation_id: str, item_ids: object) -> list[object]:
+        raise HistoryStoreError("history store: connection refused")
+
     async def ping(self) -> None:
         raise HistoryStoreError("history store: connection refused")
 
@@ -125,7 +134,7 @@ def worker(bundle: Bundle) -> FakeWorker:
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[HistoryStore]:
-    store = SqliteHistoryStore(tmp_path / "history.sqlite3", 10)
+    store = SqliteHistoryStore(tmp_path / "history.sqlite3", 10, remember_seconds=60)
     yield store
     await store.close()
 

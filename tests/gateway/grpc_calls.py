@@ -40,6 +40,8 @@ def as_message(wanted: dict[str, Any]) -> pb.Filter:
 def ask(**fields: Any) -> pb.RecommendRequest:
     if "filter" in fields:
         fields["filter"] = as_message(fields["filter"])
+    if "promotions" in fields:
+        fields["promotions"] = [pb.Promotion(**one) for one in fields["promotions"]]
     if "history" in fields:
         fields["history"] = pb.ItemIds(item_ids=fields["history"])
     return pb.RecommendRequest(**{"user_id": "ann", **fields})

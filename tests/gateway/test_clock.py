@@ -14,3 +14,8 @@ def test_time_passes() -> None:
 def test_no_time_left_is_the_deadline() -> None:
     with pytest.raises(DeadlineExceededError):
         Clock(0.0).remaining()
+
+
+def test_a_share_of_what_is_left() -> None:
+    assert 0 < Clock(60.0).share(0.1) <= 6.0
+    assert Clock(0.0).share(0.1) == 0.0

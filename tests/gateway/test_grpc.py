@@ -33,6 +33,7 @@ def as_rest(message: pb.RecommendResponse) -> dict[str, Any]:
             "attributes": one["item"].get("attributes", {}),
             "rank": one["rank"],
             "score": one.get("score"),
+            "promoted": one["promoted"],
         }
         for one in told["items"]
     ]
@@ -44,7 +45,7 @@ def as_rest(message: pb.RecommendResponse) -> dict[str, Any]:
 
 def comparable(answer: dict[str, Any]) -> dict[str, Any]:
     assert set(answer["timings"]) == {"history_ms", "queue_ms", "prefill_ms", "decode_ms", "total_ms"}
-    return {"speculation": None, "explanation": None} | {
+    return {"speculation": None, "explanation": None, "num_allowed_items": None} | {
         name: value for name, value in answer.items() if name not in ("recommendation_id", "timings")
     }
 
@@ -75,6 +76,18 @@ QUERIES: list[dict[str, Any]] = [
     },
     {"history": [], "filter": {"attribute": "brand", "op": "==", "value": "Brand 2"}},
     {"filter": {"any": [{"none": [{"attribute": "price", "op": ">", "value": 1.5}]}, FILTER_OF_EIGHT]}},
+    {
+        "history": ["item-1"],
+        "num_items": 4,
+        "promotions": [
+            {"item_id": "item-9", "rank": 3},
+            {"item_id": "no-1", "rank": 1},
+            {"item_id": "item-1", "rank": 2},
+        ],
+    },
+    {"promotions": [{"item_id": "item-9", "rank": 3}], "num_items": 5},
+    {"history": ["item-1"], "validate_only": True, "promotions": [{"item_id": "item-9", "rank": 10}]},
+    {"history": [], "validate_only": True, "filter": FILTER_OF_EIGHT, "exclude_item_ids": ["no-3"]},
 ]
 
 
@@ -98,7 +111,7 @@ async def test_both_answer_alike(
         assert [request.seed for request in worker.requests] == [query["seed"]] * 2
 
 
-@pytest.mark.parametrize("query", [QUERIES[0], QUERIES[3], QUERIES[4], {"history": []}])
+@pytest.mark.parametrize("query", [QUERIES[0], QUERIES[3], QUERIES[4], {"history": []}, *QUERIES[-4:-2]])
 async def test_a_stream_is_the_items_and_then_the_answer(stub: Any, query: dict[str, Any]) -> None:
     decoding = {"decoding": pb.DECODING_BEAM} if "decoding" in query else {}
     message = ask(**query | decoding)
@@ -157,6 +170,16 @@ async def test_a_stream_that_is_left_stops_the_worker(stub: Any, worker: Any) ->
         {"filter": {"attribute": "colour", "op": "==", "value": "red"}},
         {"filter": {"attribute": "price", "op": "==", "value": "red"}},
         {"filter": {"all": [{"attribute": "price", "op": "<", "value": 1}] * 65}},
+        {"filter": {"attribute": "colour", "op": "==", "value": "red"}, "validate_only": True},
+        {"num_items": 31, "validate_only": True},
+        {"promotions": [{"item_id": "item-1", "rank": 0}]},
+        {"promotions": [{"item_id": "item-1", "rank": 1}, {"item_id": "", "rank": 51}]},
+        {"promotions": [{"item_id": f"item-{n}", "rank": 1 + n} for n in range(11)], "num_items": 20},
+        {"promotions": [{"item_id": f"item-{n}", "rank": 1} for n in range(2)]},
+        {"promotions": [{"item_id": "item-1", "rank": 1 + n} for n in range(2)]},
+        {"promotions": [{"item_id": "item-1", "rank": 4}], "num_items": 3},
+        {"after_recommendation_id": ""},
+        {"after_recommendation_id": "x" * 257},
     ],
 )
 async def test_both_refuse_alike(client: httpx.AsyncClient, stub: Any, query: dict[str, Any]) -> None:
@@ -168,6 +191,44 @@ async def test_both_refuse_alike(client: httpx.AsyncClient, stub: Any, query: di
     rest = (await client.post("/recommend", json={"user_id": "ann", **query})).json()
     assert fields_at_fault(status) == [error["field"] for error in rest["errors"]]
     assert status.message == rest["detail"]
+
+
+async def test_pages_over_both(client: httpx.AsyncClient, stub: Any) -> None:
+    first = await stub.Recommend(ask(history=["item-1"], num_items=4))
+    page = {"history": ["item-1"], "num_items": 4, "after_recommendation_id": first.recommendation_id}
+    rest = (await client.post("/recommend", json={"user_id": "ann", **page})).json()
+    answer = await stub.Recommend(ask(**page))
+    assert as_rest(answer) == comparable(rest)
+    listed = {one.item.item_id for one in first.items}
+    assert listed.isdisjoint(item["item_id"] for item in rest["items"])
+    for other in (
+        {"user_id": "bob"},
+        {"after_recommendation_id": "0"},
+        {"validate_only": True, "user_id": "x"},
+    ):
+        refusal = await client.post("/recommend", json={"user_id": "ann", **page, **other})
+        code, status = await refused(stub.Recommend(ask(**page | other)))
+        assert (refusal.status_code, code) == (404, grpc.StatusCode.NOT_FOUND)
+        assert status.message == refusal.json()["detail"]
+        assert status.message.startswith("after_recommendation_id: no such recommendation")
+
+
+async def test_events_join_lists_over_both(client: httpx.AsyncClient, stub: Any) -> None:
+    listed = (await client.post("/recommend", json={"user_id": "ann", "num_items": 4})).json()
+    told = {
+        "user_id": "ann",
+        "item_id": listed["items"][2]["item_id"],
+        "recommendation_id": listed["recommendation_id"],
+    }
+    events = [told, told | {"recommendation_id": "0"}, told | {"item_id": "no-1"}]
+    message = pb.RecordEventsRequest(events=[pb.Event(**event) for event in events])
+    answer = MessageToDict(await stub.RecordEvents(message), preserving_proto_field_name=True)
+    assert answer == (await client.post("/events", json={"events": events})).json()
+    assert answer == {"accepted": 3, "ignored_item_ids": ["no-1"], "joined": 1}
+    text = (await client.get("/metrics")).text
+    assert 'padrec_recommendation_events_total{rank="3"} 1.0' in text
+    assert 'padrec_recommendation_items_total{rank="4"} 1.0' in text
+    assert 'padrec_recommendation_items_total{rank="11+"} 0.0' in text
 
 
 async def test_errors_are_no_larger_than_they_may_be(stub: Any) -> None:

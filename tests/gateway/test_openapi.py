@@ -30,7 +30,7 @@ async def test_every_call_is_there_with_its_answer(document: dict[str, Any]) -> 
 
 async def test_errors_are_declared_as_problem_details(document: dict[str, Any]) -> None:
     responses = document["paths"]["/recommend"]["post"]["responses"]
-    assert set(responses) == {"200", "413", "422", "429", "500", "503", "504"}
+    assert set(responses) == {"200", "404", "413", "422", "429", "500", "503", "504"}
     for status in set(responses) - {"200"}:
         assert list(responses[status]["content"]) == ["application/problem+json"]
     assert "Retry-After" in responses["429"]["headers"]

@@ -61,12 +61,39 @@ def test_the_ends_of_every_range() -> None:
         ("filter", {"attribute": "price", "op": "in", "value": [1] * 1001}),
         ("filter", {"attribute": "price", "op": "<", "value": float("inf")}),
         ("filter", {"attribute": "price", "op": "<", "value": None}),
+        ("promotions", [{"item_id": "a", "rank": 0}]),
+        ("promotions", [{"item_id": "a", "rank": 51}]),
+        ("promotions", [{"item_id": "a", "rank": "1"}]),
+        ("promotions", [{"item_id": "a", "rank": True}]),
+        ("promotions", [{"item_id": "a"}]),
+        ("promotions", [{"item_id": "", "rank": 1}]),
+        ("promotions", [{"item_id": "a", "rank": 11}]),
+        ("promotions", [{"item_id": "a", "rank": 1}, {"item_id": "b", "rank": 1}]),
+        ("promotions", [{"item_id": "a", "rank": 1}, {"item_id": "a", "rank": 2}]),
+        ("promotions", None),
+        ("after_recommendation_id", ""),
+        ("after_recommendation_id", "x" * 257),
+        ("validate_only", 1),
     ],
 )
 def test_what_is_out_of_range_is_named(field: str, value: Any) -> None:
     with pytest.raises(ValidationError) as raised:
         RecommendQuery.model_validate({"user_id": "ann", field: value})
     assert [error["loc"][0] for error in raised.value.errors()] == [field]
+
+
+def test_as_many_promotions_as_there_may_be() -> None:
+    many = [{"item_id": f"item-{number}", "rank": 50 - number} for number in range(11)]
+    query = {"user_id": "ann", "num_items": 50}
+    assert len(RecommendQuery.model_validate({**query, "promotions": many[:10]}).promotions) == 10
+    with pytest.raises(ValidationError, match="at most 10 items"):
+        RecommendQuery.model_validate({**query, "promotions": many})
+
+
+def test_a_length_that_is_wrong_is_not_the_promotions_fault() -> None:
+    with pytest.raises(ValidationError) as raised:
+        RecommendQuery(user_id="ann", num_items=0, promotions=[{"item_id": "a", "rank": 50}])
+    assert [error["loc"] for error in raised.value.errors()] == [("num_items",)]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.catalog.bundle import Bundle
+from service.catalog.filters import Filter
 from service.config import GatewaySettings
 from service.errors import (
     DeadlineExceededError,
@@ -15,7 +16,7 @@ from service.errors import (
     RequestError,
     UnavailableError,
 )
-from service.gateway.answer import ItemAnswer, Speculation
+from service.gateway.answer import EventsAccepted, ItemAnswer, Speculation
 from service.gateway.query import NewEvent, RecommendQuery
 from service.gateway.recommender import Recommender
 from service.history.store import HistoryStore
@@ -153,6 +154,22 @@ async def test_a_cold_start_gets_the_popular_list(
     assert fallbacks(recommender, "cold_start") == 1.0
 
 
+@pytest.mark.parametrize("history", [[], None, ["no-1"]])
+async def test_a_cold_start_gets_popular_items_of_its_filter(
+    recommender: Recommender, worker: Any, history: list[str] | None
+) -> None:
+    brand = Filter(attribute="brand", op="==", value="Brand 2")
+    answer = await recommender.recommend(
+        query(history=history, num_items=3, filter=brand, exclude_item_ids=["item-5"])
+    )
+    assert [item.item_id for item in answer.items] == ["item-2", "item-8", "item-11"]
+    assert (answer.fallback, answer.exhausted, worker.requests) == ("cold_start", False, [])
+    answer = await recommender.recommend(query(history=history, num_items=7, filter=brand))
+    assert [item.item_id for item in answer.items] == [f"item-{n}" for n in range(2, 20, 3)]
+    assert (answer.fallback, answer.exhausted) == ("cold_start", True)
+    assert all(item.attributes["brand"] == "Brand 2" for item in answer.items)
+
+
 async def test_nothing_left_is_a_short_list(recommender: Recommender) -> None:
     most = [f"item-{number}" for number in range(2, 20)]
     for history in ([], ["item-1"]):
@@ -171,7 +188,9 @@ async def test_without_the_store_the_popular_list(
     assert answer.fallback == "history_unavailable"
     assert fallbacks(recommender, "history_unavailable") == 1.0
     registry = recommender.metrics.registry
-    assert registry.get_sample_value("padrec_history_store_errors_total") == 1.0
+    assert (
+        registry.get_sample_value("padrec_history_store_errors_total") == 2.0
+    )  # its list is not remembered either
     answer = await recommender.recommend(query(num_items=2, history=["item-4"]))
     assert len(worker.requests) == 1
     assert answer.fallback is None
@@ -199,7 +218,8 @@ async def test_a_store_that_hangs_is_down(
     answer = await recommender.recommend(query(deadline_ms=300, num_items=2))
     assert [item.item_id for item in answer.items] == ["item-0", "item-1"]
     assert (answer.degraded, answer.fallback) == (True, "history_unavailable")
-    assert recommender.metrics.registry.get_sample_value("padrec_history_store_errors_total") == 1.0
+    # Its list is not remembered either.
+    assert recommender.metrics.registry.get_sample_value("padrec_history_store_errors_total") == 2.0
 
 
 @pytest.mark.parametrize(
@@ -234,8 +254,9 @@ async def test_events_become_history(recommender: Recommender, store: HistorySto
     early = NewEvent(user_id="ann", item_id="item-2", timestamp=5.0, event_id="1")
     now = NewEvent(user_id="ann", item_id="item-1")
     unknown = NewEvent(user_id="ann", item_id="no-1", timestamp=6.0)
-    assert await recommender.record_events([now, early, unknown]) == ("no-1",)
-    assert await recommender.record_events([early]) == ()
+    accepted = await recommender.record_events([now, early, unknown])
+    assert accepted == EventsAccepted(accepted=3, ignored_item_ids=("no-1",), joined=0)
+    assert (await recommender.record_events([early])).ignored_item_ids == ()
     assert await recommender.get_history("ann") == ["item-2", "no-1", "item-1"]
     await recommender.delete_history("ann")
     assert await store.get("ann") == []

@@ -47,10 +47,12 @@ async def test_a_recommendation(client: httpx.AsyncClient) -> None:
         "timings",
         "speculation",
         "explanation",
+        "num_allowed_items",
     ]
     assert body["ignored_item_ids"] == ["no-1"]
     assert body["fallback"] is None
-    assert [set(item) for item in body["items"]] == [{"item_id", "title", "attributes", "rank", "score"}] * 2
+    fields = {"item_id", "title", "attributes", "rank", "score", "promoted"}
+    assert [set(item) for item in body["items"]] == [fields] * 2
     assert set(body["timings"]) == {"history_ms", "queue_ms", "prefill_ms", "decode_ms", "total_ms"}
     assert body["speculation"] == {
         "rounds": 3,
@@ -65,7 +67,20 @@ def events_of(answer: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
     return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in parts]
 
 
-@pytest.mark.parametrize("more", [{}, {"history": []}, {"decoding": "beam"}, {"num_items": 1}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"history": []},
+        {"decoding": "beam"},
+        {"num_items": 1},
+        {"promotions": [{"item_id": f"item-{n}", "rank": rank} for n, rank in ((9, 1), (7, 2), (8, 10))]},
+        {"history": [], "promotions": [{"item_id": "item-9", "rank": 2}]},
+        {"num_items": 1, "promotions": [{"item_id": "item-9", "rank": 1}]},
+        {"num_items": 30, "promotions": [{"item_id": "item-9", "rank": 29}]},
+        {"validate_only": True},
+    ],
+)
 async def test_a_stream_is_the_items_and_then_the_answer(
     client: httpx.AsyncClient, more: dict[str, Any]
 ) -> None:
@@ -87,8 +102,12 @@ async def test_a_stream_that_cannot_begin_has_a_status(client: httpx.AsyncClient
     body = check_problem(await client.post("/recommend/stream", json={}), 422, "user_id")
     assert body["errors"][0]["field"] == "user_id"
     check_problem(await client.post("/recommend/stream", json=ASK | {"num_items": 31}), 422, "num_items")
+    check_problem(
+        await client.post("/recommend/stream", json=ASK | {"after_recommendation_id": "0"}), 404, "no such"
+    )
     worker.error = QueueFullError("full", retry_after=2.4)
-    answer = await client.post("/recommend/stream", json=ASK)
+    first = {"promotions": [{"item_id": "item-9", "rank": 1}]}
+    answer = await client.post("/recommend/stream", json=ASK | first)
     check_problem(answer, 429, "full")
     assert answer.headers["retry-after"] == "3"
 
@@ -108,6 +127,17 @@ async def test_a_stream_that_breaks_says_why(
     assert [name for name, _ in items] == ["item"] * 5
     assert name == "error"
     assert (problem["status"], problem["detail"]) == (status, detail)
+
+
+async def test_pages_may_come_as_streams(client: httpx.AsyncClient) -> None:
+    listed, after = [], {}
+    for _ in range(3):
+        answer = await client.post("/recommend/stream", json=ASK | after)
+        *items, (_, done) = events_of(answer)
+        listed += [item["item_id"] for _, item in items]
+        after = {"after_recommendation_id": done["recommendation_id"]}
+    assert len(set(listed)) == len(listed) == 19
+    assert (items, done["exhausted"]) == ([], True)
 
 
 async def test_an_explanation(client: httpx.AsyncClient) -> None:
@@ -147,7 +177,10 @@ async def test_events_history_and_deletion(client: httpx.AsyncClient, worker: An
         {"user_id": "a/b\nü", "item_id": "no-1", "timestamp": 1.5},
     ]
     answer = await client.post("/events", json={"events": events})
-    assert (answer.status_code, answer.json()) == (200, {"accepted": 2, "ignored_item_ids": ["no-1"]})
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"accepted": 2, "ignored_item_ids": ["no-1"], "joined": 0},
+    )
     await client.post("/events", json={"events": events[:1]})
     path = "/users/a%2Fb%0A%C3%BC/history"
     assert (await client.get(path)).json() == {"user_id": "a/b\nü", "item_ids": ["no-1", "item-3"]}

@@ -57,7 +57,7 @@ class ItemIds(_message.Message):
     def __init__(self, item_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("user_id", "num_items", "history", "exclude_item_ids", "exclude_seen", "priority", "decoding", "temperature", "top_p", "seed", "filter", "explain")
+    __slots__ = ("user_id", "num_items", "history", "exclude_item_ids", "exclude_seen", "priority", "decoding", "temperature", "top_p", "seed", "filter", "explain", "promotions", "after_recommendation_id", "validate_only")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     NUM_ITEMS_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,9 @@ class RecommendRequest(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    PROMOTIONS_FIELD_NUMBER: _ClassVar[int]
+    AFTER_RECOMMENDATION_ID_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     num_items: int
     history: ItemIds
@@ -82,7 +85,18 @@ class RecommendRequest(_message.Message):
     seed: int
     filter: Filter
     explain: bool
-    def __init__(self, user_id: _Optional[str] = ..., num_items: _Optional[int] = ..., history: _Optional[_Union[ItemIds, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., exclude_seen: _Optional[bool] = ..., priority: _Optional[int] = ..., decoding: _Optional[_Union[Decoding, str]] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., explain: _Optional[bool] = ...) -> None: ...
+    promotions: _containers.RepeatedCompositeFieldContainer[Promotion]
+    after_recommendation_id: str
+    validate_only: bool
+    def __init__(self, user_id: _Optional[str] = ..., num_items: _Optional[int] = ..., history: _Optional[_Union[ItemIds, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., exclude_seen: _Optional[bool] = ..., priority: _Optional[int] = ..., decoding: _Optional[_Union[Decoding, str]] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., explain: _Optional[bool] = ..., promotions: _Optional[_Iterable[_Union[Promotion, _Mapping]]] = ..., after_recommendation_id: _Optional[str] = ..., validate_only: _Optional[bool] = ...) -> None: ...
+
+class Promotion(_message.Message):
+    __slots__ = ("item_id", "rank")
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    rank: int
+    def __init__(self, item_id: _Optional[str] = ..., rank: _Optional[int] = ...) -> None: ...
 
 class Filter(_message.Message):
     __slots__ = ("all", "any", "none", "condition")
@@ -113,7 +127,7 @@ class Condition(_message.Message):
     def __init__(self, attribute: _Optional[str] = ..., op: _Optional[_Union[Op, str]] = ..., value: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
-    __slots__ = ("recommendation_id", "user_id", "items", "model_version", "catalog_version", "fallback", "degraded", "exhausted", "ignored_item_ids", "timings", "speculation", "explanation")
+    __slots__ = ("recommendation_id", "user_id", "items", "model_version", "catalog_version", "fallback", "degraded", "exhausted", "ignored_item_ids", "timings", "speculation", "explanation", "num_allowed_items")
     RECOMMENDATION_ID_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +140,7 @@ class RecommendResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     SPECULATION_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    NUM_ALLOWED_ITEMS_FIELD_NUMBER: _ClassVar[int]
     recommendation_id: str
     user_id: str
     items: _containers.RepeatedCompositeFieldContainer[RecommendedItem]
@@ -138,7 +153,8 @@ class RecommendResponse(_message.Message):
     timings: Timings
     speculation: Speculation
     explanation: Explanation
-    def __init__(self, recommendation_id: _Optional[str] = ..., user_id: _Optional[str] = ..., items: _Optional[_Iterable[_Union[RecommendedItem, _Mapping]]] = ..., model_version: _Optional[str] = ..., catalog_version: _Optional[str] = ..., fallback: _Optional[_Union[Fallback, str]] = ..., degraded: _Optional[bool] = ..., exhausted: _Optional[bool] = ..., ignored_item_ids: _Optional[_Iterable[str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ...) -> None: ...
+    num_allowed_items: int
+    def __init__(self, recommendation_id: _Optional[str] = ..., user_id: _Optional[str] = ..., items: _Optional[_Iterable[_Union[RecommendedItem, _Mapping]]] = ..., model_version: _Optional[str] = ..., catalog_version: _Optional[str] = ..., fallback: _Optional[_Union[Fallback, str]] = ..., degraded: _Optional[bool] = ..., exhausted: _Optional[bool] = ..., ignored_item_ids: _Optional[_Iterable[str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ..., num_allowed_items: _Optional[int] = ...) -> None: ...
 
 class RecommendUpdate(_message.Message):
     __slots__ = ("item", "done")
@@ -159,14 +175,16 @@ class Item(_message.Message):
     def __init__(self, item_id: _Optional[str] = ..., title: _Optional[str] = ..., attributes: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
 class RecommendedItem(_message.Message):
-    __slots__ = ("item", "rank", "score")
+    __slots__ = ("item", "rank", "score", "promoted")
     ITEM_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
+    PROMOTED_FIELD_NUMBER: _ClassVar[int]
     item: Item
     rank: int
     score: float
-    def __init__(self, item: _Optional[_Union[Item, _Mapping]] = ..., rank: _Optional[int] = ..., score: _Optional[float] = ...) -> None: ...
+    promoted: bool
+    def __init__(self, item: _Optional[_Union[Item, _Mapping]] = ..., rank: _Optional[int] = ..., score: _Optional[float] = ..., promoted: _Optional[bool] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("history_ms", "queue_ms", "prefill_ms", "decode_ms", "total_ms")
@@ -263,16 +281,18 @@ class BatchError(_message.Message):
     def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("user_id", "item_id", "timestamp", "event_id")
+    __slots__ = ("user_id", "item_id", "timestamp", "event_id", "recommendation_id")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+    RECOMMENDATION_ID_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     item_id: str
     timestamp: _timestamp_pb2.Timestamp
     event_id: str
-    def __init__(self, user_id: _Optional[str] = ..., item_id: _Optional[str] = ..., timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., event_id: _Optional[str] = ...) -> None: ...
+    recommendation_id: str
+    def __init__(self, user_id: _Optional[str] = ..., item_id: _Optional[str] = ..., timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., event_id: _Optional[str] = ..., recommendation_id: _Optional[str] = ...) -> None: ...
 
 class RecordEventsRequest(_message.Message):
     __slots__ = ("events",)
@@ -281,12 +301,14 @@ class RecordEventsRequest(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ...) -> None: ...
 
 class RecordEventsResponse(_message.Message):
-    __slots__ = ("accepted", "ignored_item_ids")
+    __slots__ = ("accepted", "ignored_item_ids", "joined")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     IGNORED_ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
+    JOINED_FIELD_NUMBER: _ClassVar[int]
     accepted: int
     ignored_item_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, accepted: _Optional[int] = ..., ignored_item_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    joined: int
+    def __init__(self, accepted: _Optional[int] = ..., ignored_item_ids: _Optional[_Iterable[str]] = ..., joined: _Optional[int] = ...) -> None: ...
 
 class GetHistoryRequest(_message.Message):
     __slots__ = ("user_id",)

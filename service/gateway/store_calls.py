@@ -1,0 +1,26 @@
+"""Asking the history store, whose failures are counted."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from service.errors import HistoryStoreError
+from service.telemetry.metrics import GatewayMetrics
+
+
+@asynccontextmanager
+async def asking_store(metrics: GatewayMetrics, seconds: float | None = None) -> AsyncIterator[None]:
+    """Counts a call of the store that fails in the block; one that takes longer than `seconds` fails.
+
+    Raises:
+        HistoryStoreError: as the store did, or it did not answer in time.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        metrics.history_store_errors.inc()
+        raise HistoryStoreError("history store: no answer in time") from error
+    except HistoryStoreError:
+        metrics.history_store_errors.inc()
+        raise

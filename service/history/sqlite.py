@@ -26,8 +26,8 @@ from service.types import Event, JoinedItem, RememberedList
 T = TypeVar("T")
 
 _BUSY_SECONDS = 5.0
-# Of lists that are over, so many go whenever one is written.
-_MOST_FORGOTTEN = 100
+# Of the oldest lists, so many go, where they are over, whenever one is written.
+_MOST_FORGOTTEN = 4
 
 # By version, what was new in it. `arrival` is sqlite's own row number: AUTOINCREMENT never gives one out twice.
 _SCHEMAS = (
@@ -49,7 +49,7 @@ CREATE INDEX event_ids_by_arrival ON event_ids (user_id, arrival);
 """,
     """
 CREATE TABLE lists (
-  arrival INTEGER PRIMARY KEY AUTOINCREMENT,
+  arrival INTEGER PRIMARY KEY,
   user_id TEXT NOT NULL,
   recommendation_id TEXT NOT NULL,
   ends REAL NOT NULL,
@@ -58,8 +58,6 @@ CREATE TABLE lists (
   joined TEXT NOT NULL DEFAULT '[]',
   UNIQUE (user_id, recommendation_id)
 );
-CREATE INDEX lists_by_arrival ON lists (user_id, arrival);
-CREATE INDEX lists_by_end ON lists (ends);
 """,
 )
 _OLD_EVENTS = """
@@ -75,7 +73,7 @@ DELETE FROM lists WHERE arrival IN (
   SELECT arrival FROM lists WHERE user_id = ? ORDER BY arrival DESC LIMIT -1 OFFSET ?)
 """
 _OLD_LISTS = """
-DELETE FROM lists WHERE arrival IN (SELECT arrival FROM lists WHERE ends <= ? ORDER BY ends LIMIT ?)
+DELETE FROM lists WHERE ends <= ? AND arrival IN (SELECT arrival FROM lists ORDER BY arrival LIMIT ?)
 """
 _LIST = " FROM lists WHERE user_id = ? AND recommendation_id = ? AND ends > ?"
 _NEWEST = "SELECT item_id FROM events WHERE user_id = ? ORDER BY timestamp DESC, arrival DESC LIMIT ?"

@@ -121,7 +121,7 @@ def _router(recommender: Recommender) -> APIRouter:
         status_code=204,
     )
     async def delete_history(user_id: IdInPath) -> None:
-        """Forget a user's history."""
+        """Forget a user's history, and the lists that are remembered of it."""
         await recommender.delete_history(user_id)
 
     @router.get("/items/{item_id:any_text}", responses=problems(404, 422, 500), tags=["items"])

@@ -12,6 +12,8 @@ from service.types import Event, JoinedItem, RememberedList
 T = TypeVar("T")
 
 _LONG = 0.1  # seconds, which a store that is well never needs
+# Those who have lists remembered wait for a small part of their time, and so do many one after another.
+_LONG_FOR_LISTS = 0.02
 
 
 class Breaker:
@@ -40,8 +42,8 @@ class Breaker:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._histories = _Circuit(failures, seconds, clock)
-        self._lists = _Circuit(failures, seconds, clock)
+        self._histories = _Circuit(failures, seconds, clock, _LONG)
+        self._lists = _Circuit(failures, seconds, clock, _LONG_FOR_LISTS)
 
     async def append(self, events: Sequence[Event]) -> None:
         """See `HistoryStore`."""
@@ -77,10 +79,10 @@ class Breaker:
 
 
 class _Circuit:
-    """How calls of one kind went; arguments as of `Breaker`."""
+    """How calls of one kind went; arguments as of `Breaker`, and for how many seconds it is long to wait."""
 
-    def __init__(self, failures: int, seconds: float, clock: Callable[[], float]) -> None:
-        self._allowed, self._seconds, self._clock = failures, seconds, clock
+    def __init__(self, failures: int, seconds: float, clock: Callable[[], float], long: float) -> None:
+        self._allowed, self._seconds, self._clock, self._long = failures, seconds, clock, long
         self._failed = 0
         self._ask_again_at = 0.0
 
@@ -100,7 +102,7 @@ class _Circuit:
             self._fail()
             raise
         except asyncio.CancelledError:
-            if self._clock() - started >= _LONG:
+            if self._clock() - started >= self._long:
                 self._fail()
             raise
         self._failed = 0

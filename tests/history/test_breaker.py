@@ -146,6 +146,22 @@ async def test_a_call_that_was_given_up_counts_if_it_had_waited_for_long(
     assert (await fails(breaker, 1))[0] == "history store: not asked, after 3 failures in a row"
 
 
+async def test_lists_wait_for_less(breaker: Breaker, store: Store, clock: Clock) -> None:
+    async def silent(listed: object) -> None:
+        await asyncio.Event().wait()
+
+    store.remember = silent
+    for _ in range(3):
+        call = asyncio.ensure_future(breaker.remember(RememberedList("ann", "1", ("a",))))
+        await asyncio.sleep(0)
+        clock.now += 0.03
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    with pytest.raises(HistoryStoreError, match="not asked, after 3 failures in a row"):
+        await breaker.remember(RememberedList("ann", "1", ("a",)))
+
+
 async def test_a_ping_always_asks_and_ends_it(breaker: Breaker, store: Store) -> None:
     store.is_down = True
     await fails(breaker, 3)

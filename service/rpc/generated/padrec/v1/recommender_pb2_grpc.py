@@ -112,7 +112,7 @@ class RecommenderServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteHistory(self, request, context):
-        """Forget a user's history.
+        """Forget a user's history, and the lists that are remembered of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

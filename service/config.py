@@ -39,6 +39,9 @@ class GatewaySettings(_Section):
     max_excluded_items: int = Field(10_000, ge=0, description="most `exclude_item_ids` of a request")
     max_events: int = Field(1_000, ge=1, description="most events of one POST /events")
     max_batch_requests: int = Field(100, ge=1, description="most lists of one POST /recommend/batch")
+    example_users: tuple[str, ...] = Field(
+        (), description="users to pick in the console, beside those typed there"
+    )
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="of an HTTP body, and of a gRPC message")
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 # more than show is built with 'padrec bundle build'.
 STEPS = 320
 DRAFT_STEPS = 80
+_NUM_EXAMPLES = 20  # users to pick in the console
 
 
 def demo(
@@ -41,8 +43,10 @@ def demo(
     dataset = _shop(folder / "shop")
     if not (bundle / "manifest.json").is_file():
         _build(dataset, bundle, steps)
-    settings = _settings(load_settings(), folder, 0 if once else port)
-    user = asyncio.run(_remember(dataset, settings))
+    users = dataset.interactions().user_ids[:_NUM_EXAMPLES]
+    settings = _settings(load_settings(), folder, 0 if once else port, users)
+    user = users[0]
+    asyncio.run(_remember(dataset, settings, user))
 
     def on_ready(url: str) -> None:
         from service.cli.serving import ask
@@ -86,20 +90,20 @@ def _build(dataset: "Dataset", bundle: Path, steps: int) -> None:
         )
 
 
-def _settings(settings: "Settings", folder: Path, port: int) -> "Settings":
-    """The operator's settings, with the demo's own history, and no word but warnings beside the demo's."""
+def _settings(settings: "Settings", folder: Path, port: int, users: Sequence[str]) -> "Settings":
+    """The operator's settings, with the demo's own history and users, and no word but warnings beside the demo's."""
     history = {"url": f"sqlite:///{(folder / 'history.sqlite3').absolute()}"}
     return settings.model_copy(
         update={
-            "gateway": settings.gateway.model_copy(update={"port": port}),
+            "gateway": settings.gateway.model_copy(update={"port": port, "example_users": tuple(users)}),
             "history": settings.history.model_copy(update=history),
             "log": settings.log.model_copy(update={"level": "warning"}),
         }
     )
 
 
-async def _remember(dataset: "Dataset", settings: "Settings") -> str:
-    """Put the shop's histories into the store, the first time; a user of them."""
+async def _remember(dataset: "Dataset", settings: "Settings", user: str) -> None:
+    """Put the shop's histories into the store, unless the one of `user` is there."""
     import pyarrow.parquet as pq
 
     from service.data.dataset import INTERACTIONS
@@ -108,11 +112,9 @@ async def _remember(dataset: "Dataset", settings: "Settings") -> str:
 
     store = open_store(settings.history)
     try:
-        events = pq.read_table(dataset.path / INTERACTIONS)
-        user = str(events["user_id"][0])
         if not await store.get(user):
+            events = pq.read_table(dataset.path / INTERACTIONS)
             await store.append([Event(**event) for event in events.to_pylist()])
-        return user
     finally:
         await store.close()
 
@@ -121,7 +123,7 @@ def _show(url: str, dataset: "Dataset", user: str, answer: dict[str, Any]) -> No
     from service.cli.serving import print_answer
 
     body = json.dumps({"user_id": user, "num_items": 10})
-    print(f"\nthe shop is open at {url} (reference: {url}/docs). Ask for a list:\n")
+    print(f"\nthe shop is open: {url}/console?user={user} (reference: {url}/docs). Ask for a list:\n")
     print(f"  curl -s {url}/recommend -H 'content-type: application/json' -d '{body}'\n")
     print(f"user {user} met last:")
     titles = dict(zip(*(dataset.items()[name].to_pylist() for name in ("item_id", "title")), strict=True))

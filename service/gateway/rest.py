@@ -50,7 +50,7 @@ def create_app(recommender: Recommender) -> FastAPI:
     )
     app.include_router(_router(recommender))
     app.include_router(health_router(recommender))
-    app.include_router(console_router())
+    app.include_router(console_router(recommender.settings.example_users))
     add_handlers(app)
     app.openapi = with_problems(app.openapi)  # type: ignore[method-assign]
     # The last one added sees a request first.

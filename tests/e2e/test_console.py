@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -132,6 +133,16 @@ def test_on_a_phone_by_day_and_by_night(service, browser: Browser, scheme: str) 
     if os.environ.get("SHOT"):
         page.screenshot(path=os.environ["SHOT"] + f"-{scheme}.png", full_page=True)
     page.close()
+
+
+def test_users_to_pick(serve, bundle: Path, tmp_path: Path, page: Page) -> None:
+    with serve(bundle, tmp_path / "h.sqlite3", PADREC_GATEWAY__EXAMPLE_USERS='["zoe", "yan"]') as service:
+        page.goto(f"{service.url}/console?user=typed")
+        expect(page.locator("#list li")).to_have_count(10)
+        page.goto(f"{service.url}/console")
+        offered = page.locator("#users option")
+        expect(offered).to_have_count(3)
+        assert offered.evaluate_all("all => all.map((one) => one.value)") == ["typed", "zoe", "yan"]
 
 
 def test_nothing_but_the_console_s_own_is_loaded(service) -> None:

@@ -24,13 +24,17 @@ class _Files(StaticFiles):
         return response
 
 
-def console_router() -> APIRouter:
-    """`/console`, and its files below it."""
+def console_router(example_users: tuple[str, ...]) -> APIRouter:
+    """`/console`, its files below it, and the users that it offers."""
     router = APIRouter(include_in_schema=False)
 
     @router.get("/console")
     async def console() -> Response:
         return FileResponse(_FILES / "index.html", headers=_HEADERS)
+
+    @router.get("/console/users")
+    async def users() -> dict[str, tuple[str, ...]]:
+        return {"user_ids": example_users}
 
     router.routes.append(Mount("/console", _Files(directory=_FILES), name="console_files"))
     return router

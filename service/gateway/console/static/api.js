@@ -38,7 +38,7 @@ function post(body, signal) {
 }
 
 export const ready = () => json("health/ready");
-export const users = () => json("users?limit=50");
+export const users = () => json("console/users");
 export const history = (user) => json(`users/${encodeURIComponent(user)}/history`);
 export const item = (id) => json(`items/${encodeURIComponent(id)}`);
 export const recommend = (body, signal) => json("recommend", post(body, signal));

@@ -6,6 +6,7 @@ import { conditions, offerAttributes } from "./filter.js";
 import { showRounds } from "./rounds.js";
 
 const LONGEST_HISTORY = 100;
+const MOST_USERS = 20; // that this browser remembers to have asked for
 let asking = new AbortController();
 const items = new Map(); // what is known of items, by ID
 
@@ -149,6 +150,12 @@ function rememberQuery(user) {
   const wanted = new URLSearchParams({ user, n: byId("num-items").value });
   if (byId("compare").checked) wanted.set("beam", "1");
   history.replaceState(null, "", `?${wanted}`);
+  const latest = [user, ...latestUsers().filter((other) => other !== user)].slice(0, MOST_USERS);
+  localStorage.setItem("users", JSON.stringify(latest));
+}
+
+function latestUsers() {
+  return JSON.parse(localStorage.getItem("users") ?? "[]");
 }
 
 function recallQuery() {
@@ -163,7 +170,8 @@ async function tellOfService() {
     await api.ready();
     byId("service").textContent = "ready";
     const { user_ids: ids } = await api.users();
-    byId("users").replaceChildren(...ids.map((id) => element("option", { value: id })));
+    const offered = new Set([...latestUsers(), ...ids]);
+    byId("users").replaceChildren(...[...offered].map((id) => element("option", { value: id })));
   } catch (error) {
     byId("service").textContent = error.message;
   }

@@ -6,6 +6,7 @@ import { conditions, offerAttributes } from "./filter.js";
 import { showRounds } from "./rounds.js";
 
 const LONGEST_HISTORY = 100;
+const LONGEST_VALUE = 40;
 const MOST_USERS = 20; // that this browser remembers to have asked for
 let asking = new AbortController();
 const items = new Map(); // what is known of items, by ID
@@ -17,7 +18,9 @@ function show(problem) {
 }
 
 function itemRow(item, { number, button, score, shared } = {}) {
-  const more = [item.item_id, ...Object.entries(item.attributes ?? {}).map(([name, value]) => `${name}: ${value}`)];
+  // A description would hide the rest.
+  const attributes = Object.entries(item.attributes ?? {}).filter(([, value]) => String(value).length <= LONGEST_VALUE);
+  const more = [item.item_id, ...attributes.map(([name, value]) => `${name}: ${[value].flat().join(", ")}`)];
   if (score != null) more.push(`probability ${score.toFixed(3)}`);
   const about = element(
     "span",

@@ -7,6 +7,10 @@ same file.
 
 Lists are written in the writer's thread too, over a connection with `synchronous=NORMAL`, which leaves the flush to
 whoever comes next: a recommendation does not wait for the disk.
+
+What is deleted is overwritten, too, and the write-ahead file emptied, before a deletion is acknowledged. That leaves
+copies of rows that sqlite had moved from page to page; they go when the file is written anew, which is part of the
+deletion while the file is small.
 """
 
 import asyncio
@@ -26,6 +30,8 @@ from service.types import Event, JoinedItem, RememberedList
 T = TypeVar("T")
 
 _BUSY_SECONDS = 5.0
+# Written anew in less than half a second.
+_SMALL_FILE_BYTES = 64 * 2**20
 # Of the oldest lists, so many go, where they are over, whenever one is written.
 _MOST_FORGOTTEN = 4
 
@@ -104,6 +110,7 @@ class SqliteHistoryStore:
         self._max_items = max_items
         self._remember_seconds = remember_seconds
         self._clock = clock
+        self._has_traces = False
         try:
             self._writing = _open(path)
             self._remembering = _connect(path, synchronous="NORMAL")
@@ -182,9 +189,34 @@ class SqliteHistoryStore:
 
     def _delete(self, user_id: str) -> None:
         with _transaction(self._writing) as db:
-            db.execute("DELETE FROM events WHERE user_id = ?", (user_id,))
-            db.execute("DELETE FROM event_ids WHERE user_id = ?", (user_id,))
-            db.execute("DELETE FROM lists WHERE user_id = ?", (user_id,))
+            tables = ("events", "event_ids", "lists")
+            gone = [
+                db.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,)).rowcount for table in tables
+            ]
+        self._has_traces |= any(gone)
+        if self._has_traces:
+            self._erase_traces()
+
+    def _erase_traces(self) -> None:
+        """Leave nothing of deleted rows on the disk; what fails is done at the next deletion, of anybody.
+
+        Raises:
+            HistoryStoreError: another process has read for so long that the write-ahead file cannot be emptied.
+        """
+        db = self._writing
+        (num_pages,), (page_bytes,) = (
+            db.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size")
+        )
+        if num_pages * page_bytes <= _SMALL_FILE_BYTES:
+            db.execute("PRAGMA temp_store = MEMORY")  # no copy on the disk, and no need for a folder of such
+            db.execute("VACUUM")
+        (is_busy, *_) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            raise HistoryStoreError(
+                f"history file {self._path}: the user is deleted, but another process reads the file, and traces are "
+                "left in it; delete the user again"
+            )
+        self._has_traces = False
 
     def _remember(self, listed: RememberedList) -> None:
         now = self._clock()
@@ -249,6 +281,7 @@ def _connect(path: Path, synchronous: str = "FULL") -> sqlite3.Connection:
         path.absolute(), timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
     db.execute(f"PRAGMA synchronous = {synchronous}")
+    db.execute("PRAGMA secure_delete = ON")
     return db
 
 

@@ -230,3 +230,40 @@ async def test_a_server_that_is_full_keeps_what_it_has_and_acknowledges_nothing(
     await store.append([Event("ann", "b", 2.0)])
     assert await store.get("ann") == ["a", "b"]
     await store.close()
+
+
+async def test_nothing_of_a_deleted_user_is_left(redis_url: str, client: Redis) -> None:
+    store = RedisHistoryStore(redis_url, 5, remember_seconds=600)
+    for user in ("ann-4711", "ann-4711{x}", "bob"):
+        await store.append([Event(user, "a", 1.0, f"{user}-1"), Event(user, "b", 2.0)])
+        await store.remember(RememberedList(user, "1", ("a", "b")))
+        await store.join(user, "1", ["a"])
+    await store.delete("ann-4711")
+    left = [key async for key in client.scan_iter("*", count=1)]
+    assert len(left) == 12
+    assert not [key for key in left if "{ann-4711}" in key]
+    for user in ("ann-4711{x}", "bob"):
+        await store.delete(user)
+    assert [key async for key in client.scan_iter("*")] == []
+    await store.close()
+
+
+async def test_errors_name_no_user(redis_url: str, client: Redis) -> None:
+    user = "ann-4711"
+    await client.set(f"padrec:{{{user}}}:history", "no sorted set")
+    await client.acl_setuser(
+        "nobody", enabled=True, passwords=["+secret"], categories=["+@all"], keys=["none:*"]
+    )
+    stores = [RedisHistoryStore(redis_url, 5)]
+    socket_file = redis_url.removeprefix("unix://")
+    stores.append(RedisHistoryStore(f"unix://nobody:secret@{socket_file}", 5))
+    for store in stores:
+        for call in (
+            lambda store=store: store.append([Event(user, user, 1.0, user)]),
+            lambda store=store: store.get(user),
+        ):
+            with pytest.raises(HistoryStoreError) as caught:
+                await call()
+            assert user not in str(caught.value)
+        await store.close()
+    await client.acl_deluser("nobody")

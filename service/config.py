@@ -4,9 +4,9 @@ The environment wins over the file: `PADREC_GATEWAY__PORT=9000` over `[gateway] 
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,6 +20,13 @@ from service.errors import InputError
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def _needs(self, given: str, *others: str) -> None:
+        """Raise unless, where one setting is given, others are as well."""
+        if getattr(self, given):
+            for other in others:
+                if getattr(self, other) is None:
+                    raise ValueError(f"{given} needs {other}")
 
 
 class GatewaySettings(_Section):
@@ -43,6 +50,37 @@ class GatewaySettings(_Section):
         (), description="users to pick in the console, beside those typed there"
     )
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="of an HTTP body, and of a gRPC message")
+    keys_file: Path | None = Field(
+        None, description="API keys, as `padrec keys` writes them; None: none are asked for"
+    )
+    metrics_need_key: bool = Field(False, description="whether /metrics needs a key, of scope read")
+    tls_certificate: Path | None = Field(
+        None, description="PEM, with its chain; None: REST and gRPC without TLS"
+    )
+    tls_key: Path | None = Field(None, description="PEM, of tls_certificate")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM; callers need a certificate of it; None: they need none"
+    )
+    local_socket: Path | None = Field(
+        None,
+        description="Unix socket with REST over plain HTTP for processes of this user; "
+        "`padrec serve` has its own where there is TLS",
+    )
+    worker_tls_ca: Path | None = Field(
+        None, description="PEM, of a worker's certificate at host:port; None: without TLS"
+    )
+    worker_tls_certificate: Path | None = Field(None, description="PEM, shown to a worker that asks for one")
+    worker_tls_key: Path | None = Field(None, description="PEM, of worker_tls_certificate")
+
+    @model_validator(mode="after")
+    def _no_halves(self) -> Self:
+        self._needs("metrics_need_key", "keys_file")
+        self._needs("tls_certificate", "tls_key")
+        self._needs("tls_key", "tls_certificate")
+        self._needs("tls_client_ca", "tls_certificate")
+        self._needs("worker_tls_certificate", "worker_tls_key", "worker_tls_ca")
+        self._needs("worker_tls_key", "worker_tls_certificate")
+        return self
 
 
 class WorkerSettings(_Section):
@@ -63,6 +101,20 @@ class WorkerSettings(_Section):
     )
     max_queue: int = Field(256, ge=1, description="requests that may wait; one more is refused")
     num_threads: int | None = Field(None, ge=1, description="CPU threads; None: what torch chooses")
+    tls_certificate: Path | None = Field(
+        None, description="PEM, with its chain; None: without TLS, as always on a Unix socket"
+    )
+    tls_key: Path | None = Field(None, description="PEM, of tls_certificate")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM; gateways need a certificate of it; None: they need none"
+    )
+
+    @model_validator(mode="after")
+    def _no_halves(self) -> Self:
+        self._needs("tls_certificate", "tls_key")
+        self._needs("tls_key", "tls_certificate")
+        self._needs("tls_client_ca", "tls_certificate")
+        return self
 
 
 class HistorySettings(_Section):
@@ -139,4 +191,4 @@ def load_settings(file: Path | None = None) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"setting '{name}': {first['msg']}") from error
+        raise InputError(f"setting '{name}': {first['msg'].removeprefix('Value error, ')}") from error

@@ -25,6 +25,7 @@ from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.cli import main
 from service.files import write_json
+from tests.certificates import Certificates, make_certificates
 
 MakeBundle = Callable[..., Path]
 
@@ -71,6 +72,11 @@ def make_bundle() -> MakeBundle:
 
 Done = "subprocess.CompletedProcess[str]"
 Padrec = Callable[..., Done]
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="session")

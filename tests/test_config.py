@@ -43,3 +43,30 @@ def test_a_section_that_is_no_json_is_told(monkeypatch: pytest.MonkeyPatch, valu
     with pytest.raises(InputError, match="gateway") as raised:
         load_settings()
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[gateway]\ntls_certificate = "c"\n', "setting 'gateway': tls_certificate needs tls_key"),
+        ('[gateway]\ntls_key = "k"\n', "setting 'gateway': tls_key needs tls_certificate"),
+        ('[gateway]\ntls_client_ca = "a"\n', "setting 'gateway': tls_client_ca needs tls_certificate"),
+        (
+            '[gateway]\nworker_tls_key = "k"\n',
+            "setting 'gateway': worker_tls_key needs worker_tls_certificate",
+        ),
+        (
+            '[gateway]\nworker_tls_key = "k"\nworker_tls_certificate = "c"\n',
+            "setting 'gateway': worker_tls_certificate needs worker_tls_ca",
+        ),
+        ("[gateway]\nmetrics_need_key = true\n", "setting 'gateway': metrics_need_key needs keys_file"),
+        ('[worker]\ntls_certificate = "c"\n', "setting 'worker': tls_certificate needs tls_key"),
+        ('[worker]\ntls_client_ca = "a"\n', "setting 'worker': tls_client_ca needs tls_certificate"),
+    ],
+)
+def test_half_given_settings_are_one_line(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "padrec.toml"
+    file.write_text(content)
+    with pytest.raises(InputError) as raised:
+        load_settings(file)
+    assert str(raised.value) == message

@@ -7,6 +7,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.rpc.generated.padrec.worker.v1 import worker_pb2, worker_pb2_grpc
+from service.rpc.listen import UNIX
 from service.rpc.messages import (
     WorkerDescription,
     description_from_message,
@@ -15,6 +16,7 @@ from service.rpc.messages import (
     request_to_message,
 )
 from service.rpc.status import error_of
+from service.rpc.tls import ClientTls
 from service.types import DecodedItem, DecodedList, DecodeRequest
 
 READY_TIMEOUT = 1.0
@@ -54,11 +56,19 @@ class WorkerClient:
     Args:
         address: `host:port` or `unix:PATH`. Nobody needs to listen there yet.
         catalog_version: of the bundle whose rows the caller speaks.
+        tls: how to know the worker; None: without TLS, as always over a Unix socket.
+
+    Raises:
+        InputError: a file of `tls` cannot be used.
     """
 
-    def __init__(self, address: str, catalog_version: str) -> None:
+    def __init__(self, address: str, catalog_version: str, tls: ClientTls | None = None) -> None:
         self._catalog_version = catalog_version
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._channel = (
+            grpc.aio.insecure_channel(address, options=_OPTIONS)
+            if tls is None or address.startswith(UNIX)
+            else grpc.aio.secure_channel(address, tls.credentials(), options=_OPTIONS)
+        )
         self._worker = worker_pb2_grpc.WorkerStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 

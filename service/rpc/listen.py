@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 
 from service.errors import InputError
+from service.rpc.tls import ServerTls
 
 UNIX = "unix:"
 # sockaddr_un holds 108 bytes on Linux, 104 elsewhere, the final zero included.
@@ -43,15 +44,19 @@ def join_host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def add_port(server: grpc.aio.Server, address: str) -> int:
+def add_port(server: grpc.aio.Server, address: str, tls: ServerTls | None = None) -> int:
     """Have a gRPC server that is not started yet listen on `address`; returns the port, where it has one.
 
+    A Unix socket never speaks TLS.
+
     Raises:
-        InputError: as `check_listen`.
+        InputError: as `check_listen`, or a file of `tls` cannot be used.
     """
     check_listen(address)
     try:
-        return int(server.add_insecure_port(address))
+        if tls is None or address.startswith(UNIX):
+            return int(server.add_insecure_port(address))
+        return int(server.add_secure_port(address, tls.credentials()))
     except RuntimeError as error:
         raise InputError(f"cannot listen on {address}") from error
 
@@ -76,6 +81,26 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise InputError(f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}") from error
+    return listener
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """A listening Unix socket that only processes of this user may use; one that nobody serves is replaced.
+
+    Raises:
+        InputError: the path cannot be used, or is in use.
+    """
+    _check_unix(path)
+    listener = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise InputError(f"cannot listen on {path}: {error.strerror}") from error
+    finally:
+        os.umask(mask)
     return listener
 
 

@@ -20,6 +20,7 @@ from service.rpc.messages import (
     request_from_message,
 )
 from service.rpc.status import CatalogMismatchError, code_of, metadata_of
+from service.rpc.tls import ServerTls
 from service.types import DecodedItem, DecodedList, DecodeRequest
 
 _SERVICES = ("", "padrec.worker.v1.Worker")
@@ -56,10 +57,11 @@ class WorkerServer:
 
     Args:
         listen: `host:port` (port 0: any free one) or `unix:PATH` (a socket that nobody serves is replaced).
+        tls: None: without TLS, as always on a Unix socket.
     """
 
-    def __init__(self, listen: str) -> None:
-        self._listen = listen
+    def __init__(self, listen: str, tls: ServerTls | None = None) -> None:
+        self._listen, self._tls = listen, tls
         self._server = grpc.aio.server(options=_OPTIONS)
         self._servicer = _Servicer()
         self._health = health.aio.HealthServicer()
@@ -68,9 +70,9 @@ class WorkerServer:
         """Listen, as not serving; returns the address to call.
 
         Raises:
-            InputError: the address is malformed or in use.
+            InputError: the address is malformed or in use, or a file of its TLS cannot be used.
         """
-        port = add_port(self._server, self._listen)
+        port = add_port(self._server, self._listen, self._tls)
         await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
         worker_pb2_grpc.add_WorkerServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

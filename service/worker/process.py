@@ -18,6 +18,7 @@ from service.config import Settings, WorkerSettings
 from service.errors import UnavailableError
 from service.processes import end_with_supervisor
 from service.rpc.server import WorkerServer
+from service.rpc.tls import server_tls
 from service.telemetry.logs import configure_logging
 from service.telemetry.metrics import WorkerMetrics
 from service.types import DecodeRequest
@@ -105,7 +106,7 @@ class _Worker:
         return worker
 
     async def _run(self) -> None:
-        server = WorkerServer(self._settings.listen)
+        server = WorkerServer(self._settings.listen, server_tls(self._settings))
         with ExitStack() as stack:
             stack.enter_context(
                 metrics_server(self._settings.metrics_host, self._settings.metrics_port, self._registry)

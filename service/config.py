@@ -143,6 +143,7 @@ class LogSettings(_Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal")
+    user_ids: bool = Field(False, description="whether the line of a request, at debug, names its users")
 
 
 class Settings(BaseSettings):

@@ -33,6 +33,14 @@ class RequestError(PadrecError):
         self.field = field
 
 
+class UnauthenticatedError(PadrecError):
+    """The caller gave no API key, or one that there is not."""
+
+
+class PermissionDeniedError(PadrecError):
+    """The caller's API key is not for this."""
+
+
 class NoSuchItemError(PadrecError):
     """The catalogue does not hold the item that was asked for."""
 
@@ -49,6 +57,18 @@ class QueueFullError(PadrecError):
     """
 
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class RateLimitError(PadrecError):
+    """The caller asked more often than its API key may.
+
+    Attributes:
+        retry_after: seconds after which the same is allowed, if nothing else is asked meanwhile.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 

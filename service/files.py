@@ -73,11 +73,19 @@ def check_new_file(file: Path, *, overwrite: bool) -> None:
         raise InputError(f"{file} exists already; choose another --out or pass --overwrite")
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`; after a crash the file holds all of the old or all of the new."""
+def write_atomic(path: Path, data: bytes, mode: int | None = None) -> None:
+    """Replace `path` by `data`; after a crash the file holds all of the old or all of the new.
+
+    Args:
+        path: the file.
+        data: all of it.
+        mode: the file's permissions, which it has before it holds anything; None: the process's usual ones.
+    """
     scratch = path.with_name(f".{path.name}.partial")
     try:
         with scratch.open("wb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -229,16 +229,22 @@ def serve(
         listen_tcp(settings.gateway.host, settings.gateway.port) as listener,
         _socket_folder() as folder,
     ):
-        url = _url(listener)
+        url = _url(listener, "http" if settings.gateway.tls_certificate is None else "https")
+        local_socket = settings.gateway.local_socket
+        if local_socket is None and settings.gateway.tls_certificate is not None:
+            # Whoever asks whether it is ready need not have a certificate that it takes.
+            local_socket = folder / "gateway"
         options = [str(bundle), *(("--config", str(config)) if config else ())]
-        environment = _environment(settings, worker=f"unix:{folder / 'worker'}")
+        environment = _environment(settings, f"unix:{folder / 'worker'}", local_socket)
         worker = Child("worker", [*padrec, "worker", *options], env=environment)
         fd = listener.fileno()
         gateway = Child("gateway", [*padrec, "gateway", *options, "--fd", str(fd)], env=environment, fds=[fd])
         supervisor = Supervisor([worker, gateway], lambda: _versions(bundle))
         with _signals_to(supervisor.stop):
             try:
-                return supervisor.run(lambda: _answers(url), lambda: on_ready(url) if on_ready else None)
+                return supervisor.run(
+                    lambda: _answers(url, local_socket), lambda: on_ready(url) if on_ready else None
+                )
             finally:
                 listener.close()  # so that nobody new waits for a gateway that is about to end
                 supervisor.shut_down()
@@ -250,10 +256,12 @@ def _versions(bundle: Path) -> tuple[str, str]:
     return manifest.model_version, manifest.catalog_version
 
 
-def _environment(settings: Settings, *, worker: str) -> dict[str, str]:
+def _environment(settings: Settings, worker: str, local_socket: Path | None) -> dict[str, str]:
     """The children's environment: it wins over the file, so that both run with exactly these settings."""
     values = settings.model_dump(mode="json", exclude_none=True)
     values["gateway"]["worker"] = values["worker"]["listen"] = worker
+    if local_socket is not None:
+        values["gateway"]["local_socket"] = str(local_socket)
     variables = {
         f"PADREC_{section}__{name}".upper(): value if isinstance(value, str) else json.dumps(value)
         for section, fields in values.items()
@@ -265,7 +273,7 @@ def _environment(settings: Settings, *, worker: str) -> dict[str, str]:
 @contextmanager
 def _socket_folder() -> Iterator[Path]:
     """A private folder whose path leaves room for a socket's name."""
-    longest = MAX_UNIX_PATH_BYTES - len("/padrec-xxxxxxxx/worker")
+    longest = MAX_UNIX_PATH_BYTES - len("/padrec-xxxxxxxx/gateway")
     parent = tempfile.gettempdir()
     if len(os.fsencode(parent)) > longest:
         parent = "/tmp"
@@ -283,16 +291,20 @@ def _signals_to(stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _url(listener: socket.socket) -> str:
+def _url(listener: socket.socket, scheme: str) -> str:
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://{join_host_port(host, port)}"
+    return f"{scheme}://{join_host_port(host, port)}"
 
 
-def _answers(url: str) -> bool:
-    """Whether the gateway says that it is ready; asked past any proxy."""
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=_READY_TIMEOUT)
+def _answers(url: str, local_socket: Path | None) -> bool:
+    """Whether the gateway says that it is ready; asked past any proxy, and, by its local socket, past its TLS."""
+    connection = http.client.HTTPConnection(url.partition("://")[2], timeout=_READY_TIMEOUT)
     try:
+        if local_socket is not None:
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(_READY_TIMEOUT)
+            connection.sock.connect(str(local_socket))
         connection.request("GET", "/health/ready")
         return connection.getresponse().status == http.HTTPStatus.OK
     except (OSError, http.client.HTTPException):

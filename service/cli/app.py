@@ -2,7 +2,7 @@
 
 import typer
 
-from service.cli import bench, data, demo, evaluating, models, serving, soaking
+from service.cli import bench, data, demo, evaluating, keys, models, serving, soaking
 
 app = typer.Typer(
     name="padrec",
@@ -17,6 +17,7 @@ app.add_typer(models.train_app, name="train")
 bench.app.command("soak")(soaking.bench_soak)
 bench.app.command("prefix")(soaking.bench_prefix)
 app.add_typer(bench.app, name="bench")
+app.add_typer(keys.app, name="keys")
 app.command()(evaluating.evaluate)
 app.command()(demo.demo)
 app.command()(serving.serve)

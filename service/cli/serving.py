@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from service.catalog.items import Catalogue
     from service.config import Settings, WorkerSettings
     from service.engine.engine import Engine
+    from service.rpc.tls import ClientTls
     from service.types import DecodeRequest
 
 # What a start may take longer to learn what guessing costs; a CPU that is slower than that learns it in service.
@@ -147,31 +148,58 @@ def recommend(
         ),
     ] = None,
     url: Annotated[str, typer.Option(help="Where the gateway listens.")] = "http://127.0.0.1:8000",
+    api_key: Annotated[
+        str | None, typer.Option(envvar="PADREC_API_KEY", help="Of a gateway that asks for one.")
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(help="PEM, of the gateway's certificate; default: those that this machine trusts."),
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="PEM, for a gateway that asks for certificates; goes with --key.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM, of --certificate.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as it came.")] = False,
 ) -> None:
     """Ask a running service for a list."""
+    from service.rpc.tls import ClientTls
+
     body: dict[str, Any] = {"user_id": user, "num_items": num_items}
     if decoding is not None:
         body["decoding"] = decoding.value
     if history is not None:
         body["history"] = [item for item in history.split(",") if item]
-    answer = ask(url, body)
+    if (certificate is None) != (key is None):
+        raise InputError("give --certificate and --key together")
+    answer = ask(url, body, api_key=api_key, tls=ClientTls(ca, certificate, key))
     if as_json:
         print(json.dumps(answer, indent=2, ensure_ascii=False))
     else:
         print_answer(answer)
 
 
-def ask(url: str, body: dict[str, Any], timeout: float = 30.0) -> dict[str, Any]:
+def ask(
+    url: str,
+    body: dict[str, Any],
+    timeout: float = 30.0,
+    *,
+    api_key: str | None = None,
+    tls: "ClientTls | None" = None,
+) -> dict[str, Any]:
     """One `POST /recommend`.
 
     Raises:
+        InputError: a file of `tls` cannot be used.
         PadrecError: nothing answers there, or the answer is an error.
     """
     import httpx
 
+    headers = {} if api_key is None else {b"X-API-Key": api_key.encode()}
+    verify = tls.context() if tls is not None and url.startswith("https") else True
     try:
-        response = httpx.post(f"{url.rstrip('/')}/recommend", json=body, timeout=timeout)
+        response = httpx.post(
+            f"{url.rstrip('/')}/recommend", json=body, headers=headers, verify=verify, timeout=timeout
+        )
         answer = response.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise PadrecError(f"no padrec gateway answers at {url}: {error}") from error

@@ -10,7 +10,7 @@ FallbackReason = Literal["cold_start", "history_unavailable"]
 
 
 class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, protected_namespaces=(), hide_input_in_errors=True)
 
 
 class ItemAnswer(_Answer):

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from pydantic import TypeAdapter, ValidationError
 
 from service.errors import PadrecError, RequestError
+from service.gateway.access import KeyInterceptor, charge_batch
 from service.gateway.answer import Recommendation
 from service.gateway.grpc_messages import (
     batch_from_message,
@@ -24,6 +25,8 @@ from service.gateway.grpc_messages import (
     recommendation_to_message,
     recommended_to_message,
 )
+from service.gateway.grpc_reading import ReadingInterceptor
+from service.gateway.keys import KeyRing
 from service.gateway.problems import (
     CLIENT_CLOSED_REQUEST,
     MAY_BE_TRIED_AGAIN,
@@ -37,6 +40,8 @@ from service.gateway.recommender import Recommender
 from service.rpc.generated.padrec.v1 import recommender_pb2 as pb
 from service.rpc.generated.padrec.v1 import recommender_pb2_grpc
 from service.rpc.listen import add_port
+from service.rpc.tls import ServerTls
+from service.telemetry.logs import one_request
 
 T = TypeVar("T")
 
@@ -48,6 +53,8 @@ _MOST_FIELDS, _LONGEST = 10, 200  # details travel as metadata, which may not be
 
 # By the status that REST gives.
 _CODES = {
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
     422: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -76,13 +83,23 @@ class GrpcServer:
     Args:
         recommender: answers.
         address: `host:port`; port 0 takes any free one.
+        keys: who may call; None: everybody.
+        tls: None: none.
     """
 
-    def __init__(self, recommender: Recommender, address: str) -> None:
-        self._recommender, self._address = recommender, address
+    def __init__(
+        self,
+        recommender: Recommender,
+        address: str,
+        keys: KeyRing | None = None,
+        tls: ServerTls | None = None,
+    ) -> None:
+        self._recommender, self._address, self._tls = recommender, address, tls
         self._health = health.aio.HealthServicer()
         self._watching: asyncio.Task[None] | None = None
+        guards = [] if keys is None else [KeyInterceptor(keys, _refusal_of, recommender.metrics)]
         self._server = grpc.aio.server(
+            interceptors=(*guards, ReadingInterceptor(_refusal_of)),
             options=(
                 # Otherwise two gateways share a port without a word.
                 ("grpc.so_reuseport", 0),
@@ -92,7 +109,7 @@ class GrpcServer:
                 ("grpc.keepalive_timeout_ms", 20_000),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            )
+            ),
         )
 
     async def start(self) -> int:
@@ -101,7 +118,7 @@ class GrpcServer:
         Raises:
             InputError: the address is malformed or in use.
         """
-        port = add_port(self._server, self._address)
+        port = add_port(self._server, self._address, self._tls)
         recommender_pb2_grpc.add_RecommenderServicer_to_server(
             RecommenderService(self._recommender), self._server
         )
@@ -172,6 +189,7 @@ class RecommenderService:
         async def answer() -> pb.BatchRecommendResponse:
             remaining = context.time_remaining()
             batch = _read(lambda: batch_from_message(message, remaining, self._max_deadline_ms))
+            charge_batch(len(batch.requests))
             answers = await self._recommender.recommend_batch(batch.requests)
             return pb.BatchRecommendResponse(results=list(map(_result, answers)))
 
@@ -224,18 +242,27 @@ class RecommenderService:
     async def _ended(self, method: str, context: Any) -> AsyncIterator[None]:
         """A call from its start to its end; an error ends it with its status. Either way it is counted."""
         start, code = time.perf_counter(), grpc.StatusCode.OK
-        try:
-            yield
-        except (asyncio.CancelledError, GeneratorExit):
-            code = grpc.StatusCode.CANCELLED
-            raise
-        except Exception as error:
-            code, status = status_of(error)
-            await context.abort(code, status.message, ((_DETAILS, status.SerializeToString()),))
-        finally:
-            seconds = time.perf_counter() - start
-            self._recommender.metrics.request_duration.labels("grpc", method, code.name).observe(seconds)
-            _log.debug("request", method=method, status=code.name, seconds=round(seconds, 6))
+        with one_request() as users:
+            try:
+                yield
+            except (asyncio.CancelledError, GeneratorExit):
+                code = grpc.StatusCode.CANCELLED
+                raise
+            except Exception as error:
+                code, message, details = _refusal_of(error)
+                await context.abort(code, message, details)
+            finally:
+                seconds = time.perf_counter() - start
+                self._recommender.metrics.request_duration.labels("grpc", method, code.name).observe(seconds)
+                _log.debug(
+                    "request", method=method, status=code.name, seconds=round(seconds, 6), user_ids=users
+                )
+
+
+def _refusal_of(error: Exception) -> tuple[grpc.StatusCode, str, Any]:
+    """What a call is aborted with that fails so: its code, message and trailing metadata."""
+    code, status = status_of(error)
+    return code, status.message, ((_DETAILS, status.SerializeToString()),)
 
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, status_pb2.Status]:

@@ -6,6 +6,7 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.telemetry.logs import one_request
 from service.telemetry.metrics import GatewayMetrics
 
 _log = structlog.get_logger(__name__)
@@ -62,11 +63,12 @@ class Measured:
                 status = message["status"]
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_watched)
-        finally:
-            seconds = time.perf_counter() - start
-            # The route, not the path: a path may hold a user ID.
-            method = getattr(scope.get("route"), "name", "unknown")
-            self._metrics.request_duration.labels("rest", method, str(status)).observe(seconds)
-            _log.debug("request", method=method, status=status, seconds=round(seconds, 6))
+        with one_request() as users:
+            try:
+                await self._app(scope, receive, send_watched)
+            finally:
+                seconds = time.perf_counter() - start
+                # The route, not the path: a path may hold a user ID.
+                method = getattr(scope.get("route"), "name", "unknown")
+                self._metrics.request_duration.labels("rest", method, str(status)).observe(seconds)
+                _log.debug("request", method=method, status=status, seconds=round(seconds, 6), user_ids=users)

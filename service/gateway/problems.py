@@ -18,8 +18,11 @@ from service.errors import (
     NoSuchItemError,
     NoSuchRecommendationError,
     PadrecError,
+    PermissionDeniedError,
     QueueFullError,
+    RateLimitError,
     RequestError,
+    UnauthenticatedError,
     UnavailableError,
 )
 
@@ -30,9 +33,12 @@ MAY_BE_TRIED_AGAIN = (429, 503)
 _log = structlog.get_logger(__name__)
 
 _STATUSES: tuple[tuple[type[PadrecError], int], ...] = (
-    (RequestError, 422),
+    (UnauthenticatedError, 401),
+    (PermissionDeniedError, 403),
     (NoSuchItemError, 404),
     (NoSuchRecommendationError, 404),
+    (RequestError, 422),
+    (RateLimitError, 429),
     (QueueFullError, 429),
     (CancelledByCallerError, CLIENT_CLOSED_REQUEST),
     (UnavailableError, 503),
@@ -102,6 +108,16 @@ def field_error_of(location: Sequence[int | str], message: str) -> FieldError:
     return FieldError(field=".".join(map(str, location[1:])), message=message.removeprefix("Value error, "))
 
 
+def response_to(error: PadrecError) -> Response:
+    """The whole answer to a request that failed so."""
+    told, headers = problem_of(error), {}
+    if told.status in MAY_BE_TRIED_AGAIN:
+        headers["Retry-After"] = str(math.ceil(seconds_to_retry(error)))
+    if told.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return _response(told, headers)
+
+
 def add_handlers(app: FastAPI) -> None:
     """Have every error of `app` answered by a problem detail."""
     app.add_exception_handler(RequestValidationError, _on_validation)
@@ -146,10 +162,7 @@ async def _on_http(_request: Request, error: Exception) -> Response:
 
 async def _on_padrec(_request: Request, error: Exception) -> Response:
     assert isinstance(error, PadrecError)
-    told, headers = problem_of(error), {}
-    if told.status in MAY_BE_TRIED_AGAIN:
-        headers["Retry-After"] = str(math.ceil(seconds_to_retry(error)))
-    return _response(told, headers)
+    return response_to(error)
 
 
 async def _on_unexpected(_request: Request, _error: Exception) -> Response:

@@ -46,7 +46,8 @@ def _not_too_large(wanted: Filter) -> Filter:
 
 
 class _Query(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Errors are logged where nobody expected them; what was given may name a user.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class Promotion(_Query):

@@ -33,6 +33,7 @@ from service.gateway.query import NewEvent, RecommendQuery
 from service.gateway.store_calls import asking_store
 from service.gateway.stored import Stored, read_stored
 from service.history.store import HistoryStore
+from service.telemetry.logs import about
 from service.telemetry.metrics import GatewayMetrics
 from service.types import DecodedItem, DecodedList, DecodeRequest, Decoding, Event, Item, RememberedList
 
@@ -114,6 +115,7 @@ class Recommender:
 
     async def _asked(self, edition: Edition, query: RecommendQuery) -> "_Asked":
         """What the worker is asked for."""
+        about([query.user_id])
         clock = Clock(self._checked_deadline(edition, query))
         seconds = _STORE_SHARE * clock.remaining()
         stored = await read_stored(query, self._store, self._pages, self.metrics, seconds)
@@ -185,6 +187,7 @@ class Recommender:
             RequestError: there are too many.
             HistoryStoreError: nothing was recorded, as far as is known; sent again, events with an ID count once.
         """
+        about(event.user_id for event in events)
         if len(events) > self.settings.max_events:
             raise RequestError("events", f"at most {self.settings.max_events} at a time")
         now = time.time()
@@ -208,11 +211,13 @@ class Recommender:
 
     async def get_history(self, user_id: str) -> list[str]:
         """The user's stored items, oldest first; raises `HistoryStoreError`."""
+        about([user_id])
         async with asking_store(self.metrics):
             return await self._store.get(user_id)
 
     async def delete_history(self, user_id: str) -> None:
         """Forget a user, and the lists that they got; raises `HistoryStoreError`."""
+        about([user_id])
         async with asking_store(self.metrics):
             await self._store.delete(user_id)
 

@@ -3,20 +3,22 @@
 from importlib.metadata import version
 from typing import Annotated
 
-from fastapi import APIRouter, FastAPI, Path, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.convertors import Convertor, register_url_convertor
 
+from service.gateway.access import METRICS_PATH, Authenticated, allowed, charge_batch
 from service.gateway.answer import EventsAccepted, ItemAnswer, Recommendation, UserHistory
 from service.gateway.batch import RecommendationBatch
 from service.gateway.console import console_router
 from service.gateway.disconnect import while_connected
 from service.gateway.health import health_router
+from service.gateway.keys import KeyRing
 from service.gateway.middleware import BodyLimit, Measured
-from service.gateway.openapi import problems, with_problems
+from service.gateway.openapi import problems, with_keys, with_problems
 from service.gateway.problems import add_handlers
 from service.gateway.query import MAX_ID_LENGTH, EventBatch, RecommendBatch, RecommendQuery
 from service.gateway.recommender import Recommender
@@ -40,13 +42,14 @@ register_url_convertor("any_text", _AnyText())
 IdInPath = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)]
 
 
-def create_app(recommender: Recommender) -> FastAPI:
-    """The HTTP application of a recommender."""
+def create_app(recommender: Recommender, keys: KeyRing | None = None) -> FastAPI:
+    """The HTTP application of a recommender; without keys everybody may call everything."""
     app = FastAPIOffline(
         title="padrec",
         summary="Which items should this user see next? A language model writes the list.",
         version=version("padrec"),
         redoc_url=None,
+        dependencies=None if keys is None else [Depends(allowed)],
     )
     app.include_router(_router(recommender))
     app.include_router(health_router(recommender))
@@ -55,6 +58,9 @@ def create_app(recommender: Recommender) -> FastAPI:
     app.openapi = with_problems(app.openapi)  # type: ignore[method-assign]
     # The last one added sees a request first.
     app.add_middleware(BodyLimit, max_bytes=recommender.settings.max_body_bytes)
+    if keys is not None:
+        app.openapi = with_keys(app.openapi)  # type: ignore[method-assign]
+        app.add_middleware(Authenticated, keys=keys, open_metrics=not recommender.settings.metrics_need_key)
     app.add_middleware(Measured, metrics=recommender.metrics)
     return app
 
@@ -93,6 +99,7 @@ def _router(recommender: Recommender) -> APIRouter:
     )
     async def recommend_batch(batch: RecommendBatch, request: Request) -> Response:
         """Lists for many users at once; each is answered or refused by itself."""
+        charge_batch(len(batch.requests))
         answers = await while_connected(request, recommender.recommend_batch(batch.requests))
         return _json(RecommendationBatch.of(answers))
 
@@ -129,7 +136,7 @@ def _router(recommender: Recommender) -> APIRouter:
         """An item of the catalogue."""
         return recommender.get_item(item_id)
 
-    @router.get("/metrics", include_in_schema=False)
+    @router.get(METRICS_PATH, include_in_schema=False)
     async def metrics() -> Response:
         return Response(generate_latest(recommender.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 

@@ -3,12 +3,15 @@
 import asyncio
 import signal
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from service.catalog.bundle import ITEMS, POPULAR, Bundle
@@ -16,12 +19,14 @@ from service.config import Settings
 from service.errors import InputError
 from service.gateway.edition import Edition
 from service.gateway.grpc import GrpcServer
+from service.gateway.keys import KeyRing
 from service.gateway.recommender import Recommender
 from service.gateway.rest import create_app
 from service.history.opening import open_store
 from service.processes import end_with_supervisor
 from service.rpc.client import WorkerClient
-from service.rpc.listen import join_host_port, listen_tcp
+from service.rpc.listen import join_host_port, listen_tcp, listen_unix
+from service.rpc.tls import ServerTls, server_tls, worker_client_tls
 from service.telemetry.logs import configure_logging
 from service.telemetry.metrics import GatewayMetrics
 
@@ -42,7 +47,7 @@ def run_gateway(bundle_path: Path, settings: Settings, *, sockets: list[socket.s
         sockets: bound sockets to serve on, closed at the end; None binds `gateway.host` and `gateway.port`.
 
     Raises:
-        InputError: a setting is missing, the port is in use, or the history file cannot be used.
+        InputError: a setting is missing, the port is in use, or a file that a setting names cannot be used.
         BundleError: the bundle is torn.
     """
     configure_logging(settings.log)
@@ -60,35 +65,57 @@ def run_gateway(bundle_path: Path, settings: Settings, *, sockets: list[socket.s
 async def _serve(
     bundle: Bundle, settings: Settings, worker_address: str, listeners: list[socket.socket]
 ) -> None:
+    gateway = settings.gateway
+    tls = server_tls(gateway)
+    if tls is not None:
+        tls.check()
+    keys = None if gateway.keys_file is None else KeyRing(gateway.keys_file)
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     store = open_store(settings.history)
-    worker = WorkerClient(worker_address, bundle.manifest.catalog_version)
+    worker = WorkerClient(worker_address, bundle.manifest.catalog_version, worker_client_tls(gateway))
     try:
         edition = Edition.read(bundle, worker)
-        recommender = Recommender(edition, store, settings.gateway, GatewayMetrics(registry))
-        config = uvicorn.Config(
-            create_app(recommender),
-            http="httptools",
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            access_log=False,  # it would log user IDs
-            server_header=False,
-            timeout_graceful_shutdown=_DRAIN_SECONDS,
-        )
-        await _Server(config, await _grpc_server(recommender)).serve(listeners)
+        recommender = Recommender(edition, store, gateway, GatewayMetrics(registry))
+        config = http_config(create_app(recommender, keys), tls)
+        grpc_server = await _grpc_server(recommender, keys, tls)
+        await _Server(config, grpc_server, gateway.local_socket).serve(listeners)
     finally:
         await worker.close()
         await store.close()
 
 
-async def _grpc_server(recommender: Recommender) -> GrpcServer | None:
+def http_config(app: FastAPI, tls: ServerTls | None = None) -> uvicorn.Config:
+    """How the gateway serves HTTP."""
+    certificates: dict[str, Any] = {}
+    if tls is not None:
+        certificates = {
+            "ssl_certfile": tls.certificate,
+            "ssl_keyfile": tls.key,
+            "ssl_ca_certs": tls.client_ca,
+            "ssl_cert_reqs": ssl.CERT_NONE if tls.client_ca is None else ssl.CERT_REQUIRED,
+        }
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,  # it would log user IDs
+        server_header=False,
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        **certificates,
+    )
+
+
+async def _grpc_server(
+    recommender: Recommender, keys: KeyRing | None, tls: ServerTls | None
+) -> GrpcServer | None:
     """One that takes calls, where the settings ask for it."""
     host, port = recommender.settings.host, recommender.settings.grpc_port
     if port is None:
         return None
-    server = GrpcServer(recommender, join_host_port(host, port))
+    server = GrpcServer(recommender, join_host_port(host, port), keys, tls)
     _log.info("gRPC gateway listening", address=join_host_port(host, await server.start()))
     return server
 
@@ -96,9 +123,11 @@ async def _grpc_server(recommender: Recommender) -> GrpcServer | None:
 class _Server(uvicorn.Server):
     """HTTP, and the gRPC server beside it: both end together."""
 
-    def __init__(self, config: uvicorn.Config, grpc_server: GrpcServer | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, grpc_server: GrpcServer | None, local_socket: Path | None
+    ) -> None:
         super().__init__(config)
-        self._grpc_server = grpc_server
+        self._grpc_server, self._local_socket = grpc_server, local_socket
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         over = [] if self._grpc_server is None else [self._grpc_server.stop(_DRAIN_SECONDS)]
@@ -106,8 +135,23 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._local_socket is not None:
+            await self._serve_locally(self._local_socket)
         for listener in sockets or ():
-            _log.info("gateway listening", url=_url(listener))
+            _log.info("gateway listening", url=_url(listener, "https" if self.config.is_ssl else "http"))
+
+    async def _serve_locally(self, path: Path) -> None:
+        """The same application on a Unix socket, without the TLS that the base class gives to all its sockets."""
+
+        def protocol() -> asyncio.Protocol:
+            kind: Any = self.config.http_protocol_class
+            made: asyncio.Protocol = kind(
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            return made
+
+        loop = asyncio.get_running_loop()
+        self.servers.append(await loop.create_unix_server(protocol, sock=listen_unix(path)))
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -121,9 +165,9 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def _url(listener: socket.socket) -> str:
+def _url(listener: socket.socket, scheme: str) -> str:
     address = listener.getsockname()
     if isinstance(address, str):
         return f"unix:{address}"
     host, port = address[:2]
-    return f"http://{join_host_port(host, port)}"
+    return f"{scheme}://{join_host_port(host, port)}"

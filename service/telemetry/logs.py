@@ -1,15 +1,23 @@
 """Logs: one line per event on standard error, the same for padrec, uvicorn, grpc and the rest.
 
-User IDs are never logged. Write `structlog.get_logger(__name__).info("what happened", name=value)`.
+Write `structlog.get_logger(__name__).info("what happened", name=value)`. User IDs are not logged, but in one line, that
+of a request at debug, and there only where `log.user_ids` asks for them: `about` collects them.
 """
 
 import logging
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from service.config import LogSettings
+
+_USERS = ("user_id", "user_ids")
+
+_about: ContextVar[list[str] | None] = ContextVar("about", default=None)
 
 
 def configure_logging(settings: LogSettings) -> None:
@@ -19,11 +27,13 @@ def configure_logging(settings: LogSettings) -> None:
     """
     console = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
     first: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _drop_user_id,
     ]
+    if not settings.user_ids:
+        first.append(_drop_users)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -55,6 +65,25 @@ def _last(console: bool) -> list[Processor]:
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
 
 
-def _drop_user_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    event.pop("user_id", None)
+def _drop_users(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    for name in _USERS:
+        event.pop(name, None)
     return event
+
+
+@contextmanager
+def one_request() -> Iterator[list[str]]:
+    """Around a request: the list that `about` adds to, whichever of its tasks calls that."""
+    users: list[str] = []
+    _about.set(users)
+    try:
+        yield users
+    finally:
+        _about.set(None)  # no reset: a stream that is given up may end in another task
+
+
+def about(user_ids: Iterable[str]) -> None:
+    """Tell whom the request that is answered now is about."""
+    users = _about.get()
+    if users is not None:
+        users.extend(user_ids)

@@ -182,8 +182,8 @@ async def degraded_client(
         yield client
 
 
-def http_client(recommender: Recommender) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(create_app(recommender), raise_app_exceptions=False)
+def http_client(recommender: Recommender, **options: Any) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(create_app(recommender, **options), raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://gateway")
 
 

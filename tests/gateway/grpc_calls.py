@@ -16,8 +16,10 @@ from service.rpc.generated.padrec.v1 import recommender_pb2 as pb
 
 
 @asynccontextmanager
-async def serving(recommender: Recommender) -> AsyncIterator[tuple[GrpcServer, grpc.aio.Channel]]:
-    server = GrpcServer(recommender, "127.0.0.1:0")
+async def serving(
+    recommender: Recommender, **options: Any
+) -> AsyncIterator[tuple[GrpcServer, grpc.aio.Channel]]:
+    server = GrpcServer(recommender, "127.0.0.1:0", **options)
     port = await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield server, channel

@@ -13,6 +13,7 @@ from service.errors import CancelledByCallerError
 from service.gateway.disconnect import while_connected
 from service.gateway.recommender import Recommender
 from service.gateway.rest import create_app
+from service.gateway.server import http_config
 
 
 class Caller:
@@ -70,7 +71,7 @@ async def test_the_work_is_cancelled(who: str) -> None:
 
 @asynccontextmanager
 async def served(recommender: Recommender) -> AsyncIterator[tuple[str, int]]:
-    config = uvicorn.Config(create_app(recommender), lifespan="off", log_config=None)
+    config = http_config(create_app(recommender))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve([listener]))

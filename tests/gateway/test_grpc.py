@@ -58,6 +58,16 @@ FILTER_OF_EIGHT = {
         {"attribute": "brand", "op": "!=", "value": "Brand 2"},
     ]
 }
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """A condition inside so many others."""
+    wanted: dict[str, Any] = {"attribute": "price", "op": "<=", "value": 7}
+    for _ in range(depth):
+        wanted = {"all": [wanted]}
+    return wanted
+
+
 QUERIES: list[dict[str, Any]] = [
     {"history": ["item-1", "no-1"], "num_items": 2},
     {"history": ["item-1"], "exclude_item_ids": ["item-2", "no-2"]},
@@ -75,6 +85,7 @@ QUERIES: list[dict[str, Any]] = [
         "num_items": 4,
     },
     {"history": [], "filter": {"attribute": "brand", "op": "==", "value": "Brand 2"}},
+    {"history": ["item-1"], "filter": nested(7)},
     {"filter": {"any": [{"none": [{"attribute": "price", "op": ">", "value": 1.5}]}, FILTER_OF_EIGHT]}},
     {
         "history": ["item-1"],
@@ -170,6 +181,8 @@ async def test_a_stream_that_is_left_stops_the_worker(stub: Any, worker: Any) ->
         {"filter": {"attribute": "colour", "op": "==", "value": "red"}},
         {"filter": {"attribute": "price", "op": "==", "value": "red"}},
         {"filter": {"all": [{"attribute": "price", "op": "<", "value": 1}] * 65}},
+        {"filter": nested(8)},
+        {"filter": nested(40)},
         {"filter": {"attribute": "colour", "op": "==", "value": "red"}, "validate_only": True},
         {"num_items": 31, "validate_only": True},
         {"promotions": [{"item_id": "item-1", "rank": 0}]},

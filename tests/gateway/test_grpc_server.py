@@ -13,7 +13,7 @@ from service.gateway.grpc import SERVICE, GrpcServer
 from service.gateway.recommender import Recommender
 from service.rpc.generated.padrec.v1 import recommender_pb2 as pb
 from service.rpc.generated.padrec.v1 import recommender_pb2_grpc
-from tests.gateway.grpc_calls import ask, serving
+from tests.gateway.grpc_calls import ask, refused, serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -45,6 +45,22 @@ async def test_messages_are_bounded(stub: Any) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.Recommend(ask(exclude_item_ids=["i" * 200] * 25))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_message_that_cannot_be_read_is_the_callers_fault(channel: grpc.aio.Channel) -> None:
+    call = channel.unary_unary(f"/{SERVICE}/Recommend")
+    deep = b""  # filters in filters, deeper than a client would write them
+    for _ in range(150):
+        deep = b"\x0a" + _length(deep) + deep
+    deep = pb.RecommendRequest(user_id="ann").SerializeToString() + b"\x5a" + _length(deep) + deep
+    for message in (b"\xff", b"\x0a\x02\xff\xfe", deep):
+        code, status = await refused(call(message))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert status.message.startswith("message: it is no protobuf message")
+
+
+def _length(message: bytes) -> bytes:
+    return bytes([len(message) % 128 + 128, len(message) // 128])
 
 
 async def test_health_tells_what_readiness_tells_and_the_end_first(

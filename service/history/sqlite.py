@@ -210,12 +210,15 @@ class SqliteHistoryStore:
         if num_pages * page_bytes <= _SMALL_FILE_BYTES:
             db.execute("PRAGMA temp_store = MEMORY")  # no copy on the disk, and no need for a folder of such
             db.execute("VACUUM")
-        (is_busy, *_) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if is_busy:
-            raise HistoryStoreError(
-                f"history file {self._path}: the user is deleted, but another process reads the file, and traces are "
-                "left in it; delete the user again"
-            )
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            # Sqlite waits for readers, but not for others who do the same.
+            if time.monotonic() > deadline:
+                raise HistoryStoreError(
+                    f"history file {self._path}: the user is deleted, but another process reads the file, and traces "
+                    "are left in it; delete the user again"
+                )
+            time.sleep(0.01)
         self._has_traces = False
 
     def _remember(self, listed: RememberedList) -> None:

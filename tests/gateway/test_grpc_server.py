@@ -57,6 +57,9 @@ async def test_a_message_that_cannot_be_read_is_the_callers_fault(channel: grpc.
         code, status = await refused(call(message))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert status.message.startswith("message: it is no protobuf message")
+    stream = channel.unary_stream(f"/{SERVICE}/RecommendStream")
+    code, _ = await refused(aiter(stream(b"\xff")).__anext__())
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def _length(message: bytes) -> bytes:

@@ -33,10 +33,15 @@ CALLS: tuple[tuple[str, str, Scope], ...] = (
 
 METRICS_PATH = "/metrics"
 _OPEN_PATHS = ("/docs", "/docs/oauth2-redirect", "/openapi.json", "/console")
-_OPEN_FOLDERS = ("/health/", "/static-offline-docs/", "/console/")
+_OPEN_FOLDERS = ("/health/", "/static-offline-docs/")
+_CONSOLE, _CONSOLE_FILES = "/console/", (".js", ".css")
+_ADMIN = "/admin"
+_RECOMMENDER = "/padrec.v1.Recommender/"
 _OPEN_SERVICES = ("/grpc.health.v1.", "/grpc.reflection.")
 
-_SCOPES: dict[str, Scope] = {name: scope for *names, scope in CALLS for name in names} | {"metrics": "read"}
+# Of the console's users, and of metrics where they are not open.
+_OTHER_ROUTES: dict[str, Scope] = {"metrics": "read", "users": "read"}
+_SCOPES: dict[str, Scope] = {name: scope for *names, scope in CALLS for name in names} | _OTHER_ROUTES
 _NAMES = {method: name for name, method, _ in CALLS}
 
 _caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
@@ -79,14 +84,16 @@ class Authenticated:
         await self._app(scope, receive, send)
 
     def _is_open(self, path: str) -> bool:
-        return path in self._open_paths or path.startswith(_OPEN_FOLDERS)
+        is_file = path.startswith(_CONSOLE) and path.endswith(_CONSOLE_FILES)
+        return is_file or path in self._open_paths or path.startswith(_OPEN_FOLDERS)
 
 
 async def allowed(request: Request) -> None:
     """Dependency of all routes: whether the key that a request came with is for its route."""
     caller = _caller.get()
     if caller is not None:
-        caller.check(scope_of(request.scope["route"].name))
+        is_admin = request.scope["path"].startswith(_ADMIN)
+        caller.check("admin" if is_admin else scope_of(request.scope["route"].name))
 
 
 class KeyInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -108,7 +115,8 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         handler = await continuation(handler_call_details)
         if handler is None or handler_call_details.method.startswith(_OPEN_SERVICES):
             return handler
-        method = handler_call_details.method.rpartition("/")[2]
+        # Of another service it is no method's name, and so in no table.
+        method = handler_call_details.method.removeprefix(_RECOMMENDER)
         metadata = [
             (name.encode(), value if isinstance(value, bytes) else value.encode())
             for name, value in handler_call_details.invocation_metadata

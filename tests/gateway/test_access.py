@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from structlog.testing import capture_logs
 
 from service.config import GatewaySettings
-from service.gateway.access import CALLS, scope_of
+from service.gateway.access import CALLS, KeyInterceptor, scope_of
 from service.gateway.grpc import SERVICE
 from service.gateway.keys import KeyRing, add_key, remove_key
 from service.gateway.recommender import Recommender
@@ -95,6 +95,33 @@ def test_a_call_that_does_not_say_needs_admin() -> None:
     assert scope_of("swap_bundle") == scope_of("SwapBundle") == "admin"
 
 
+async def test_a_name_that_another_call_has_too_lets_nobody_in(
+    recommender: Recommender, guarded: Guarded
+) -> None:
+    app = create_app(recommender, guarded.ring)
+
+    @app.get("/admin/item", name="get_item")
+    async def item() -> str:
+        return "told"
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+        for scope, status in (("read", 403), ("admin", 200)):
+            answer = await client.get("/admin/item", headers=bearer(guarded.keys[scope]))
+            assert answer.status_code == status
+
+    class Found:
+        method = "/padrec.v1.Admin/GetItem"
+        invocation_metadata = tuple(bearer(guarded.keys["read"]).items())
+
+    async def found(_details: object) -> object:
+        return "the handler"
+
+    interceptor = KeyInterceptor(guarded.ring, lambda _: (grpc.StatusCode.OK, "", ()), recommender.metrics)
+    assert await interceptor.intercept_service(found, Found) != "the handler"
+    Found.invocation_metadata = tuple(bearer(guarded.keys["admin"]).items())
+    assert await interceptor.intercept_service(found, Found) == "the handler"
+
+
 @pytest.mark.parametrize("name", REST)
 async def test_the_right_scope_is_let_in(guarded: Guarded, name: str) -> None:
     for scope in (SCOPES[name], "admin"):
@@ -158,6 +185,13 @@ async def test_what_orchestrators_and_people_ask_stays_open(guarded: Guarded) ->
     asked = reflection_pb2.ServerReflectionRequest(list_services="")
     reflection = reflection_pb2_grpc.ServerReflectionStub(guarded.channel)
     assert [answer async for answer in reflection.ServerReflectionInfo(iter([asked]))]
+
+
+async def test_the_console_is_open_but_not_what_it_asks_for(guarded: Guarded) -> None:
+    path = "/console/users"
+    assert (await guarded.client.get(path)).status_code == 401
+    assert (await guarded.client.get(path, headers=bearer(guarded.keys["events"]))).status_code == 403
+    assert (await guarded.client.get(path, headers=bearer(guarded.keys["read"]))).status_code == 200
 
 
 class TestMetricsWithAKey:

@@ -13,7 +13,7 @@ ROWS = [
     {"types", "errors", "config", "files", "processes"},
     {"catalog", "history", "telemetry", "rpc", "data"},
     {"model", "gateway"},
-    {"engine", "training"},
+    {"engine", "training", "client"},
     {"worker", "evaluation"},
     {"build", "launch", "cli", "teachers"},
 ]
@@ -70,4 +70,10 @@ def test_torch_stays_behind_the_gateway(file: Path) -> None:
 
 def test_gateway_and_command_line_start_without_torch() -> None:
     code = f"import sys, service.cli, service.gateway.server; sys.exit(bool({TORCH} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_client_is_light() -> None:
+    heavy = TORCH | {"fastapi", "grpc", "numpy", "pyarrow", "starlette", "structlog", "uvicorn"}
+    code = f"import sys, service.client; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -139,3 +139,20 @@ class UserHistory(_Answer):
 
     user_id: str
     item_ids: tuple[str, ...] = Field(description="Oldest first.")
+
+
+class FieldError(_Answer):
+    """What is wrong with one field of the request."""
+
+    field: str = Field(description="Its name, with the index inside a list: `events.0.item_id`.")
+    message: str
+
+
+class Problem(_Answer):
+    """What went wrong (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str = Field(description="The status in words.")
+    status: int
+    detail: str
+    errors: tuple[FieldError, ...] | None = Field(None, description="Only where fields are at fault.")

@@ -1,13 +1,8 @@
 """What callers of a batch are told: of each request its answer, or what is wrong with it."""
 
-from collections.abc import Iterable
-from typing import Self
-
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.errors import PadrecError
-from service.gateway.answer import Recommendation
-from service.gateway.problems import Problem, problem_of
+from service.gateway.answer import Problem, Recommendation
 
 
 class BatchResult(BaseModel):
@@ -27,15 +22,3 @@ class RecommendationBatch(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     results: tuple[BatchResult, ...] = Field(description="One for each request, in their order.")
-
-    @classmethod
-    def of(cls, answers: Iterable[Recommendation | PadrecError]) -> Self:
-        """Told as results."""
-        return cls(
-            results=tuple(
-                BatchResult(error=problem_of(answer))
-                if isinstance(answer, PadrecError)
-                else BatchResult(recommendation=answer)
-                for answer in answers
-            )
-        )

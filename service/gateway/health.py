@@ -5,8 +5,9 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict
 
+from service.gateway.answer import Problem
 from service.gateway.openapi import problems
-from service.gateway.problems import MEDIA_TYPE, Problem
+from service.gateway.problems import MEDIA_TYPE
 from service.gateway.recommender import Recommender
 
 

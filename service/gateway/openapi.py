@@ -5,7 +5,8 @@ from http import HTTPStatus
 from typing import Any
 
 from service.gateway.access import CALLS
-from service.gateway.problems import MEDIA_TYPE, Problem
+from service.gateway.answer import Problem
+from service.gateway.problems import MEDIA_TYPE
 
 _REFERENCE = "#/components/schemas/{model}"
 _FOR_WHAT = "For scope read: {read}; events: {events}; admin: everything."

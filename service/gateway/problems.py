@@ -8,7 +8,6 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from service.errors import (
@@ -25,6 +24,7 @@ from service.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from service.gateway.answer import FieldError, Problem
 
 MEDIA_TYPE = "application/problem+json"
 CLIENT_CLOSED_REQUEST = 499
@@ -45,27 +45,6 @@ _STATUSES: tuple[tuple[type[PadrecError], int], ...] = (
     (HistoryStoreError, 503),
     (DeadlineExceededError, 504),
 )
-
-
-class FieldError(BaseModel):
-    """What is wrong with one field of the request."""
-
-    model_config = ConfigDict(frozen=True)
-
-    field: str = Field(description="Its name, with the index inside a list: `events.0.item_id`.")
-    message: str
-
-
-class Problem(BaseModel):
-    """What went wrong (RFC 9457)."""
-
-    model_config = ConfigDict(frozen=True)
-
-    type: str = "about:blank"
-    title: str = Field(description="The status in words.")
-    status: int
-    detail: str
-    errors: tuple[FieldError, ...] | None = Field(None, description="Only where fields are at fault.")
 
 
 def problem_of(error: PadrecError) -> Problem:

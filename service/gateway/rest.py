@@ -10,16 +10,17 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.convertors import Convertor, register_url_convertor
 
+from service.errors import PadrecError
 from service.gateway.access import METRICS_PATH, Authenticated, allowed, charge_batch
 from service.gateway.answer import EventsAccepted, ItemAnswer, Recommendation, UserHistory
-from service.gateway.batch import RecommendationBatch
+from service.gateway.batch import BatchResult, RecommendationBatch
 from service.gateway.console import console_router
 from service.gateway.disconnect import while_connected
 from service.gateway.health import health_router
 from service.gateway.keys import KeyRing
 from service.gateway.middleware import BodyLimit, Measured
 from service.gateway.openapi import problems, with_keys, with_problems
-from service.gateway.problems import add_handlers
+from service.gateway.problems import add_handlers, problem_of
 from service.gateway.query import MAX_ID_LENGTH, EventBatch, RecommendBatch, RecommendQuery
 from service.gateway.recommender import Recommender
 from service.gateway.server_sent import EVENT_STREAM, NOT_KEPT, described_events, events, first_of
@@ -101,7 +102,7 @@ def _router(recommender: Recommender) -> APIRouter:
         """Lists for many users at once; each is answered or refused by itself."""
         charge_batch(len(batch.requests))
         answers = await while_connected(request, recommender.recommend_batch(batch.requests))
-        return _json(RecommendationBatch.of(answers))
+        return _json(RecommendationBatch(results=tuple(map(_result, answers))))
 
     @router.post(
         "/events", response_model=EventsAccepted, responses=problems(413, 422, 500, 503), tags=["histories"]
@@ -146,3 +147,9 @@ def _router(recommender: Recommender) -> APIRouter:
 def _json(answer: BaseModel) -> Response:
     """Written to JSON once; the framework would validate it again and write it by a longer way."""
     return Response(answer.model_dump_json(), media_type="application/json")
+
+
+def _result(answer: Recommendation | PadrecError) -> BatchResult:
+    if isinstance(answer, PadrecError):
+        return BatchResult(error=problem_of(answer))
+    return BatchResult(recommendation=answer)

@@ -5,7 +5,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.errors import HistoryStoreError, NoSuchItemError, PadrecError, QueueFullError, RequestError
-from service.gateway.problems import MEDIA_TYPE, FieldError, add_handlers, problem_with_fields
+from service.gateway.answer import FieldError
+from service.gateway.problems import MEDIA_TYPE, add_handlers, problem_with_fields
 
 
 class Handlers(dict):

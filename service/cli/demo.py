@@ -134,8 +134,8 @@ def _show(url: str, dataset: "Dataset", user: str, answer: dict[str, Any]) -> No
     print("\nCtrl-C ends it.", flush=True)
 
 
-def _latest(url: str, user: str, count: int = 5) -> list[str]:
-    import httpx
+def _latest(url: str, user: str, count: int = 5) -> tuple[str, ...]:
+    from service.client import Client
 
-    history: list[str] = httpx.get(f"{url}/users/{user}/history").json()["item_ids"]
-    return history[-count:]
+    with Client(url) as client:
+        return client.get_history(user).item_ids[-count:]

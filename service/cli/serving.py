@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.cli.options import BundlePath, Decoding
-from service.errors import InputError, PadrecError
+from service.errors import InputError
 
 if TYPE_CHECKING:
     from service.catalog.bundle import Bundle
@@ -148,6 +148,9 @@ def recommend(
         ),
     ] = None,
     url: Annotated[str, typer.Option(help="Where the gateway listens.")] = "http://127.0.0.1:8000",
+    deadline_ms: Annotated[
+        int | None, typer.Option(min=1, help="Time for the answer; default: five seconds.")
+    ] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="PADREC_API_KEY", help="Of a gateway that asks for one.")
     ] = None,
@@ -164,7 +167,7 @@ def recommend(
     """Ask a running service for a list."""
     from service.rpc.tls import ClientTls
 
-    body: dict[str, Any] = {"user_id": user, "num_items": num_items}
+    body: dict[str, Any] = {"user_id": user, "num_items": num_items, "deadline_ms": deadline_ms}
     if decoding is not None:
         body["decoding"] = decoding.value
     if history is not None:
@@ -179,12 +182,7 @@ def recommend(
 
 
 def ask(
-    url: str,
-    body: dict[str, Any],
-    timeout: float = 30.0,
-    *,
-    api_key: str | None = None,
-    tls: "ClientTls | None" = None,
+    url: str, body: dict[str, Any], *, api_key: str | None = None, tls: "ClientTls | None" = None
 ) -> dict[str, Any]:
     """One `POST /recommend`.
 
@@ -192,22 +190,11 @@ def ask(
         InputError: a file of `tls` cannot be used.
         PadrecError: nothing answers there, or the answer is an error.
     """
-    import httpx
+    from service.client import Client
 
-    headers = {} if api_key is None else {b"X-API-Key": api_key.encode()}
     verify = tls.context() if tls is not None and url.startswith("https") else True
-    try:
-        response = httpx.post(
-            f"{url.rstrip('/')}/recommend", json=body, headers=headers, verify=verify, timeout=timeout
-        )
-        answer = response.json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise PadrecError(f"no padrec gateway answers at {url}: {error}") from error
-    if not isinstance(answer, dict):
-        raise PadrecError(f"what answers at {url} is no padrec gateway")
-    if response.status_code != httpx.codes.OK:
-        raise PadrecError(f"{response.status_code} {answer.get('detail', answer.get('title', ''))}")
-    return answer
+    with Client(url, api_key=api_key, verify=verify) as client:
+        return client.recommend(**body).model_dump(mode="json")
 
 
 def print_answer(answer: dict[str, Any]) -> None:

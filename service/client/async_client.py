@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
@@ -118,15 +118,17 @@ class AsyncClient(BaseClient[httpx.AsyncClient]):
                     async with asyncio.timeout(deadline.rest()):
                         await response.aread()
                 self._check(response)
-                is_whole = False
                 async with aclosing(EventSource(response).aiter_sse()) as events:
-                    while event := await self._next(events, deadline):
+                    while (event := await self._next(events, deadline)) is not None:
                         update = self._update(event)
                         if update is not None:
                             yield update
-                            is_whole = isinstance(update, Recommendation)
-                if not is_whole:
-                    raise self._ended_early()
+                        if isinstance(update, Recommendation):
+                            # To its end, so that the connection can be used again; there is nothing left to be missed.
+                            with suppress(httpx.HTTPError, TimeoutError, DeadlineError):
+                                await self._next(events, deadline)
+                            return
+                raise self._ended_early()
 
     async def _next(
         self, events: AsyncGenerator[ServerSentEvent, None], deadline: Deadline

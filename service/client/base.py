@@ -107,7 +107,7 @@ class BaseClient(ABC, Generic[Http]):
             content = to_json(call.body(deadline.rest_ms()))
             json = {"Content-Type": "application/json"}
             return self._http.build_request(call.method, call.url, content=content, headers=json)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise InvalidRequestError(f"the request cannot be sent: {first_line(error)}") from error
 
     def _retries(self, deadline: Deadline) -> dict[str, Any]:

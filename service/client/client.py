@@ -1,7 +1,7 @@
 """The client for code that waits."""
 
 from collections.abc import Generator, Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
@@ -107,14 +107,18 @@ class Client(BaseClient[httpx.Client]):
             if not response.is_success:
                 response.read()
             self._check(response)
-            is_whole = False
-            for event in EventSource(response).iter_sse():
+            events = EventSource(response).iter_sse()
+            for event in events:
                 update = self._update(event)
                 if update is not None:
                     yield update
-                    is_whole = isinstance(update, Recommendation)
-            if not is_whole:
-                raise self._ended_early()
+                if isinstance(update, Recommendation):
+                    # To its end, so that the connection can be used again; there is nothing left to be missed.
+                    with suppress(httpx.HTTPError, DeadlineError):
+                        next(events, None)
+                    return
+                deadline.rest()
+            raise self._ended_early()
 
     def _send(self, call: Call[Any], deadline: Deadline, *, stream: bool) -> httpx.Response:
         request = self._request(call, deadline)

@@ -1,19 +1,14 @@
 import asyncio
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 from starlette.requests import Request
 from starlette.types import Message
 
 from service.errors import CancelledByCallerError
 from service.gateway.disconnect import while_connected
 from service.gateway.recommender import Recommender
-from service.gateway.rest import create_app
-from service.gateway.server import http_config
+from tests.gateway.http_server import served
 
 
 class Caller:
@@ -67,17 +62,6 @@ async def test_the_work_is_cancelled(who: str) -> None:
         with pytest.raises(asyncio.CancelledError):
             await waiting
     assert cancelled.is_set()
-
-
-@asynccontextmanager
-async def served(recommender: Recommender) -> AsyncIterator[tuple[str, int]]:
-    config = http_config(create_app(recommender))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve([listener]))
-        yield listener.getsockname()
-        server.should_exit = True
-        await serving
 
 
 async def test_closing_the_connection_cancels_the_decode(recommender: Recommender, worker: Any) -> None:

@@ -79,11 +79,14 @@ class BaseClient(ABC, Generic[Http]):
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Any] | None = None,
     ) -> None:
-        self._url, self._deadline_ms, self._max_tries = url, deadline_ms, max_tries
+        checked = _checked_url(url)
+        # As errors say it: a name and a password are nothing for a log.
+        self._url = str(checked.copy_with(userinfo=b""))
+        self._deadline_ms, self._max_tries = deadline_ms, max_tries
         self._clock = clock
         self._sleep = sleep
         self._http: Http = self._open_http(
-            base_url=_checked_url(url),
+            base_url=checked,
             headers=_headers(api_key),
             verify=_checked_tls(verify, certificate),
             limits=limits,

@@ -22,6 +22,7 @@ from tests.gateway.conftest import (  # noqa: F401
 from tests.gateway.http_server import served
 
 Calls = Callable[..., Awaitable[Any]]
+CLIENTS: dict[str, type[Client | AsyncClient]] = {"sync": Client, "async": AsyncClient}
 
 
 def calls_of(client: Client | AsyncClient) -> Calls:
@@ -44,7 +45,7 @@ def calls_of(client: Client | AsyncClient) -> Calls:
     return call
 
 
-@pytest.fixture(params=["sync", "async"])
+@pytest.fixture(params=CLIENTS)
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -101,9 +102,10 @@ class Script:
         return asyncio.sleep(0) if self._kind == "async" else None
 
     def client(self, **options: Any) -> Client | AsyncClient:
-        kind = Client if self._kind == "sync" else AsyncClient
         waiting = {"clock": lambda: self.now, "sleep": self.sleep}
-        return kind("http://gateway", transport=httpx.MockTransport(self.answer), **waiting, **options)
+        return CLIENTS[self._kind](
+            "http://gateway", transport=httpx.MockTransport(self.answer), **waiting, **options
+        )
 
     async def call(self, name: str, *args: Any, client: dict[str, Any] | None = None, **options: Any) -> Any:
         """A call by a client with these settings."""

@@ -19,7 +19,7 @@ from service.client import (
 from service.errors import DeadlineExceededError, PadrecError, QueueFullError, UnavailableError
 from service.gateway.answer import FieldError, Recommendation, RecommendedItem
 from service.gateway.recommender import Recommender
-from tests.client.conftest import Calls, calling
+from tests.client.conftest import CLIENTS, Calls, calling, calls_of
 from tests.gateway.conftest import DownStore, MakeRecommender
 from tests.gateway.http_server import served
 
@@ -220,6 +220,26 @@ async def test_no_answer_in_time(call: Calls, worker: Any) -> None:
     with pytest.raises(DeadlineError, match="the deadline passed"):
         await call("recommend", "ann", deadline_ms=0, **ASK)
     worker.release.set()
+
+
+@pytest.mark.parametrize("name", ["recommend", "recommend_stream"])
+async def test_an_answer_that_stops_half_way_is_left(kind: str, name: str) -> None:
+    is_left = asyncio.Event()
+
+    async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 1000\r\n\r\n"
+        writer.write(f"{head}event: item\n".encode())
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        is_left.set()
+
+    async with await asyncio.start_server(begin, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(DeadlineError, match="in time"):
+            await calls_of(CLIENTS[kind](f"http://127.0.0.1:{port}"))(name, "ann", deadline_ms=100)
+        await asyncio.wait_for(is_left.wait(), 10)
 
 
 async def test_without_the_history_store(kind: str, make_recommender: MakeRecommender) -> None:

@@ -28,7 +28,7 @@ def run(kind: str, text: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("page", ["rest.md", "grpc.md", "events.md"])
+@pytest.mark.parametrize("page", ["rest.md", "grpc.md", "events.md", "client.md"])
 def test_what_callers_are_told_works(service, page: str, tmp_path: Path) -> None:
     (tmp_path / "proto").symlink_to(ROOT / "proto")
     for kind, text in blocks(page):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from service.catalog.bundle import Bundle
+from service.client import AsyncClient, Client, InvalidRequestError
 from service.engine.beam import num_beams_of
 from service.engine.reference import find_items, write_list
 from service.model.target import load_target
@@ -253,6 +254,26 @@ def test_metrics_and_docs_are_there(service) -> None:
     recommend(service, history=["1"])
     assert "padrec_request_duration_seconds_count" in httpx.get(f"{service.url}/metrics").text
     assert httpx.get(f"{service.url}/docs").status_code == 200
+
+
+async def test_both_clients_answer_as_rest_does(service) -> None:
+    asked = {"history": ["3", "4", "5"], "num_items": 12}
+    expected = ids(recommend(service, **asked))
+    with Client(service.url) as client:
+        assert client.ready()
+        *items, whole = client.recommend_stream("u", **asked)
+        assert [item.item_id for item in items] == [item.item_id for item in whole.items] == expected
+        clicked = {"user_id": "max", "item_id": expected[0], "recommendation_id": whole.recommendation_id}
+        assert client.record_events([clicked | {"user_id": "u"}, clicked]).joined == 1
+    async with AsyncClient(service.url) as client:
+        assert [item.item_id for item in (await client.recommend("u", **asked)).items] == expected
+        updates = [update async for update in client.recommend_stream("u", **asked)]
+        assert [update.item_id for update in updates[:-1]] == expected
+        assert (await client.get_history("max")).item_ids == (expected[0],)
+        await client.delete_history("max")
+        await client.delete_history("u")
+        with pytest.raises(InvalidRequestError, match="num_items"):
+            await client.recommend("u", num_items=0)
 
 
 def test_the_client_command_asks_the_service(service, padrec) -> None:

@@ -16,6 +16,7 @@ from service.client.requests import NewEvent, Promotion, RecommendRequest
 from service.errors import InputError
 from service.gateway import query
 from service.gateway.recommender import Recommender
+from service.rpc.tls import ServerTls
 from tests.gateway.http_server import served
 
 
@@ -91,13 +92,8 @@ class TestTls:
         self, recommender: Recommender, files: dict[str, Path], asks: bool
     ) -> None:
         own = (files["own"], str(files["own-key"]))
-        async with served(
-            recommender,
-            ssl_certfile=files["server"],
-            ssl_keyfile=files["server-key"],
-            ssl_ca_certs=files["ca"],
-            ssl_cert_reqs=ssl.CERT_REQUIRED if asks else ssl.CERT_NONE,
-        ) as (host, port):
+        tls = ServerTls(files["server"], files["server-key"], files["ca"] if asks else None)
+        async with served(recommender, tls) as (host, port):
             url = f"https://{host}:{port}"
 
             async def title(**options: Any) -> str:

@@ -4,18 +4,19 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import uvicorn
 
 from service.gateway.recommender import Recommender
 from service.gateway.rest import create_app
+from service.gateway.server import http_config
+from service.rpc.tls import ServerTls
 
 
 @asynccontextmanager
-async def served(recommender: Recommender, **options: Any) -> AsyncIterator[tuple[str, int]]:
-    """Its host and port; `options` are uvicorn's."""
-    config = uvicorn.Config(create_app(recommender), lifespan="off", log_config=None, **options)
+async def served(recommender: Recommender, tls: ServerTls | None = None) -> AsyncIterator[tuple[str, int]]:
+    """Its host and port."""
+    config = http_config(create_app(recommender), tls)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve([listener]))

@@ -26,7 +26,7 @@ from service.rpc.generated.padrec.v1 import recommender_pb2_grpc
 from service.telemetry.logs import configure_logging
 from tests.gateway.conftest import http_client
 from tests.gateway.grpc_calls import ask, serving
-from tests.gateway.test_disconnect import served
+from tests.gateway.http_server import served
 
 USER = "ann-4711"
 # What cannot be read, as well; every one names the user.

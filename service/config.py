@@ -49,6 +49,13 @@ class GatewaySettings(_Section):
     example_users: tuple[str, ...] = Field(
         (), description="users to pick in the console, beside those typed there"
     )
+    bundle_folder: Path | None = Field(
+        None,
+        description="only bundles below this folder may be swapped in; None: any that the service can read",
+    )
+    max_load_seconds: float = Field(
+        1_800, gt=0, description="a new worker that is not ready after so long is given up"
+    )
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="of an HTTP body, and of a gRPC message")
     keys_file: Path | None = Field(
         None, description="API keys, as `padrec keys` writes them; None: none are asked for"

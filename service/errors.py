@@ -93,6 +93,10 @@ class CancelledByCallerError(PadrecError):
     """The caller went away; its list is no longer wanted."""
 
 
+class SwapUnderwayError(PadrecError):
+    """A bundle is being swapped already."""
+
+
 class HistoryStoreError(PadrecError):
     """The history store cannot be read or written now."""
 

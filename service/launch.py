@@ -5,22 +5,23 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
 
 from service.catalog.bundle import Bundle
+from service.child import Child
 from service.config import Settings
+from service.control import Candidate, Control
 from service.errors import BundleError, PadrecError
-from service.processes import SUPERVISOR_PID
-from service.rpc.listen import MAX_UNIX_PATH_BYTES, join_host_port, listen_tcp
+from service.processes import LAST_WORDS, LAUNCHER, SUPERVISOR_PID
+from service.rpc.listen import MAX_UNIX_PATH_BYTES, join_host_port, listen_tcp, listen_unix
 from service.telemetry.logs import configure_logging
 
 PADREC = (sys.executable, "-m", "service.cli")
@@ -30,98 +31,9 @@ _GRACE_SECONDS = 12.0  # more than the gateway and the worker take to drain
 _READY_TIMEOUT = 2.0
 _EXIT_INPUT_ERROR = 2
 _MAX_EARLY_DEATHS = 3
+_WORKER, _CONTROL = "worker", "control"
 
 _log = structlog.get_logger(__name__)
-
-
-class Child:
-    """A process that is started again when it dies.
-
-    Args:
-        name: for the log.
-        argv: the command.
-        env: the whole environment.
-        fds: file descriptors that it inherits.
-        clock: seconds that only rise.
-    """
-
-    FIRST_DELAY = 0.1
-    LAST_DELAY = 5.0
-    GOOD_HEALTH = 30.0
-
-    def __init__(
-        self,
-        name: str,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        fds: Sequence[int] = (),
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.name = name
-        self._argv, self._env, self._fds = argv, env, fds
-        self._clock = clock
-        self._process: subprocess.Popen[bytes] | None = None
-        self._started_at = 0.0
-        self._start_again_at = 0.0
-        self._delay = self.FIRST_DELAY
-
-    @property
-    def pid(self) -> int | None:
-        """The process ID; None while it is down."""
-        return self._process.pid if self._process else None
-
-    @property
-    def is_due(self) -> bool:
-        """Whether it is down, and its delay is over."""
-        return self._process is None and self._clock() >= self._start_again_at
-
-    def start(self) -> None:
-        """Start the process, in a session of its own: Ctrl-C at a terminal is the supervisor's to pass on."""
-        self._started_at = self._clock()
-        self._process = subprocess.Popen(
-            self._argv,
-            env=self._env,
-            pass_fds=self._fds,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    def tend(self) -> int | None:
-        """Start the process again if it is down and its delay is over.
-
-        The delay doubles from death to death, and starts anew after half a minute of good health.
-
-        Returns:
-            The exit code, once, when the process is found dead; negative for a signal.
-        """
-        if self._process is None:
-            if self.is_due:
-                self.start()
-            return None
-        code = self._process.poll()
-        if code is None:
-            return None
-        self._process = None
-        now = self._clock()
-        if now - self._started_at >= self.GOOD_HEALTH:
-            self._delay = self.FIRST_DELAY
-        self._start_again_at = now + self._delay
-        self._delay = min(2 * self._delay, self.LAST_DELAY)
-        return code
-
-    def stop(self, grace: float) -> None:
-        """End the process: with SIGTERM, and after `grace` seconds with SIGKILL."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(grace)
-        except subprocess.TimeoutExpired:
-            _log.warning("killed", process=self.name, after_seconds=grace)
-            self._process.kill()
-            self._process.wait()
-        self._process = None
 
 
 class Supervisor:
@@ -138,12 +50,18 @@ class Supervisor:
         self._version = read_version()
         self._stopping = False
 
-    def run(self, is_ready: Callable[[], bool], on_ready: Callable[[], None]) -> int:
+    def run(
+        self,
+        is_ready: Callable[[], bool],
+        on_ready: Callable[[], None],
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> int:
         """Start the children and tend them until `stop` is called.
 
         Args:
             is_ready: asked again and again until it says so for the first time.
             on_ready: called then, once.
+            meanwhile: called again and again.
 
         Returns:
             0, or 2 when a child ended with 2 before all was ready: its input is wrong, and starting it again
@@ -175,8 +93,14 @@ class Supervisor:
             if not ready and is_ready():
                 ready = True
                 on_ready()
+            meanwhile()
             time.sleep(_POLL_SECONDS)
         return 0
+
+    def replace(self, old: Child, new: Child, version: object) -> None:
+        """Tend `new`, which runs, in the place of `old`, and the others as children of this version from now on."""
+        self._children = [new if child is old else child for child in self._children]
+        self._version = version
 
     def stop(self) -> None:
         """Make `run` return; may be called from a signal handler or another thread."""
@@ -227,27 +151,97 @@ def serve(
     _versions(bundle)
     with (
         listen_tcp(settings.gateway.host, settings.gateway.port) as listener,
-        _socket_folder() as folder,
+        _private_folder() as folder,
     ):
         url = _url(listener, "http" if settings.gateway.tls_certificate is None else "https")
         local_socket = settings.gateway.local_socket
         if local_socket is None and settings.gateway.tls_certificate is not None:
             # Whoever asks whether it is ready need not have a certificate that it takes.
             local_socket = folder / "gateway"
-        options = [str(bundle), *(("--config", str(config)) if config else ())]
-        environment = _environment(settings, f"unix:{folder / 'worker'}", local_socket)
-        worker = Child("worker", [*padrec, "worker", *options], env=environment)
-        fd = listener.fileno()
-        gateway = Child("gateway", [*padrec, "gateway", *options, "--fd", str(fd)], env=environment, fds=[fd])
-        supervisor = Supervisor([worker, gateway], lambda: _versions(bundle))
+        fleet = _Fleet(bundle, settings, config, padrec, folder, listener, local_socket)
+        supervisor = fleet.supervisor
         with _signals_to(supervisor.stop):
             try:
                 return supervisor.run(
-                    lambda: _answers(url, local_socket), lambda: on_ready(url) if on_ready else None
+                    lambda: _answers(url, local_socket),
+                    lambda: on_ready(url) if on_ready else None,
+                    fleet.control.tend,
                 )
             finally:
                 listener.close()  # so that nobody new waits for a gateway that is about to end
                 supervisor.shut_down()
+                fleet.control.close()
+
+
+class _Fleet:
+    """A worker and a gateway of one bundle, and of the next one when the gateway asks for it.
+
+    Args:
+        bundle: what is served first.
+        settings: what all run with.
+        config: the settings' file, if there is one.
+        padrec: the command whose `worker` and `gateway` are started.
+        folder: of sockets.
+        listener: the gateway's.
+        local_socket: where it listens besides.
+    """
+
+    def __init__(
+        self,
+        bundle: Path,
+        settings: Settings,
+        config: Path | None,
+        padrec: Sequence[str],
+        folder: Path,
+        listener: socket.socket,
+        local_socket: Path | None,
+    ) -> None:
+        self._settings, self._padrec, self._folder = settings, padrec, folder
+        self._local_socket = local_socket
+        self._options = ("--config", str(config)) if config else ()
+        self._gateway_options = (*self._options, "--fd", str(listener.fileno()))
+        self._count = 0
+        self._served = self._candidate(bundle)
+        self._gateway = Child("gateway", *self._gateway_command(), fds=[listener.fileno()])
+        self.supervisor = Supervisor(
+            [self._served.worker, self._gateway], lambda: _versions(self._served.bundle)
+        )
+        self.control = Control(listen_unix(folder / _CONTROL), self, _GRACE_SECONDS)
+
+    def start_worker(self, bundle: Path) -> Candidate:
+        """See `service.control.Fleet`."""
+        # Its metrics' port is the other worker's still.
+        candidate = self._candidate(bundle, "--beside")
+        candidate.worker.start()
+        return candidate
+
+    def commit(self, candidate: Candidate) -> Child:
+        """See `service.control.Fleet`."""
+        _log.info("the bundle is swapped", bundle=str(candidate.bundle))
+        old, self._served = self._served.worker, candidate
+        self._gateway.become(*self._gateway_command())
+        self.supervisor.replace(old, candidate.worker, candidate.version)
+        return old
+
+    def _candidate(self, bundle: Path, *options: str) -> Candidate:
+        self._count += 1
+        address, last_words = (f"{self._folder}/{name}-{self._count}" for name in (_WORKER, "last-words"))
+        argv = [*self._padrec, "worker", str(bundle), *self._options, *options]
+        environment = _environment(self._settings, f"unix:{address}", self._local_socket) | {
+            LAST_WORDS: last_words
+        }
+        return Candidate(
+            bundle,
+            _versions(bundle),
+            Child("worker", argv, env=environment),
+            f"unix:{address}",
+            Path(last_words),
+        )
+
+    def _gateway_command(self) -> tuple[list[str], dict[str, str]]:
+        argv = [*self._padrec, "gateway", str(self._served.bundle), *self._gateway_options]
+        environment = _environment(self._settings, self._served.address, self._local_socket)
+        return argv, environment | {LAUNCHER: str(self._folder / _CONTROL)}
 
 
 def _versions(bundle: Path) -> tuple[str, str]:
@@ -271,9 +265,9 @@ def _environment(settings: Settings, worker: str, local_socket: Path | None) -> 
 
 
 @contextmanager
-def _socket_folder() -> Iterator[Path]:
+def _private_folder() -> Iterator[Path]:
     """A private folder whose path leaves room for a socket's name."""
-    longest = MAX_UNIX_PATH_BYTES - len("/padrec-xxxxxxxx/gateway")
+    longest = MAX_UNIX_PATH_BYTES - len(f"/padrec-xxxxxxxx/{_WORKER}-1000000")
     parent = tempfile.gettempdir()
     if len(os.fsencode(parent)) > longest:
         parent = "/tmp"

@@ -4,8 +4,14 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 
+# What a supervisor says in the environment of those whom it starts: its process ID, where they say why they end, and
+# where it can be asked for another bundle.
 SUPERVISOR_PID = "PADREC_SUPERVISOR_PID"
+LAST_WORDS = "PADREC_LAST_WORDS"
+LAUNCHER = "PADREC_LAUNCHER"
 
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 15.0
@@ -20,6 +26,13 @@ def end_with_supervisor() -> None:
     if supervisor := os.environ.get(SUPERVISOR_PID):
         watch = threading.Thread(target=_watch, args=(int(supervisor),), name="supervisor-watch", daemon=True)
         watch.start()
+
+
+def leave_last_words(line: str) -> None:
+    """Tell the supervisor why this process ends: in the file that the environment names, if it names one."""
+    if path := os.environ.get(LAST_WORDS):
+        with suppress(OSError):
+            Path(path).write_text(line, encoding="utf-8")
 
 
 def _watch(supervisor: int) -> None:

@@ -13,7 +13,7 @@ import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-from service.processes import end_with_supervisor
+from service.processes import end_with_supervisor, leave_last_words
 
 
 def at_end(bundle: Path, name: str) -> None:
@@ -26,6 +26,7 @@ def at_end(bundle: Path, name: str) -> None:
     end_with_supervisor()
     if (bundle / f"refuse-{name}").exists():
         print(f"error: the {name} refuses", file=sys.stderr)
+        leave_last_words(f"the {name} refuses")
         sys.exit(2)
     if (bundle / f"fail-{name}").exists():
         sys.exit(1)

@@ -1,6 +1,8 @@
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,10 +19,11 @@ import pytest
 from service.catalog.bundle import ITEMS, MANIFEST, POPULAR, DecodingDefaults, seal
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
+from service.child import Child
 from service.config import GatewaySettings, Settings
 from service.errors import BundleError, InputError, PadrecError
 from service.files import write_json
-from service.launch import Child, Supervisor, serve
+from service.launch import Supervisor, serve
 from service.rpc.listen import listen_tcp
 
 FAKE = Path(__file__).with_name("fake_padrec.py")
@@ -396,3 +399,129 @@ def test_a_bundle_without_manifest_is_told_before_anything_starts(tmp_path: Path
     with pytest.raises(BundleError, match=r"manifest\.json is missing"):
         serve(tmp_path, Settings(), None, padrec=["touch", str(started)])
     assert not started.exists()
+
+
+class Gateway:
+    """What a gateway says to its launcher."""
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(LONG)
+        self._socket.connect(path)
+        self._lines = self._socket.makefile()
+
+    def ask(self, **order: object) -> dict[str, Any]:
+        self._socket.sendall(json.dumps(order).encode() + b"\n")
+        return self.hear()
+
+    def hear(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._lines.readline())
+        return answer
+
+    def hang_up(self) -> None:
+        self._lines.close()
+        self._socket.close()
+
+
+class TestSwap:
+    @pytest.fixture(autouse=True)
+    def _serve(self, start: Callable[..., Service], bundle: Path) -> None:
+        self.service = start()
+        self.url = self.service.url()
+        self.before = self.answer()
+        self.gateway = Gateway(self.before["env"]["PADREC_LAUNCHER"])
+
+    @pytest.fixture
+    def other(self, bundle: Path) -> Path:
+        other = bundle.with_name("other")
+        shutil.copytree(bundle, other)
+        return other
+
+    def answer(self) -> dict[str, Any]:
+        answer: dict[str, Any] = until(lambda: self.service.ask(self.url))
+        return answer
+
+    def new_worker(self, address: str) -> int:
+        """Its process ID, once it listens."""
+
+        def connected() -> int | None:
+            with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(address.removeprefix("unix:"))
+                pid = int(connection.recv(100))
+                self.service.seen.add(pid)
+                return pid
+            return None
+
+        pid: int = until(connected)
+        return pid
+
+    def test_the_new_worker_takes_the_place_of_the_old(self, other: Path, bundle: Path) -> None:
+        address = self.gateway.ask(start=str(other))["worker"]
+        new = self.new_worker(address)
+        assert self.answer()["worker"] == self.before["worker"]
+        assert self.gateway.ask(commit=True) == {"committed": True}
+        assert not is_gone(self.before["worker"])
+        assert self.gateway.ask(retire=True) == {"retired": True}
+        assert is_gone(self.before["worker"])
+        assert not is_gone(new)
+        self.gateway.hang_up()
+
+        os.kill(self.before["gateway"], signal.SIGKILL)
+        after = until(lambda: (found := self.service.ask(self.url)) and found["worker"] == new and found)
+        assert after["argv"][:2] == ["gateway", str(other)]
+        assert after["env"]["PADREC_GATEWAY__WORKER"] == address
+        os.kill(new, signal.SIGKILL)
+        until(lambda: self.answer()["worker"] not in (new, self.before["worker"]))
+        assert (bundle / "ended").read_text() == "worker\n"
+        assert self.answer()["gateway"] == after["gateway"]
+
+        # The other way, over another connection.
+        again = Gateway(after["env"]["PADREC_LAUNCHER"])
+        assert again.ask(start=str(bundle))["worker"] != address
+        again.hang_up()
+
+    def test_a_gateway_that_goes_away_leaves_one_worker(self, other: Path, bundle: Path) -> None:
+        new = self.new_worker(self.gateway.ask(start=str(other))["worker"])
+        self.gateway.hang_up()
+        until(lambda: is_gone(new))
+        assert self.answer()["worker"] == self.before["worker"]
+
+        self.gateway = Gateway(self.before["env"]["PADREC_LAUNCHER"])
+        new = self.new_worker(self.gateway.ask(start=str(other))["worker"])
+        assert self.gateway.ask(commit=True) == {"committed": True}
+        self.gateway.hang_up()
+        until(lambda: is_gone(self.before["worker"]))
+        assert not is_gone(new)
+
+    def test_a_worker_that_refuses_or_dies_is_told(self, other: Path, bundle: Path) -> None:
+        assert self.gateway.ask(start=str(other / "none"))["error"].startswith("no such bundle")
+        (other / "refuse-worker").touch()
+        assert "worker" in self.gateway.ask(start=str(other))
+        assert self.gateway.hear() == {"error": "the new worker refuses: the worker refuses"}
+        (other / "refuse-worker").rename(other / "fail-worker")
+        assert "worker" in self.gateway.ask(start=str(other))
+        assert self.gateway.hear() == {"error": "the new worker ended with exit code 1; the log says why"}
+        (other / "fail-worker").unlink()
+        os.kill(self.new_worker(self.gateway.ask(start=str(other))["worker"]), signal.SIGKILL)
+        assert self.gateway.hear() == {"error": "the new worker was ended by SIGKILL"}
+        assert self.answer()["worker"] == self.before["worker"]
+
+    def test_orders_that_make_no_sense_are_refused(self, other: Path) -> None:
+        for order in ({"commit": True}, {"retire": True}, {"dance": True}):
+            assert self.gateway.ask(**order) == {"error": "the launcher has no worker for that now"}
+        self.gateway._socket.sendall(b"[]\nno json\n")
+        assert [set(self.gateway.hear()) for _ in range(2)] == [{"error"}] * 2
+
+    def test_the_service_ends_with_its_new_worker(self, other: Path) -> None:
+        new = self.new_worker(self.gateway.ask(start=str(other))["worker"])
+        self.service.process.terminate()
+        assert self.service.process.wait(LONG) == 0
+        assert is_gone(new)
+
+    def test_a_bundle_that_was_replaced_while_it_was_loaded_is_taken_by_both(self, other: Path) -> None:
+        new = self.new_worker(self.gateway.ask(start=str(other))["worker"])
+        manifest = json.loads((other / MANIFEST).read_text())
+        write_json(other / MANIFEST, {**manifest, "catalog_version": "another"})
+        assert self.gateway.ask(commit=True) == {"committed": True}
+        os.kill(new, signal.SIGKILL)
+        until(lambda: (found := self.service.ask(self.url)) and found["gateway"] != self.before["gateway"])

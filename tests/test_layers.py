@@ -15,7 +15,7 @@ ROWS = [
     {"model", "gateway"},
     {"engine", "training", "client"},
     {"worker", "evaluation"},
-    {"build", "launch", "cli", "teachers"},
+    {"build", "child", "control", "launch", "cli", "teachers"},
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 

@@ -10,6 +10,7 @@ import typer
 
 from service.cli.app import app
 from service.errors import PadrecError
+from service.processes import leave_last_words
 
 EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -43,4 +44,5 @@ def _usage_error(error: typer.TyperException) -> None:
 
 def _fail(line: str) -> None:
     print(f"padrec: {line}", file=sys.stderr)
+    leave_last_words(line)
     sys.exit(EXIT_INPUT_ERROR)

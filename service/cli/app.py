@@ -2,7 +2,7 @@
 
 import typer
 
-from service.cli import bench, data, demo, evaluating, keys, models, serving, soaking
+from service.cli import bench, data, demo, evaluating, keys, models, operating, serving, soaking
 
 app = typer.Typer(
     name="padrec",
@@ -24,3 +24,4 @@ app.command()(serving.serve)
 app.command()(serving.gateway)
 app.command()(serving.worker)
 app.command()(serving.recommend)
+app.command()(operating.swap)

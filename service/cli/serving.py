@@ -63,12 +63,18 @@ def gateway(
     run_gateway(bundle, _with_ports(load_settings(config), port, grpc_port), sockets=sockets)
 
 
-def worker(bundle: BundlePath, config: ConfigFile = None) -> None:
+def worker(
+    bundle: BundlePath,
+    config: ConfigFile = None,
+    beside: Annotated[
+        bool, typer.Option("--beside", hidden=True, help="Another worker is replaced.")
+    ] = False,
+) -> None:
     """The process that owns the device: target and engine behind the internal gRPC."""
     from service.config import load_settings
     from service.worker.process import end_process, run_worker
 
-    run_worker(bundle, load_settings(config), build_engine)
+    run_worker(bundle, load_settings(config), build_engine, beside=beside)
     # Nothing is left to be saved, and the interpreter would take torch apart for more than a second.
     end_process(0)
 

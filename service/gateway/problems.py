@@ -21,6 +21,7 @@ from service.errors import (
     QueueFullError,
     RateLimitError,
     RequestError,
+    SwapUnderwayError,
     UnauthenticatedError,
     UnavailableError,
 )
@@ -37,6 +38,7 @@ _STATUSES: tuple[tuple[type[PadrecError], int], ...] = (
     (PermissionDeniedError, 403),
     (NoSuchItemError, 404),
     (NoSuchRecommendationError, 404),
+    (SwapUnderwayError, 409),
     (RequestError, 422),
     (RateLimitError, 429),
     (QueueFullError, 429),

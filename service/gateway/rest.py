@@ -12,6 +12,7 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from service.errors import PadrecError
 from service.gateway.access import METRICS_PATH, Authenticated, allowed, charge_batch
+from service.gateway.admin import admin_router, only_from_this_machine
 from service.gateway.answer import EventsAccepted, ItemAnswer, Recommendation, UserHistory
 from service.gateway.batch import BatchResult, RecommendationBatch
 from service.gateway.console import console_router
@@ -24,6 +25,7 @@ from service.gateway.problems import add_handlers, problem_of
 from service.gateway.query import MAX_ID_LENGTH, EventBatch, RecommendBatch, RecommendQuery
 from service.gateway.recommender import Recommender
 from service.gateway.server_sent import EVENT_STREAM, NOT_KEPT, described_events, events, first_of
+from service.gateway.swap import Swaps
 
 
 class _AnyText(Convertor[str]):
@@ -43,8 +45,11 @@ register_url_convertor("any_text", _AnyText())
 IdInPath = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)]
 
 
-def create_app(recommender: Recommender, keys: KeyRing | None = None) -> FastAPI:
-    """The HTTP application of a recommender; without keys everybody may call everything."""
+def create_app(recommender: Recommender, swaps: Swaps, keys: KeyRing | None = None) -> FastAPI:
+    """The HTTP application of a recommender; without keys everybody may call everything.
+
+    But for what operators do, which is then for this machine alone.
+    """
     app = FastAPIOffline(
         title="padrec",
         summary="Which items should this user see next? A language model writes the list.",
@@ -55,6 +60,9 @@ def create_app(recommender: Recommender, keys: KeyRing | None = None) -> FastAPI
     app.include_router(_router(recommender))
     app.include_router(health_router(recommender))
     app.include_router(console_router(recommender.settings.example_users))
+    # Whoever has a key of their scope may make these calls from anywhere.
+    here = [Depends(only_from_this_machine)] if keys is None else []
+    app.include_router(admin_router(swaps), dependencies=here)
     add_handlers(app)
     app.openapi = with_problems(app.openapi)  # type: ignore[method-assign]
     # The last one added sees a request first.

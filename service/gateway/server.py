@@ -1,6 +1,7 @@
 """The gateway as a process."""
 
 import asyncio
+import os
 import signal
 import socket
 import ssl
@@ -22,8 +23,9 @@ from service.gateway.grpc import GrpcServer
 from service.gateway.keys import KeyRing
 from service.gateway.recommender import Recommender
 from service.gateway.rest import create_app
+from service.gateway.swap import Swaps
 from service.history.opening import open_store
-from service.processes import end_with_supervisor
+from service.processes import LAUNCHER, end_with_supervisor
 from service.rpc.client import WorkerClient
 from service.rpc.listen import join_host_port, listen_tcp, listen_unix
 from service.rpc.tls import ServerTls, server_tls, worker_client_tls
@@ -73,15 +75,21 @@ async def _serve(
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     store = open_store(settings.history)
-    worker = WorkerClient(worker_address, bundle.manifest.catalog_version, worker_client_tls(gateway))
+    worker_tls = worker_client_tls(gateway)
+    edition = Edition.read(bundle, WorkerClient(worker_address, bundle.manifest.catalog_version, worker_tls))
+    recommender = Recommender(edition, store, gateway, GatewayMetrics(registry))
+    swaps = Swaps(
+        recommender,
+        lambda address, catalog_version: WorkerClient(address, catalog_version, worker_tls),
+        os.environ.get(LAUNCHER),
+    )
     try:
-        edition = Edition.read(bundle, worker)
-        recommender = Recommender(edition, store, gateway, GatewayMetrics(registry))
-        config = http_config(create_app(recommender, keys), tls)
+        config = http_config(create_app(recommender, swaps, keys), tls)
         grpc_server = await _grpc_server(recommender, keys, tls)
         await _Server(config, grpc_server, gateway.local_socket).serve(listeners)
     finally:
-        await worker.close()
+        await swaps.close()
+        await recommender.edition.worker.close()
         await store.close()
 
 

@@ -25,6 +25,7 @@ class GatewayMetrics:
         history_store_errors: reads and writes that the history store refused.
         listed_items: items of lists; label rank, as `rank_label` has it.
         joined_events: those of them that an event named its list for; label rank.
+        swaps: of bundles; label outcome (`done`, `failed`).
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -56,6 +57,9 @@ class GatewayMetrics:
         for rank in range(1, _MOST_RANKS + 2):
             for counter in (self.listed_items, self.joined_events):
                 counter.labels(rank_label(rank))  # told as 0 before the first
+        self.swaps = Counter(
+            "padrec_bundle_swaps", "Swaps of bundles that are over.", ("outcome",), registry=registry
+        )
 
 
 class WorkerMetrics:

@@ -40,7 +40,9 @@ _REPLY_SECONDS = 1.0
 _log = structlog.get_logger(__name__)
 
 
-def run_worker(bundle: Path, settings: Settings, build_engine: EngineBuilder) -> None:
+def run_worker(
+    bundle: Path, settings: Settings, build_engine: EngineBuilder, *, beside: bool = False
+) -> None:
     """Serve a bundle until SIGINT or SIGTERM, then finish the lists that run and return.
 
     Call it in the main thread, which is the one that gets signals. An engine that fails while it serves ends
@@ -50,6 +52,7 @@ def run_worker(bundle: Path, settings: Settings, build_engine: EngineBuilder) ->
         bundle: the folder; every file is checked.
         settings: `worker` and `log`.
         build_engine: loads the target; called on the engine's thread.
+        beside: it takes the place of another worker, which may have the metrics' port still.
 
     Raises:
         InputError: the address is in use, or a setting is wrong.
@@ -59,7 +62,7 @@ def run_worker(bundle: Path, settings: Settings, build_engine: EngineBuilder) ->
     configure_logging(settings.log)
     end_with_supervisor()
     opened = Bundle.open(bundle)
-    worker = asyncio.run(_Worker.live(opened, settings.worker, build_engine))
+    worker = asyncio.run(_Worker.live(opened, settings.worker, build_engine, beside))
     failure = worker.engine_loop.failure
     if worker.last == "ended" and failure:
         if not worker.was_ready:
@@ -77,13 +80,16 @@ class _Worker:
         last: what made it end: a signal, or the engine's thread; filled by `live`.
     """
 
-    def __init__(self, bundle: Bundle, settings: WorkerSettings, build_engine: EngineBuilder) -> None:
+    def __init__(
+        self, bundle: Bundle, settings: WorkerSettings, build_engine: EngineBuilder, beside: bool
+    ) -> None:
         self.was_ready = False
         self.last: _Happening = "stop"
         self._event_loop = asyncio.get_running_loop()
         self._bundle = bundle
         self._settings = settings
         self._build_engine = build_engine
+        self._beside = beside
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._metrics = WorkerMetrics(self._registry)
@@ -99,17 +105,22 @@ class _Worker:
         )
 
     @classmethod
-    async def live(cls, bundle: Bundle, settings: WorkerSettings, build_engine: EngineBuilder) -> "_Worker":
+    async def live(
+        cls, bundle: Bundle, settings: WorkerSettings, build_engine: EngineBuilder, beside: bool
+    ) -> "_Worker":
         """Listen, load, serve, drain; the worker as it is in the end."""
-        worker = cls(bundle, settings, build_engine)
+        worker = cls(bundle, settings, build_engine, beside)
         await worker._run()
         return worker
 
     async def _run(self) -> None:
-        server = WorkerServer(self._settings.listen, server_tls(self._settings))
+        settings = self._settings
+        server = WorkerServer(settings.listen, server_tls(settings))
         with ExitStack() as stack:
             stack.enter_context(
-                metrics_server(self._settings.metrics_host, self._settings.metrics_port, self._registry)
+                metrics_server(
+                    settings.metrics_host, settings.metrics_port, self._registry, beside=self._beside
+                )
             )
             address = await server.start()
             manifest = self._bundle.manifest

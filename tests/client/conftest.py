@@ -10,8 +10,8 @@ import pytest
 
 from service.client import AsyncClient, Client
 from service.gateway.recommender import Recommender
-from service.gateway.rest import create_app
 from tests.gateway.conftest import (  # noqa: F401
+    app_of,
     bundle,
     make_recommender,
     recommender,
@@ -54,7 +54,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 async def calling(kind: str, recommender: Recommender, **options: Any) -> AsyncIterator[Calls]:  # noqa: F811
     """`sync` through a socket, `async` right into the application."""
     if kind == "async":
-        transport = httpx.ASGITransport(create_app(recommender), raise_app_exceptions=False)
+        transport = httpx.ASGITransport(app_of(recommender), raise_app_exceptions=False)
         async with AsyncClient("http://gateway", transport=transport, **options) as client:
             yield calls_of(client)
         return

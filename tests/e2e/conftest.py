@@ -26,9 +26,13 @@ class Service:
 
     def child(self, name: str) -> int:
         """The process ID of its worker or gateway."""
-        own = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        [pid] = [int(pid) for pid in own if f"\0{name}\0" in Path(f"/proc/{pid}/cmdline").read_text()]
+        [pid] = self.children(name)
         return pid
+
+    def children(self, name: str) -> list[int]:
+        """The process IDs of its workers or gateways, oldest first."""
+        own = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(pid) for pid in own if f"\0{name}\0" in Path(f"/proc/{pid}/cmdline").read_text()]
 
     def wait_until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds

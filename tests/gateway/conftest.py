@@ -8,16 +8,20 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from service.catalog.bundle import Bundle
 from service.config import GatewaySettings
 from service.errors import HistoryStoreError
 from service.gateway.edition import Edition
+from service.gateway.keys import KeyRing
 from service.gateway.recommender import Recommender
 from service.gateway.rest import create_app
+from service.gateway.swap import Swaps
 from service.history.sqlite import SqliteHistoryStore
 from service.history.store import HistoryStore
+from service.rpc.client import WorkerClient
 from service.rpc.generated.padrec.v1 import recommender_pb2_grpc
 from service.telemetry.metrics import GatewayMetrics
 from service.types import DecodedItem, DecodedList, DecodeRequest, TracedToken
@@ -34,6 +38,7 @@ class FakeWorker:
         self.error: Exception | None = None
         self.fails_late = False  # after the first items of a stream
         self.is_ready = True
+        self.is_closed = False
         self.release = asyncio.Event()
         self.release.set()
         self.started = asyncio.Event()
@@ -92,7 +97,8 @@ class FakeWorker:
     async def ready(self) -> bool:
         return self.is_ready
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        self.is_closed = True
 
 
 class DownStore:
@@ -182,8 +188,13 @@ async def degraded_client(
         yield client
 
 
+def app_of(recommender: Recommender, keys: KeyRing | None = None) -> FastAPI:
+    """With swaps to workers that nobody needs to answer at."""
+    return create_app(recommender, Swaps(recommender, WorkerClient, None), keys)
+
+
 def http_client(recommender: Recommender, **options: Any) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(create_app(recommender, **options), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(app_of(recommender, **options), raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://gateway")
 
 

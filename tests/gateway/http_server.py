@@ -8,15 +8,15 @@ from contextlib import asynccontextmanager
 import uvicorn
 
 from service.gateway.recommender import Recommender
-from service.gateway.rest import create_app
 from service.gateway.server import http_config
 from service.rpc.tls import ServerTls
+from tests.gateway.conftest import app_of
 
 
 @asynccontextmanager
 async def served(recommender: Recommender, tls: ServerTls | None = None) -> AsyncIterator[tuple[str, int]]:
     """Its host and port."""
-    config = http_config(create_app(recommender), tls)
+    config = http_config(app_of(recommender), tls)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve([listener]))

@@ -19,10 +19,9 @@ from service.gateway.access import CALLS, KeyInterceptor, scope_of
 from service.gateway.grpc import SERVICE
 from service.gateway.keys import KeyRing, add_key, remove_key
 from service.gateway.recommender import Recommender
-from service.gateway.rest import create_app
 from service.rpc.generated.padrec.v1 import recommender_pb2 as pb
 from service.rpc.generated.padrec.v1 import recommender_pb2_grpc
-from tests.gateway.conftest import http_client
+from tests.gateway.conftest import app_of, http_client
 from tests.gateway.grpc_calls import ask, refused, serving
 from tests.gateway.test_rate import Clock
 
@@ -79,7 +78,7 @@ def bearer(key: str) -> dict[str, str]:
 def test_every_call_says_which_scope_it_needs(recommender: Recommender) -> None:
     methods = {method.name for method in pb.DESCRIPTOR.services_by_name["Recommender"].methods}
     assert methods == {method for _, method, _ in CALLS}
-    app = create_app(recommender)
+    app = app_of(recommender)
     routes = {context.route.name: context.path for context in iter_route_contexts(app.routes)}
     called = {
         name
@@ -98,7 +97,7 @@ def test_a_call_that_does_not_say_needs_admin() -> None:
 async def test_a_name_that_another_call_has_too_lets_nobody_in(
     recommender: Recommender, guarded: Guarded
 ) -> None:
-    app = create_app(recommender, guarded.ring)
+    app = app_of(recommender, guarded.ring)
 
     @app.get("/admin/item", name="get_item")
     async def item() -> str:

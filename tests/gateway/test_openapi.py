@@ -20,6 +20,8 @@ async def test_every_call_is_there_with_its_answer(document: dict[str, Any]) -> 
         ("/users/{user_id}/history", "get"),
         ("/users/{user_id}/history", "delete"),
         ("/items/{item_id}", "get"),
+        ("/admin/bundle", "post"),
+        ("/admin/bundle", "get"),
         ("/health/live", "get"),
         ("/health/startup", "get"),
         ("/health/ready", "get"),

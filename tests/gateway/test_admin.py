@@ -1,0 +1,86 @@
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.catalog.bundle import Bundle
+from service.gateway.recommender import Recommender
+from tests.gateway.conftest import app_of
+
+
+def client_from(
+    recommender: Recommender, host: str, base_url: str = "http://127.0.0.1:8000"
+) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app_of(recommender), client=(host, 50_000))
+    return httpx.AsyncClient(transport=transport, base_url=base_url)
+
+
+async def test_what_is_served(recommender: Recommender, bundle: Bundle) -> None:
+    async with client_from(recommender, "127.0.0.1") as client:
+        told = (await client.get("/admin/bundle")).json()
+    assert told == {
+        "serving": {
+            "bundle": str(bundle.path),
+            "model_version": bundle.manifest.model_version,
+            "catalog_version": bundle.manifest.catalog_version,
+            "num_items": 20,
+        },
+        "swap": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("host", "base_url", "headers", "status"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000", {}, 200),
+        ("127.0.0.9", "http://localhost", {}, 200),
+        ("::1", "http://[::1]:8000", {}, 200),
+        ("::ffff:127.0.0.1", "http://127.0.0.1", {}, 200),
+        ("10.0.0.7", "http://127.0.0.1", {}, 403),
+        ("::ffff:10.0.0.7", "http://127.0.0.1", {}, 403),
+        ("", "http://127.0.0.1", {}, 403),
+        ("127.0.0.1", "http://evil.example:8000", {}, 403),
+        ("127.0.0.1", "http://127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}, 403),
+        ("127.0.0.1", "http://127.0.0.1", {"Forwarded": "for=127.0.0.1"}, 403),
+    ],
+)
+async def test_only_this_machine_is_answered(
+    recommender: Recommender, host: str, base_url: str, headers: dict[str, str], status: int
+) -> None:
+    async with client_from(recommender, host, base_url) as client:
+        answer = await client.get("/admin/bundle", headers=headers)
+        assert answer.status_code == status
+        answer = await client.post("/admin/bundle", headers=headers, json={"bundle": "/none"})
+        assert answer.status_code == (403 if status == 403 else 422)
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "bundle"),
+        ({"bundle": ""}, "bundle"),
+        ({"bundle": "relative", "worker": "127.0.0.1:1"}, "bundle"),
+        ({"bundle": "/none", "worker": "127.0.0.1:1"}, "bundle"),
+        ({"bundle": "/none"}, "worker"),
+        ({"bundle": "/none", "worker": ""}, "worker"),
+        ({"bundle": "/none", "nonsense": 1}, "nonsense"),
+    ],
+)
+async def test_bad_swaps_name_the_field(recommender: Recommender, body: dict[str, Any], field: str) -> None:
+    async with client_from(recommender, "127.0.0.1") as client:
+        answer = await client.post("/admin/bundle", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == field
+
+
+async def test_a_second_swap_is_a_conflict(recommender: Recommender, bundle: Bundle, tmp_path: Path) -> None:
+    recommender.settings = recommender.settings.model_copy(update={"max_load_seconds": 1.0})
+    body = {"bundle": str(bundle.path), "worker": f"unix:{tmp_path}/nobody"}
+    async with client_from(recommender, "127.0.0.1") as client:
+        first = await client.post("/admin/bundle", json=body)
+        assert (first.status_code, first.json()["state"]) == (202, "checking")
+        second = await client.post("/admin/bundle", json=body)
+        assert second.status_code == 409
+        assert second.json()["detail"] == "a swap is under way; one at a time"

@@ -49,6 +49,7 @@ class GatewaySettings(_Section):
     example_users: tuple[str, ...] = Field(
         (), description="users to pick in the console, beside those typed there"
     )
+    max_withdrawn_items: int = Field(100_000, ge=1, description="withdrawn at the same time")
     bundle_folder: Path | None = Field(
         None,
         description="only bundles below this folder may be swapped in; None: any that the service can read",

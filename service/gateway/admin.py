@@ -1,4 +1,4 @@
-"""What operators do to a running service, over REST alone: swap its bundle.
+"""What operators do to a running service, over REST alone: swap its bundle, withdraw items.
 
 They open files by a name that the caller gives. So without keys they are answered to this machine alone.
 """
@@ -12,10 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from service.errors import PermissionDeniedError
 from service.gateway.openapi import problems
+from service.gateway.query import ItemId
+from service.gateway.recommender import Recommender
 from service.gateway.swap import Serving, Swap, Swaps
 
 _LONGEST_PATH = 4_096
 _LONGEST_ADDRESS = 512
+_MOST_ITEMS = 10_000
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 
@@ -49,7 +52,37 @@ class BundleAnswer(BaseModel):
     )
 
 
-def admin_router(swaps: Swaps) -> APIRouter:
+class ItemsQuery(BaseModel):
+    """Items that are withdrawn, or listed again; all of them or none."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", json_schema_extra={"examples": [{"item_ids": ["item-7", "item-19"]}]}
+    )
+
+    item_ids: tuple[ItemId, ...] = Field(min_length=1, max_length=_MOST_ITEMS)
+
+
+class ItemsAnswer(BaseModel):
+    """It is done, and durable."""
+
+    model_config = ConfigDict(frozen=True)
+
+    num_withdrawn: int = Field(description="Items that are withdrawn now.")
+    unknown_item_ids: tuple[str, ...] = Field(
+        description="Of those that were sent, the ones that the catalogue does not hold: kept, as a later one may."
+    )
+
+
+class WithdrawnAnswer(BaseModel):
+    """What is withdrawn now."""
+
+    model_config = ConfigDict(frozen=True)
+
+    item_ids: tuple[str, ...] = Field(description="In the order of their IDs.")
+    unknown_item_ids: tuple[str, ...] = Field(description="Those of them that the catalogue does not hold.")
+
+
+def admin_router(recommender: Recommender, swaps: Swaps) -> APIRouter:
     """All calls under `/admin`."""
     router = APIRouter(prefix="/admin", tags=["operation"])
 
@@ -68,6 +101,29 @@ def admin_router(swaps: Swaps) -> APIRouter:
     async def get_bundle() -> BundleAnswer:
         """What is served, and how the latest swap stands."""
         return BundleAnswer(serving=swaps.serving, swap=swaps.latest)
+
+    @router.post("/items/withdraw", responses=problems(403, 413, 422, 500, 503))
+    async def withdraw_items(query: ItemsQuery) -> ItemsAnswer:
+        """Have items in no list, from the next request on, until they are restored; in histories they still count.
+
+        Gateways that share the history store follow within a second.
+        """
+        return answered(await recommender.withdraw(query.item_ids))
+
+    @router.post("/items/restore", responses=problems(403, 413, 422, 500, 503))
+    async def restore_items(query: ItemsQuery) -> ItemsAnswer:
+        """List items again; those that are not withdrawn are no error."""
+        return answered(await recommender.restore(query.item_ids))
+
+    @router.get("/items/withdrawn", responses=problems(403, 500))
+    async def get_withdrawn() -> WithdrawnAnswer:
+        """What is withdrawn, as far as this gateway knows: while the history store is down, what it said last."""
+        item_ids = sorted(recommender.withdrawals.now.item_ids)
+        unknown = recommender.edition.known(item_ids)[1]
+        return WithdrawnAnswer(item_ids=tuple(item_ids), unknown_item_ids=tuple(unknown))
+
+    def answered(unknown: tuple[str, ...]) -> ItemsAnswer:
+        return ItemsAnswer(num_withdrawn=len(recommender.withdrawals.now.item_ids), unknown_item_ids=unknown)
 
     return router
 

@@ -10,7 +10,9 @@ from typing import Protocol, Self
 from service.catalog.bundle import Bundle, Manifest
 from service.catalog.filters import Filters
 from service.catalog.items import Catalogue
+from service.gateway.left_out import LeftOut
 from service.gateway.popular import PopularList
+from service.history.withdrawals import Withdrawn
 from service.types import DecodedItem, DecodedList, DecodeRequest
 
 _NUM_CACHED_ITEMS = 10_000
@@ -45,7 +47,7 @@ class Worker(Protocol):
 
 
 class Edition:
-    """One bundle, and the worker that serves it. What it holds never changes.
+    """One bundle, and the worker that serves it. What it says of them never changes.
 
     A request takes the recommender's edition once, holds it from its start to its end, and asks no other; so nothing of
     it is of another version, whatever becomes the recommender's edition meanwhile.
@@ -69,6 +71,7 @@ class Edition:
         self.item = lru_cache(_NUM_CACHED_ITEMS)(catalogue.item)
         self.popular = PopularList(self.known(popular)[0])
         self.filters = Filters(catalogue)
+        self._left_out = Withdrawn(), LeftOut()
         self._num_holders = 0
         self._unused = asyncio.Event()
 
@@ -87,6 +90,13 @@ class Edition:
             else:
                 rows.append(row)
         return rows, unknown
+
+    def left_out(self, withdrawn: Withdrawn) -> LeftOut:
+        """What these items are here; found again until others are withdrawn."""
+        if self._left_out[0] is not withdrawn:
+            rows, _ = self.known(withdrawn.item_ids)
+            self._left_out = withdrawn, LeftOut.of(rows, len(self.catalogue))
+        return self._left_out[1]
 
     @contextmanager
     def held(self) -> Iterator[Self]:

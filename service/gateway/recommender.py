@@ -27,11 +27,13 @@ from service.gateway.clicks import Clicks
 from service.gateway.clock import Clock
 from service.gateway.edition import Edition
 from service.gateway.explanation import explanation_of
+from service.gateway.left_out import LeftOut
 from service.gateway.pages import Pages
 from service.gateway.promotions import Placed, Places, placed, promoted_rows
 from service.gateway.query import NewEvent, RecommendQuery
 from service.gateway.store_calls import asking_store
 from service.gateway.stored import Stored, read_stored
+from service.gateway.withdrawals import Withdrawals
 from service.history.store import HistoryStore
 from service.telemetry.logs import about
 from service.telemetry.metrics import GatewayMetrics
@@ -50,6 +52,7 @@ class Recommender:
     Args:
         edition: what is served.
         history_store: users' histories, and their latest lists.
+        withdrawals: what is not listed for now.
         settings: bounds and deadlines.
         metrics: what to count in.
 
@@ -61,10 +64,12 @@ class Recommender:
         self,
         edition: Edition,
         history_store: HistoryStore,
+        withdrawals: Withdrawals,
         settings: GatewaySettings,
         metrics: GatewayMetrics,
     ) -> None:
         self.edition = edition
+        self.withdrawals = withdrawals
         self.settings = settings
         self.metrics = metrics
         self._store = history_store
@@ -121,10 +126,9 @@ class Recommender:
         stored = await read_stored(query, self._store, self._pages, self.metrics, seconds)
         history_seconds = clock.elapsed()
         # Off the loop: a filter that is new takes a while over a large catalogue.
-        allowed = (
-            None if query.filter is None else await asyncio.to_thread(edition.filters.bits, query.filter)
-        )
-        request, promoted, ignored = _request(edition, query, stored, allowed)
+        wanted = None if query.filter is None else await asyncio.to_thread(edition.filters.bits, query.filter)
+        left_out = edition.left_out(self.withdrawals.now)
+        request, promoted, ignored = _request(edition, query, stored, wanted, left_out)
         return _Asked(
             request, promoted, ignored, stored, clock, history_seconds, validate_only=query.validate_only
         )
@@ -229,10 +233,31 @@ class Recommender:
             raise NoSuchItemError(f"no such item: {item_id}")
         return ItemAnswer(**_told(catalogue.item(row)))
 
+    async def withdraw(self, item_ids: Sequence[str]) -> tuple[str, ...]:
+        """Never list these items again until they are restored, not even promoted: no request that starts now does.
+
+        Returns:
+            Items that the catalogue does not hold: withdrawn too, since a later bundle may know them.
+
+        Raises:
+            RequestError: too many would be withdrawn.
+            HistoryStoreError: the store is down.
+        """
+        async with asking_store(self.metrics):
+            await self.withdrawals.withdraw(item_ids)
+        return tuple(dict.fromkeys(self.edition.known(item_ids)[1]))
+
+    async def restore(self, item_ids: Sequence[str]) -> tuple[str, ...]:
+        """List these items again; tells and raises what `withdraw` does, but for the bound."""
+        async with asking_store(self.metrics):
+            await self.withdrawals.restore(item_ids)
+        return tuple(dict.fromkeys(self.edition.known(item_ids)[1]))
+
     async def checks(self) -> dict[str, bool]:
         """By the name of each thing that lists depend on, whether it answers."""
         worker, store = await asyncio.gather(self.edition.worker.ready(), self._store_answers())
-        return {"worker": worker, "history_store": store}
+        # Without it nobody knows what must not be listed.
+        return {"worker": worker, "history_store": store and self.withdrawals.is_known}
 
     async def _store_answers(self) -> bool:
         try:
@@ -328,13 +353,13 @@ def _decoding(edition: Edition, query: RecommendQuery) -> Decoding:
 
 
 def _request(
-    edition: Edition, query: RecommendQuery, stored: Stored, allowed: bytes | None
+    edition: Edition, query: RecommendQuery, stored: Stored, wanted: bytes | None, left_out: LeftOut
 ) -> tuple[DecodeRequest, dict[int, int], tuple[str, ...]]:
     """What is to be written, in rows, what is promoted, by rank, and the items named that do not exist."""
     seen, unknown = edition.known(stored.history)
     excluded, unknown_exclusions = edition.known(query.exclude_item_ids)
     _, unknown_promotions = edition.known(promotion.item_id for promotion in query.promotions)
-    kept_out = {*excluded, *edition.known(stored.before)[0]}
+    kept_out = {*excluded, *edition.known(stored.before)[0], *left_out.rows}
     request = DecodeRequest(
         request_id=uuid.uuid4().hex,
         history=window(seen, edition.manifest.decoding.max_history_items),
@@ -345,7 +370,7 @@ def _request(
         seed=random.getrandbits(63) if query.seed is None else query.seed,
         priority=query.priority,
         decoding=_decoding(edition, query),
-        allowed=allowed,
+        allowed=left_out.allowed if wanted is None else left_out.within(wanted),
         explain=query.explain,
     )
     # Not by what was seen: who promotes an item for this user means it.

@@ -62,7 +62,7 @@ def create_app(recommender: Recommender, swaps: Swaps, keys: KeyRing | None = No
     app.include_router(console_router(recommender.settings.example_users))
     # Whoever has a key of their scope may make these calls from anywhere.
     here = [Depends(only_from_this_machine)] if keys is None else []
-    app.include_router(admin_router(swaps), dependencies=here)
+    app.include_router(admin_router(recommender, swaps), dependencies=here)
     add_handlers(app)
     app.openapi = with_problems(app.openapi)  # type: ignore[method-assign]
     # The last one added sees a request first.

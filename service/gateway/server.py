@@ -24,7 +24,8 @@ from service.gateway.keys import KeyRing
 from service.gateway.recommender import Recommender
 from service.gateway.rest import create_app
 from service.gateway.swap import Swaps
-from service.history.opening import open_store
+from service.gateway.withdrawals import Withdrawals
+from service.history.opening import open_store, open_withdrawals
 from service.processes import LAUNCHER, end_with_supervisor
 from service.rpc.client import WorkerClient
 from service.rpc.listen import join_host_port, listen_tcp, listen_unix
@@ -77,19 +78,23 @@ async def _serve(
     store = open_store(settings.history)
     worker_tls = worker_client_tls(gateway)
     edition = Edition.read(bundle, WorkerClient(worker_address, bundle.manifest.catalog_version, worker_tls))
-    recommender = Recommender(edition, store, gateway, GatewayMetrics(registry))
+    metrics = GatewayMetrics(registry)
+    withdrawals = Withdrawals(open_withdrawals(settings.history), gateway.max_withdrawn_items, metrics)
+    recommender = Recommender(edition, store, withdrawals, gateway, metrics)
     swaps = Swaps(
         recommender,
         lambda address, catalog_version: WorkerClient(address, catalog_version, worker_tls),
         os.environ.get(LAUNCHER),
     )
     try:
+        await withdrawals.start()
         config = http_config(create_app(recommender, swaps, keys), tls)
         grpc_server = await _grpc_server(recommender, keys, tls)
         await _Server(config, grpc_server, gateway.local_socket).serve(listeners)
     finally:
         await swaps.close()
         await recommender.edition.worker.close()
+        await withdrawals.close()
         await store.close()
 
 

@@ -6,7 +6,9 @@ from service.config import HistorySettings
 from service.errors import InputError
 from service.history.breaker import Breaker
 from service.history.sqlite import SqliteHistoryStore
+from service.history.sqlite_withdrawals import SqliteWithdrawals
 from service.history.store import HistoryStore
+from service.history.withdrawals import WithdrawalStore
 
 _SQLITE = "sqlite:///"
 _REDIS = ("redis://", "rediss://", "unix://", "redis+", "rediss+")
@@ -39,3 +41,16 @@ def open_store(settings: HistorySettings) -> HistoryStore:
     raise InputError(
         "setting 'history.url': give sqlite:///PATH or redis://HOST:PORT/DB, or with rediss, +cluster or +sentinel"
     )
+
+
+def open_withdrawals(settings: HistorySettings) -> WithdrawalStore:
+    """Open the withdrawn items beside the histories; call it after `open_store`, and with the same settings.
+
+    Raises:
+        InputError: the file cannot be used.
+    """
+    if settings.url.startswith(_SQLITE):
+        return SqliteWithdrawals(Path(settings.url.removeprefix(_SQLITE)))
+    from service.history.redis_withdrawals import RedisWithdrawals
+
+    return RedisWithdrawals(settings.url, settings.timeout_seconds)

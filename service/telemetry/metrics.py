@@ -26,6 +26,7 @@ class GatewayMetrics:
         listed_items: items of lists; label rank, as `rank_label` has it.
         joined_events: those of them that an event named its list for; label rank.
         swaps: of bundles; label outcome (`done`, `failed`).
+        withdrawn_items: that are withdrawn now, known to the catalogue or not.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -59,6 +60,9 @@ class GatewayMetrics:
                 counter.labels(rank_label(rank))  # told as 0 before the first
         self.swaps = Counter(
             "padrec_bundle_swaps", "Swaps of bundles that are over.", ("outcome",), registry=registry
+        )
+        self.withdrawn_items = Gauge(
+            "padrec_withdrawn_items", "Items that are withdrawn now.", registry=registry
         )
 
 

@@ -14,6 +14,7 @@ from tests.gateway.conftest import (  # noqa: F401
     app_of,
     bundle,
     make_recommender,
+    memory,
     recommender,
     settings,
     store,

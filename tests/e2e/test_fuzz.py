@@ -34,7 +34,7 @@ def test_rest(service, mode: GenerationMode) -> None:
     document = schemathesis.openapi.from_url(f"{service.url}/openapi.json")
     for found in document.get_all_operations():
         operation = found.ok()
-        if mode is GenerationMode.NEGATIVE and operation.path.startswith("/health"):
+        if mode is GenerationMode.NEGATIVE and operation.method == "get" and "{" not in operation.path:
             continue  # there is nothing to get wrong
 
         @given(case=operation.as_strategy(generation_mode=mode))

@@ -67,21 +67,31 @@ class Callers:
         }
         self.served: Counter[str] = Counter()  # by catalogue version
         self.faults: list[str] = []
+        self._forbidden: frozenset[str] = frozenset()
         self._over = threading.Event()
         self._lock = threading.Lock()
 
-    def check(self, catalog_version: str, model_version: str, item_ids: list[str]) -> None:
-        """One list."""
+    def forbid(self, item_ids: list[str]) -> None:
+        """From now on no list that is asked for may hold these."""
+        self._forbidden |= set(item_ids)
+
+    def check(
+        self, catalog_version: str, model_version: str, item_ids: list[str], forbidden: frozenset[str]
+    ) -> None:
+        """One list, and what was forbidden when it was asked for."""
         with self._lock:
             self.served[catalog_version] += 1
             if self.models[catalog_version] != model_version:
                 self.faults.append(f"model {model_version} of catalogue {catalog_version}")
             if len(item_ids) != 10 or not self.items[catalog_version].issuperset(item_ids):
                 self.faults.append(f"{item_ids} of catalogue {catalog_version}")
+            if not forbidden.isdisjoint(item_ids):
+                self.faults.append(f"{forbidden.intersection(item_ids)} are withdrawn")
 
     def _rest(self, body: dict) -> None:
         with httpx.Client(base_url=self._service.url, timeout=60) as client:
             while not self._over.wait(_PAUSE):
+                forbidden = self._forbidden
                 path = "/recommend/batch" if "requests" in body else "/recommend"
                 answer = client.post(path, json=body)
                 if answer.status_code != 200:
@@ -90,7 +100,7 @@ class Callers:
                 results = [one["recommendation"] for one in answer.json().get("results", ())]
                 for one in results or [answer.json()]:
                     items = [item["item_id"] for item in one["items"]]
-                    self.check(one["catalog_version"], one["model_version"], items)
+                    self.check(one["catalog_version"], one["model_version"], items, forbidden)
                 if len({one["catalog_version"] for one in results}) > 1:
                     self.faults.append("a batch of two catalogues")
 
@@ -98,13 +108,14 @@ class Callers:
         with grpc.insecure_channel(self._service.grpc) as channel:
             stub = recommender_pb2_grpc.RecommenderStub(channel)
             while not self._over.wait(_PAUSE):
+                forbidden = self._forbidden
                 try:
                     answer = stub.Recommend(message, timeout=50)
                 except grpc.RpcError as error:
                     self.faults.append(str(error))
                     continue
                 items = [one.item.item_id for one in answer.items]
-                self.check(answer.catalog_version, answer.model_version, items)
+                self.check(answer.catalog_version, answer.model_version, items, forbidden)
 
     @contextmanager
     def calling(self) -> Iterator[None]:
@@ -209,3 +220,41 @@ def test_what_starts_again_after_a_swap_is_of_the_new_bundle(running, padrec, ot
         assert answer["catalog_version"] == Bundle.open(other, only=()).manifest.catalog_version
         assert all(item["item_id"].startswith("new-") for item in answer["items"])
         assert told(running)["serving"]["bundle"] == str(other)
+
+
+def test_withdrawn_items_are_never_listed_once_it_is_acknowledged(
+    running, padrec, bundle: Path, other: Path
+) -> None:
+    """By lists, batches and popular lists that are asked for all the while; nor after a swap or a restart."""
+    assert padrec("swap", bundle, "--url", running.url).returncode == 0
+    callers = Callers(running, bundle, other)
+    sold_out: list[str] = []
+
+    def change(what: str, item_ids: list[str]) -> None:
+        answer = httpx.post(f"{running.url}/admin/items/{what}", json={"item_ids": item_ids}, timeout=30)
+        assert answer.status_code == 200, answer.text
+
+    with callers.calling():
+        for number in range(5, 15):
+            item_ids = [str(number), f"new-{number}"]
+            change("withdraw", item_ids)
+            callers.forbid(item_ids)
+            sold_out += item_ids
+            before = sum(callers.served.values())
+            running.wait_until(lambda before=before: sum(callers.served.values()) > before + 12)
+    assert callers.faults == []
+
+    gateway = running.child("gateway")
+    os.kill(gateway, signal.SIGKILL)
+    running.wait_until(lambda: running.children("gateway") not in ([], [gateway]))
+    running.wait_until(running.is_ready)
+    told_now = httpx.get(f"{running.url}/admin/items/withdrawn", timeout=30).json()
+    assert told_now["item_ids"] == sorted(sold_out)
+    assert set(told_now["unknown_item_ids"]) == {one for one in sold_out if one.startswith("new-")}
+    assert padrec("swap", other, "--url", running.url).returncode == 0
+    body = {"user_id": "u", "history": ["new-1"], "num_items": 50}
+    answer = httpx.post(f"{running.url}/recommend", json=body, timeout=60).json()
+    everything = {f"new-{number}" for number in range(60)}
+    assert {item["item_id"] for item in answer["items"]} == everything - set(sold_out) - {"new-1"}
+    change("restore", sold_out)
+    assert len(httpx.post(f"{running.url}/recommend", json=body, timeout=60).json()["items"]) == 50

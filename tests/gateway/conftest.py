@@ -1,7 +1,7 @@
 """A gateway without its worker: a small bundle, real histories, lists as each test wants them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from service.catalog.allowed import allows
 from service.catalog.bundle import Bundle
 from service.config import GatewaySettings
 from service.errors import HistoryStoreError
@@ -19,8 +20,10 @@ from service.gateway.keys import KeyRing
 from service.gateway.recommender import Recommender
 from service.gateway.rest import create_app
 from service.gateway.swap import Swaps
+from service.gateway.withdrawals import Withdrawals
 from service.history.sqlite import SqliteHistoryStore
 from service.history.store import HistoryStore
+from service.history.withdrawals import Withdrawn, too_many
 from service.rpc.client import WorkerClient
 from service.rpc.generated.padrec.v1 import recommender_pb2_grpc
 from service.telemetry.metrics import GatewayMetrics
@@ -29,7 +32,7 @@ from tests.gateway.grpc_calls import serving
 
 
 class FakeWorker:
-    """Writes the first rows that are not excluded, or fails as told."""
+    """Writes the first rows that are allowed, or fails as told."""
 
     def __init__(self, num_rows: int) -> None:
         self.num_rows = num_rows
@@ -55,7 +58,8 @@ class FakeWorker:
             raise
         if self.error is not None:
             raise self.error
-        rows = [row for row in range(self.num_rows) if row not in request.excluded][: request.num_items]
+        is_allowed = allows(request)
+        rows = [row for row in range(self.num_rows) if is_allowed(row)][: request.num_items]
         # A guess that was accepted, one that was not, what the target wrote itself, and its separator.
         rounds = (
             (TracedToken(0, 1, -1, False, False, True, None),),
@@ -128,6 +132,42 @@ class DownStore:
     async def close(self) -> None: ...
 
 
+class MemoryWithdrawals:
+    """Withdrawn items that gateways of one test share, in a store that can be down."""
+
+    def __init__(self) -> None:
+        self.is_down = False
+        self.reads = 0
+        self._changes = 0
+        self._items: set[str] = set()
+
+    def _check(self) -> None:
+        if self.is_down:
+            raise HistoryStoreError("history store: connection refused")
+
+    async def version(self) -> str:
+        self._check()
+        return str(self._changes)
+
+    async def read(self) -> Withdrawn:
+        self.reads += 1
+        return Withdrawn(await self.version(), frozenset(self._items))
+
+    async def add(self, item_ids: Sequence[str], limit: int) -> None:
+        self._check()
+        if len(self._items.union(item_ids)) > limit:
+            raise too_many(limit)
+        self._items.update(item_ids)
+        self._changes += 1
+
+    async def remove(self, item_ids: Sequence[str]) -> None:
+        self._check()
+        self._items.difference_update(item_ids)
+        self._changes += 1
+
+    async def close(self) -> None: ...
+
+
 @pytest.fixture
 def bundle(tmp_path: Path, make_bundle: Callable[..., Path]) -> Bundle:
     return Bundle.open(make_bundle(tmp_path, 20, max_history_items=4, max_num_items=30))
@@ -161,10 +201,19 @@ MakeRecommender = Callable[[HistoryStore], Recommender]
 
 
 @pytest.fixture
-def make_recommender(bundle: Bundle, worker: FakeWorker, settings: GatewaySettings) -> MakeRecommender:
+def memory() -> MemoryWithdrawals:
+    return MemoryWithdrawals()
+
+
+@pytest.fixture
+def make_recommender(
+    bundle: Bundle, worker: FakeWorker, settings: GatewaySettings, memory: MemoryWithdrawals
+) -> MakeRecommender:
     def make(store: HistoryStore) -> Recommender:
         metrics = GatewayMetrics(CollectorRegistry())
-        return Recommender(Edition.read(bundle, worker), store, settings, metrics)
+        withdrawals = Withdrawals(memory, settings.max_withdrawn_items, metrics)
+        withdrawals.is_known = True
+        return Recommender(Edition.read(bundle, worker), store, withdrawals, settings, metrics)
 
     return make
 

@@ -84,3 +84,45 @@ async def test_a_second_swap_is_a_conflict(recommender: Recommender, bundle: Bun
         second = await client.post("/admin/bundle", json=body)
         assert second.status_code == 409
         assert second.json()["detail"] == "a swap is under way; one at a time"
+
+
+async def test_items_are_withdrawn_and_restored(recommender: Recommender) -> None:
+    async with client_from(recommender, "127.0.0.1") as client:
+        answer = await client.post("/admin/items/withdraw", json={"item_ids": ["item-7", "b", "a", "item-7"]})
+        assert answer.json() == {"num_withdrawn": 3, "unknown_item_ids": ["b", "a"]}
+        listed = await client.post("/recommend", json={"user_id": "ann", "history": [], "num_items": 30})
+        assert "item-7" not in {item["item_id"] for item in listed.json()["items"]}
+        assert (await client.get("/items/item-7")).status_code == 200
+        answer = await client.post("/admin/items/restore", json={"item_ids": ["item-7", "a", "c"]})
+        assert answer.json() == {"num_withdrawn": 1, "unknown_item_ids": ["a", "c"]}
+        told = (await client.get("/admin/items/withdrawn")).json()
+        assert told == {"item_ids": ["b"], "unknown_item_ids": ["b"]}
+
+
+@pytest.mark.parametrize("path", ["/admin/items/withdraw", "/admin/items/restore"])
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "item_ids"),
+        ({"item_ids": []}, "item_ids"),
+        ({"item_ids": ["a", ""]}, "item_ids.1"),
+        ({"item_ids": ["a" * 257]}, "item_ids.0"),
+    ],
+)
+async def test_bad_items_name_the_field(
+    recommender: Recommender, path: str, body: dict[str, Any], field: str
+) -> None:
+    async with client_from(recommender, "127.0.0.1") as client:
+        answer = await client.post(path, json=body)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == field
+
+
+async def test_a_store_that_is_down_may_be_asked_again(recommender: Recommender, memory: Any) -> None:
+    memory.is_down = True
+    async with client_from(recommender, "127.0.0.1") as client:
+        answer = await client.post("/admin/items/withdraw", json={"item_ids": ["a"]})
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    registry = recommender.metrics.registry
+    assert registry.get_sample_value("padrec_history_store_errors_total") == 1.0

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -203,10 +204,9 @@ class Launcher:
 
 
 @pytest.fixture
-def socket_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    path = Path("/tmp") / f"padrec-test-{tmp_path_factory.getbasetemp().name}-{id(tmp_path_factory)}"
-    yield str(path)
-    path.unlink(missing_ok=True)
+def socket_path() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="padrec-control-") as folder:  # a socket's path must be short
+        yield f"{folder}/control"
 
 
 @asynccontextmanager

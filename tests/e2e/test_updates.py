@@ -50,7 +50,7 @@ def other(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Callers:
-    """Six who never stop asking: for lists and batches, over REST and gRPC, with histories and without.
+    """Six who never stop asking: for lists, batches and streams, over REST and gRPC, with histories and without.
 
     Args:
         service: whom.
@@ -117,6 +117,21 @@ class Callers:
                 items = [one.item.item_id for one in answer.items]
                 self.check(answer.catalog_version, answer.model_version, items, forbidden)
 
+    def _stream(self, message: pb.RecommendRequest) -> None:
+        with grpc.insecure_channel(self._service.grpc) as channel:
+            stub = recommender_pb2_grpc.RecommenderStub(channel)
+            while not self._over.wait(_PAUSE):
+                forbidden = self._forbidden
+                try:
+                    *listed, last = stub.RecommendStream(message, timeout=50)
+                except grpc.RpcError as error:
+                    self.faults.append(str(error))
+                    continue
+                items = [one.item.item.item_id for one in listed]
+                if items != [one.item.item_id for one in last.done.items]:
+                    self.faults.append("a stream of another list than its last message's")
+                self.check(last.done.catalog_version, last.done.model_version, items, forbidden)
+
     @contextmanager
     def calling(self) -> Iterator[None]:
         # Of a history of both catalogues each knows a half.
@@ -129,7 +144,7 @@ class Callers:
             (self._rest, {"user_id": "nobody", "history": []}),
             (self._rest, {"requests": [body, body | {"exclude_item_ids": ["3", "new-3"]}]}),
             (self._grpc, message),
-            (self._grpc, pb.RecommendRequest(user_id="nobody")),
+            (self._stream, message),
         ]
         threads = [threading.Thread(target=call, args=(what,)) for call, what in calls]
         for thread in threads:

@@ -50,6 +50,16 @@ async def test_withdrawn_items_are_in_no_list_until_they_are_restored(recommende
     assert set(recommender.withdrawals.now.item_ids) == {"no-1"}
 
 
+async def test_they_are_not_promoted_either(recommender: Recommender) -> None:
+    promotions = [{"item_id": "item-3", "rank": 1}, {"item_id": "item-4", "rank": 2}]
+    await recommender.withdraw(["item-3"])
+    answer = await recommender.recommend(query(num_items=3, promotions=promotions))
+    assert "item-3" not in {item.item_id for item in answer.items}
+    assert [item.item_id for item in answer.items if item.promoted] == ["item-4"]
+    checked = await recommender.recommend(query(validate_only=True))
+    assert checked.num_allowed_items == 18
+
+
 async def test_in_histories_they_count(recommender: Recommender, worker: Any, bundle: Bundle) -> None:
     await recommender.withdraw(["item-3"])
     answer = await recommender.recommend(query(history=["item-3", "item-4"]))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.options import BundlePath
+from service.cli.options import LOCAL_URL, ApiKey, BundlePath, CaFile, CertificateFile, KeyFile, Url
 from service.errors import PadrecError
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.2
 # A gateway that died is there again after this.
 _PATIENCE_SECONDS = 30.0
+_MAY_BE_TRIED_AGAIN = (429, 503)
 
 _WORDS = {
     "checking": "checking the bundle's files",
@@ -23,28 +24,31 @@ _WORDS = {
     "draining": "draining the old one",
 }
 
-ApiKey = Annotated[
-    str | None, typer.Option("--api-key", envvar="PADREC_API_KEY", help="A key that may do this.")
-]
-
 
 def swap(
     bundle: BundlePath,
-    url: Annotated[str, typer.Option(help="Where the gateway listens.")] = "http://127.0.0.1:8000",
+    url: Url = LOCAL_URL,
     worker: Annotated[
         str | None,
         typer.Option(help="Of a gateway that was started alone: a worker that serves the bundle already."),
     ] = None,
     api_key: ApiKey = None,
+    ca: CaFile = None,
+    certificate: CertificateFile = None,
+    key: KeyFile = None,
 ) -> None:
     """Have a running service serve another bundle, without a break."""
     import httpx
 
-    headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+    from service.cli.serving import client_tls
+
+    tls = client_tls(ca, certificate, key)
+    headers = {} if api_key is None else {b"X-API-Key": api_key.encode()}
+    verify = tls.context() if url.startswith("https") else True
     wanted = {"bundle": str(bundle.absolute()), "worker": worker}
     started = time.perf_counter()
     try:
-        with httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=30.0) as client:
+        with httpx.Client(base_url=url.rstrip("/"), headers=headers, verify=verify, timeout=30.0) as client:
             begun = _answer(client.post("/admin/bundle", json=wanted))
             _say(begun)
             serving = _until_over(client, begun)
@@ -85,11 +89,13 @@ def _patient_get(client: "httpx.Client") -> dict[str, Any]:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
-            return _answer(client.get("/admin/bundle"))
+            response = client.get("/admin/bundle")
+            if response.status_code not in _MAY_BE_TRIED_AGAIN or time.monotonic() > deadline:
+                return _answer(response)
         except httpx.HTTPError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _answer(response: "httpx.Response") -> dict[str, Any]:

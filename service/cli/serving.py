@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.options import BundlePath, Decoding
+from service.cli.options import LOCAL_URL, ApiKey, BundlePath, CaFile, CertificateFile, Decoding, KeyFile, Url
 from service.errors import InputError
 
 if TYPE_CHECKING:
@@ -153,38 +153,36 @@ def recommend(
             help="list: item by item; beam: the most probable next items; default: as the bundle says."
         ),
     ] = None,
-    url: Annotated[str, typer.Option(help="Where the gateway listens.")] = "http://127.0.0.1:8000",
+    url: Url = LOCAL_URL,
     deadline_ms: Annotated[
         int | None, typer.Option(min=1, help="Time for the answer; default: five seconds.")
     ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="PADREC_API_KEY", help="Of a gateway that asks for one.")
-    ] = None,
-    ca: Annotated[
-        Path | None,
-        typer.Option(help="PEM, of the gateway's certificate; default: those that this machine trusts."),
-    ] = None,
-    certificate: Annotated[
-        Path | None, typer.Option(help="PEM, for a gateway that asks for certificates; goes with --key.")
-    ] = None,
-    key: Annotated[Path | None, typer.Option(help="PEM, of --certificate.")] = None,
+    api_key: ApiKey = None,
+    ca: CaFile = None,
+    certificate: CertificateFile = None,
+    key: KeyFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as it came.")] = False,
 ) -> None:
     """Ask a running service for a list."""
-    from service.rpc.tls import ClientTls
-
     body: dict[str, Any] = {"user_id": user, "num_items": num_items, "deadline_ms": deadline_ms}
     if decoding is not None:
         body["decoding"] = decoding.value
     if history is not None:
         body["history"] = [item for item in history.split(",") if item]
-    if (certificate is None) != (key is None):
-        raise InputError("give --certificate and --key together")
-    answer = ask(url, body, api_key=api_key, tls=ClientTls(ca, certificate, key))
+    answer = ask(url, body, api_key=api_key, tls=client_tls(ca, certificate, key))
     if as_json:
         print(json.dumps(answer, indent=2, ensure_ascii=False))
     else:
         print_answer(answer)
+
+
+def client_tls(ca: Path | None, certificate: Path | None, key: Path | None) -> "ClientTls":
+    """What the options say; raises `InputError`."""
+    from service.rpc.tls import ClientTls
+
+    if (certificate is None) != (key is None):
+        raise InputError("give --certificate and --key together")
+    return ClientTls(ca, certificate, key)
 
 
 def ask(

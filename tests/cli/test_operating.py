@@ -26,7 +26,7 @@ class Answers(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.asked.append(
-            (f"{self.command} {self.path}", json.loads(body or b"null"), self.headers.get("Authorization"))
+            (f"{self.command} {self.path}", json.loads(body or b"null"), self.headers.get("X-API-Key"))
         )
         status, answer = self.server.answers.pop(0)
         if status == 0:
@@ -66,6 +66,7 @@ def test_every_state_is_a_line(padrec, gateway: Gateway) -> None:
         (200, told("/old", swap("checking"))),
         (200, told("/old", swap("loading"))),
         (0, None),
+        (429, {"detail": "the key is past its rate"}),
         (200, told("/new", swap("draining"))),
         (200, told("/new", swap("done"))),
     ]
@@ -78,8 +79,8 @@ def test_every_state_is_a_line(padrec, gateway: Gateway) -> None:
     ]
     assert done.stdout.startswith("serving /new: model m, catalogue c (9 items), after ")
     body = {"bundle": "/new", "worker": "h:1"}
-    assert gateway.asked[0] == ("POST /admin/bundle", body, "Bearer k")
-    assert gateway.asked[1] == ("GET /admin/bundle", None, "Bearer k")
+    assert gateway.asked[0] == ("POST /admin/bundle", body, "k")
+    assert gateway.asked[1] == ("GET /admin/bundle", None, "k")
 
 
 def test_a_relative_folder_is_sent_whole(padrec, gateway: Gateway, tmp_path: Path, monkeypatch: Any) -> None:

@@ -5,14 +5,18 @@ import httpx
 import pytest
 
 from service.catalog.bundle import Bundle
+from service.gateway.keys import KeyRing, add_key
 from service.gateway.recommender import Recommender
 from tests.gateway.conftest import app_of
 
 
 def client_from(
-    recommender: Recommender, host: str, base_url: str = "http://127.0.0.1:8000"
+    recommender: Recommender,
+    host: str,
+    base_url: str = "http://127.0.0.1:8000",
+    keys: KeyRing | None = None,
 ) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(app_of(recommender), client=(host, 50_000))
+    transport = httpx.ASGITransport(app_of(recommender, keys), client=(host, 50_000))
     return httpx.AsyncClient(transport=transport, base_url=base_url)
 
 
@@ -126,3 +130,29 @@ async def test_a_store_that_is_down_may_be_asked_again(recommender: Recommender,
     assert answer.headers["retry-after"] == "1"
     registry = recommender.metrics.registry
     assert registry.get_sample_value("padrec_history_store_errors_total") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/admin/bundle"),
+        ("POST", "/admin/bundle"),
+        ("GET", "/admin/items/withdrawn"),
+        ("POST", "/admin/items/withdraw"),
+        ("POST", "/admin/items/restore"),
+    ],
+)
+async def test_with_keys_an_admins_is_let_in_from_anywhere(
+    recommender: Recommender, tmp_path: Path, method: str, path: str
+) -> None:
+    file = tmp_path / "keys.json"
+    keys = {scope: add_key(file, scope, [scope]) for scope in ("read", "events", "admin")}
+    async with client_from(recommender, "10.0.0.7", "http://shop.example", KeyRing(file)) as client:
+        for scope, status in (("read", 403), ("events", 403), ("admin", 200 if method == "GET" else 422)):
+            answer = await client.request(
+                method, path, headers={"X-API-Key": keys[scope]}, json=None if method == "GET" else {}
+            )
+            assert answer.status_code == status
+        assert (await client.request(method, path)).status_code == 401
+    async with client_from(recommender, "127.0.0.1", keys=KeyRing(file)) as client:
+        assert (await client.request(method, path)).status_code == 401

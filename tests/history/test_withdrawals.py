@@ -117,6 +117,21 @@ async def test_they_are_there_after_the_store_was_closed(tmp_path: Path) -> None
         await histories.close()
 
 
+async def test_a_deletion_of_a_user_is_not_in_their_way(tmp_path: Path) -> None:
+    """It empties the write-ahead file, which nobody may be reading."""
+    settings = HistorySettings(url=f"sqlite:///{tmp_path}/history.sqlite3")
+    histories, store = open_store(settings), open_withdrawals(settings)
+    await store.add(["a", "b"], 9)
+    await histories.append([Event("ann", "z", 1.0)])
+    await store.version()
+    assert await items(store) == {"a", "b"}
+    await histories.delete("ann")
+    assert (tmp_path / "history.sqlite3-wal").stat().st_size == 0
+    assert await items(store) == {"a", "b"}
+    await store.close()
+    await histories.close()
+
+
 def test_a_file_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     (tmp_path / "history.sqlite3").write_bytes(b"something else" * 500)
     with pytest.raises(InputError, match=r"history file .*history\.sqlite3"):

@@ -108,6 +108,9 @@ class WorkerSettings(_Section):
         64, ge=0, description="latest histories whose prompts are kept for users who come back"
     )
     max_queue: int = Field(256, ge=1, description="requests that may wait; one more is refused")
+    hang_seconds: float = Field(
+        60.0, gt=0, description="a round that takes longer ends the process, for what hangs is the device"
+    )
     num_threads: int | None = Field(None, ge=1, description="CPU threads; None: what torch chooses")
     tls_certificate: Path | None = Field(
         None, description="PEM, with its chain; None: without TLS, as always on a Unix socket"
@@ -123,6 +126,14 @@ class WorkerSettings(_Section):
         self._needs("tls_key", "tls_certificate")
         self._needs("tls_client_ca", "tls_certificate")
         return self
+
+
+class SupervisionSettings(_Section):
+    """What `padrec serve` does with the processes that it starts."""
+
+    hang_seconds: float = Field(
+        30.0, ge=5, description="a process that gives no sign of life for so long is started again"
+    )
 
 
 class HistorySettings(_Section):
@@ -163,6 +174,7 @@ class Settings(BaseSettings):
 
     gateway: GatewaySettings = GatewaySettings()
     worker: WorkerSettings = WorkerSettings()
+    supervision: SupervisionSettings = SupervisionSettings()
     history: HistorySettings = HistorySettings()
     log: LogSettings = LogSettings()
 

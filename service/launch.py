@@ -202,7 +202,13 @@ class _Fleet:
         self._gateway_options = (*self._options, "--fd", str(listener.fileno()))
         self._count = 0
         self._served = self._candidate(bundle)
-        self._gateway = Child("gateway", *self._gateway_command(), fds=[listener.fileno()])
+        self._gateway = Child(
+            "gateway",
+            *self._gateway_command(),
+            fds=[listener.fileno()],
+            heartbeat=folder / "heartbeat-gateway",
+            patience=settings.supervision.hang_seconds,
+        )
         self.supervisor = Supervisor(
             [self._served.worker, self._gateway], lambda: _versions(self._served.bundle)
         )
@@ -233,7 +239,13 @@ class _Fleet:
         return Candidate(
             bundle,
             _versions(bundle),
-            Child("worker", argv, env=environment),
+            Child(
+                "worker",
+                argv,
+                env=environment,
+                heartbeat=self._folder / f"heartbeat-{self._count}",
+                patience=self._settings.supervision.hang_seconds,
+            ),
             f"unix:{address}",
             Path(last_words),
         )

@@ -1,5 +1,6 @@
 """What a process owes to the one that started it."""
 
+import asyncio
 import os
 import signal
 import threading
@@ -7,12 +8,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-# What a supervisor says in the environment of those whom it starts: its process ID, where they say why they end, and
-# where it can be asked for another bundle.
+# What a supervisor says in the environment of those whom it starts: its process ID, where they say why they end, where
+# they say that they are alive, and where it can be asked for another bundle.
 SUPERVISOR_PID = "PADREC_SUPERVISOR_PID"
 LAST_WORDS = "PADREC_LAST_WORDS"
+HEARTBEAT = "PADREC_HEARTBEAT"
 LAUNCHER = "PADREC_LAUNCHER"
 
+_BEAT_SECONDS = 1.0
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 15.0
 
@@ -33,6 +36,14 @@ def leave_last_words(line: str) -> None:
     if path := os.environ.get(LAST_WORDS):
         with suppress(OSError):
             Path(path).write_text(line, encoding="utf-8")
+
+
+async def beat() -> None:
+    """Tell the supervisor every second that this event loop runs: touch the file that the environment names."""
+    while path := os.environ.get(HEARTBEAT):
+        with suppress(OSError):
+            Path(path).touch()
+        await asyncio.sleep(_BEAT_SECONDS)
 
 
 def _watch(supervisor: int) -> None:

@@ -24,6 +24,7 @@ from service.config import GatewaySettings, Settings
 from service.errors import BundleError, InputError, PadrecError
 from service.files import write_json
 from service.launch import Supervisor, serve
+from service.processes import HEARTBEAT
 from service.rpc.listen import listen_tcp
 
 FAKE = Path(__file__).with_name("fake_padrec.py")
@@ -72,8 +73,10 @@ class TestChild:
         self.now = 0.0
         children: list[Child] = []
 
-        def make(code: str) -> Child:
-            children.append(Child("child", python(code), env=dict(os.environ), clock=lambda: self.now))
+        def make(code: str, **options: Any) -> Child:
+            children.append(
+                Child("child", python(code), env=dict(os.environ), clock=lambda: self.now, **options)
+            )
             children[-1].start()
             return children[-1]
 
@@ -120,6 +123,27 @@ class TestChild:
             assert self.death(child) == -signal.SIGKILL
             delays.append(self.delay(child))
         assert delays == pytest.approx([0.1, 0.2, 0.1, 0.2], abs=0.02)
+
+    def test_one_that_gives_no_sign_of_life_is_killed(
+        self, make: Callable[..., Child], tmp_path: Path
+    ) -> None:
+        beat = tmp_path / "beat"
+        code = f"import os, pathlib, time; pathlib.Path(os.environ[{HEARTBEAT!r}]).touch(); time.sleep(600)"
+        child = make(code, heartbeat=beat, patience=10)
+        self.now += 100  # it has not begun to beat yet
+        assert child.tend() is None
+        until(beat.exists)
+        for _ in range(3):
+            assert child.tend() is None
+            self.now += 9
+            assert child.tend() is None
+            # A clock that was set back is a sign of life too.
+            os.utime(beat, ns=(0, beat.stat().st_mtime_ns - 10**9))
+        assert child.tend() is None
+        self.now += 10.1
+        assert self.death(child) == -signal.SIGKILL
+        self.delay(child)
+        assert child.tend() is None  # what the first one left does not count
 
     def test_a_child_that_ignores_sigterm_is_killed(self, make: Callable[..., Child], tmp_path: Path) -> None:
         child = make(

@@ -26,7 +26,7 @@ from service.gateway.rest import create_app
 from service.gateway.swap import Swaps
 from service.gateway.withdrawals import Withdrawals
 from service.history.opening import open_store, open_withdrawals
-from service.processes import LAUNCHER, end_with_supervisor
+from service.processes import LAUNCHER, beat, end_with_supervisor
 from service.rpc.client import WorkerClient
 from service.rpc.listen import join_host_port, listen_tcp, listen_unix
 from service.rpc.tls import ServerTls, server_tls, worker_client_tls
@@ -86,12 +86,14 @@ async def _serve(
         lambda address, catalog_version: WorkerClient(address, catalog_version, worker_tls),
         os.environ.get(LAUNCHER),
     )
+    beating = asyncio.create_task(beat())
     try:
         await withdrawals.start()
         config = http_config(create_app(recommender, swaps, keys), tls)
         grpc_server = await _grpc_server(recommender, keys, tls)
         await _Server(config, grpc_server, gateway.local_socket).serve(listeners)
     finally:
+        beating.cancel()
         await swaps.close()
         await recommender.edition.worker.close()
         await withdrawals.close()

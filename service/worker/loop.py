@@ -88,12 +88,19 @@ class EngineLoop:
         self._metrics = metrics
         self._on_ready = on_ready
         self._on_end = on_end
+        self._busy_since: float | None = None
         # A daemon: a device that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    @property
+    def busy_seconds(self) -> float:
+        """For which the step has run that runs now; 0 between steps."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def join(self, timeout: float) -> bool:
         """Wait for the thread's end; False: it still runs after `timeout` seconds."""
@@ -105,7 +112,9 @@ class EngineLoop:
             engine = self._build()
             self._on_ready()
             while self._scheduler.wait():
+                self._busy_since = time.monotonic()
                 self._guarded_step(engine)
+                self._busy_since = None
         except Exception as error:
             self.failure = error
             self._scheduler.close()

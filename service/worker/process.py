@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from service.catalog.bundle import Bundle, DecodingDefaults
 from service.config import Settings, WorkerSettings
 from service.errors import UnavailableError
-from service.processes import end_with_supervisor
+from service.processes import beat, end_with_supervisor
 from service.rpc.server import WorkerServer
 from service.rpc.tls import server_tls
 from service.telemetry.logs import configure_logging
@@ -28,7 +28,7 @@ from service.worker.metrics_server import metrics_server
 from service.worker.scheduler import Scheduler
 
 EngineBuilder = Callable[[Bundle, WorkerSettings], Engine]
-_Happening = Literal["ready", "stop", "ended"]
+_Happening = Literal["ready", "stop", "ended", "hung"]
 
 # The exit code that says: the bundle and the settings are fine, start me again.
 EXIT_FAILED = 70
@@ -36,6 +36,7 @@ EXIT_FAILED = 70
 # Lists that run may end after the signal to stop; less than the supervisor's patience.
 _DRAIN_SECONDS = 8.0
 _REPLY_SECONDS = 1.0
+_WATCH_SECONDS = 0.5
 
 _log = structlog.get_logger(__name__)
 
@@ -64,6 +65,8 @@ def run_worker(
     opened = Bundle.open(bundle)
     worker = asyncio.run(_Worker.live(opened, settings.worker, build_engine, beside))
     failure = worker.engine_loop.failure
+    if worker.last == "hung":
+        end_process(EXIT_FAILED)
     if worker.last == "ended" and failure:
         if not worker.was_ready:
             raise failure
@@ -77,7 +80,7 @@ class _Worker:
 
     Attributes:
         was_ready: whether it came to serve.
-        last: what made it end: a signal, or the engine's thread; filled by `live`.
+        last: what made it end: a signal, or the engine's thread, which ended or hangs; filled by `live`.
     """
 
     def __init__(
@@ -114,6 +117,21 @@ class _Worker:
         return worker
 
     async def _run(self) -> None:
+        beating, watching = asyncio.create_task(beat()), asyncio.create_task(self._watch())
+        try:
+            await self._serve()
+        finally:
+            beating.cancel()
+            watching.cancel()
+
+    async def _watch(self) -> None:
+        """Have the process end when a step of the engine takes too long."""
+        while self.engine_loop.busy_seconds <= self._settings.hang_seconds:
+            await asyncio.sleep(_WATCH_SECONDS)
+        _log.error("the engine hangs", seconds=self._settings.hang_seconds)
+        self._happened.put_nowait("hung")
+
+    async def _serve(self) -> None:
         settings = self._settings
         server = WorkerServer(settings.listen, server_tls(settings))
         with ExitStack() as stack:
@@ -142,7 +160,7 @@ class _Worker:
         _log.info("worker draining", num_running=self._scheduler.num_running)
         await server.drain()
         self._scheduler.close()
-        patience = _DRAIN_SECONDS if self.was_ready else 0.0
+        patience = _DRAIN_SECONDS if self.was_ready and self.last != "hung" else 0.0
         if not await asyncio.to_thread(self.engine_loop.join, patience):
             self._scheduler.fail_running(UnavailableError("the worker stopped before the list was written"))
         await server.stop(_REPLY_SECONDS)

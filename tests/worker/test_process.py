@@ -125,6 +125,16 @@ async def test_a_lost_device_ends_the_process(worker: Worker) -> None:
     assert await worker.end() == 70
 
 
+async def test_an_engine_that_hangs_ends_the_process(start: Callable[..., Worker]) -> None:
+    worker = start(PADREC_WORKER__HANG_SECONDS="0.5")
+    await until(worker.client.ready)
+    await worker.client.decode(request("a"), timeout=LONG)
+    with pytest.raises(UnavailableError):
+        await worker.client.decode(request("b", HOLD), timeout=LONG)
+    assert await worker.end() == 70
+    await worker.client.close()
+
+
 async def test_a_bad_request_is_refused(worker: Worker) -> None:
     with pytest.raises(PadrecError, match="INVALID_ARGUMENT: history names a row outside"):
         await worker.client.decode(DecodeRequest("a", history=(99,), num_items=1), timeout=LONG)

@@ -38,7 +38,10 @@ async def open_bounded(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
 
         def open_one(max_items: int, remember_minutes: float = 60) -> HistoryStore:
             settings = HistorySettings(
-                url=url, max_items_per_user=max_items, remember_minutes=remember_minutes
+                url=url,
+                max_items_per_user=max_items,
+                remember_minutes=remember_minutes,
+                timeout_seconds=20,  # what is asked is not how fast a busy machine is
             )
             store = open_store(settings)
             stack.push_async_callback(store.close)

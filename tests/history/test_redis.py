@@ -179,7 +179,7 @@ async def test_hundreds_of_callers_wait_for_one_another(kind: str, request: pyte
         url = request.getfixturevalue("redis_url")
     else:
         url = f"redis+cluster://127.0.0.1:{request.getfixturevalue('cluster_ports')[0]}"
-    store = RedisHistoryStore(url, 5)
+    store = RedisHistoryStore(url, 5, timeout=20)
     users = [f"caller-{number}" for number in range(400)]
     await asyncio.gather(*(store.append([Event(user, user, 1.0)]) for user in users))
     assert await asyncio.gather(*map(store.get, users)) == [[user] for user in users]

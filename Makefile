@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 DEVICE ?= cpu
 
-.PHONY: setup demo test lint bench proto constraints clean
+.PHONY: setup demo test lint bench proto metrics constraints clean
 
 setup: $(VENV)/.done
 
@@ -16,7 +16,7 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (a few minutes the first time)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --quiet -c constraints.txt $$(grep '^torch==' constraints.txt)
-	@$(PIP) install --quiet -c constraints.txt -e '.[model,build,plot,dev]'
+	@$(PIP) install --quiet -c constraints.txt -e '.[model,build,plot,gpu,dev]'
 	@touch $@
 
 demo: setup
@@ -38,6 +38,10 @@ bench: setup
 # The generated code is committed; a test checks that it is current.
 proto: setup
 	@$(BIN)/python -m service.rpc.generate
+
+# The page is committed; a test checks that it is current.
+metrics: setup
+	@$(BIN)/python -m service.telemetry.describe > docs/metrics.md
 
 constraints: setup
 	@{ head -1 constraints.txt; $(PIP) freeze --exclude-editable --exclude pip --exclude setuptools | sed 's/+cpu//' | grep -v ^triton=; } > constraints.new

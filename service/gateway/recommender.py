@@ -9,6 +9,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
+import structlog
+
 from service.catalog.allowed import allowed_rows, allows
 from service.catalog.window import window
 from service.config import GatewaySettings
@@ -36,8 +38,10 @@ from service.gateway.stored import Stored, read_stored
 from service.gateway.withdrawals import Withdrawals
 from service.history.store import HistoryStore
 from service.telemetry.logs import about
-from service.telemetry.metrics import GatewayMetrics
+from service.telemetry.metrics import CHECKS, GatewayMetrics
 from service.types import DecodedItem, DecodedList, DecodeRequest, Decoding, Event, Item, RememberedList
+
+_log = structlog.get_logger(__name__)
 
 _CHECK_SECONDS = 1.0
 # Of the deadline's rest: a store that hangs longer counts as down, while there is time to answer without it.
@@ -258,6 +262,19 @@ class Recommender:
         worker, store = await asyncio.gather(self.edition.worker.ready(), self._store_answers())
         # Without it nobody knows what must not be listed.
         return {"worker": worker, "history_store": store and self.withdrawals.is_known}
+
+    async def tell_state(self) -> None:
+        """Set the metrics of what is served now, and of what answers; it takes no longer than the checks."""
+        try:
+            checks = await self.checks()
+        except Exception as error:  # all other metrics are told nevertheless
+            _log.exception("readiness cannot be told", exc_info=error)
+            checks = dict.fromkeys(CHECKS, False)
+        for name, passed in checks.items():
+            self.metrics.ready.labels(name).set(passed)
+        manifest = self.edition.manifest
+        self.metrics.bundle.clear()
+        self.metrics.bundle.labels(manifest.model_version, manifest.catalog_version).set(1)
 
     async def _store_answers(self) -> bool:
         try:

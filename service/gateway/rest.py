@@ -147,6 +147,7 @@ def _router(recommender: Recommender) -> APIRouter:
 
     @router.get(METRICS_PATH, include_in_schema=False)
     async def metrics() -> Response:
+        await recommender.tell_state()
         return Response(generate_latest(recommender.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return router

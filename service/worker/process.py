@@ -19,6 +19,7 @@ from service.errors import UnavailableError
 from service.processes import beat, end_with_supervisor
 from service.rpc.server import WorkerServer
 from service.rpc.tls import server_tls
+from service.telemetry.gpu import Driver, GpuCollector
 from service.telemetry.logs import configure_logging
 from service.telemetry.metrics import WorkerMetrics
 from service.types import DecodeRequest
@@ -95,7 +96,12 @@ class _Worker:
         self._beside = beside
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
+        if settings.device != "cpu":
+            self._registry.register(
+                GpuCollector(Driver(settings.device, os.environ.get("CUDA_VISIBLE_DEVICES")))
+            )
         self._metrics = WorkerMetrics(self._registry)
+        self._metrics.bundle.labels(bundle.manifest.model_version, bundle.manifest.catalog_version).set(1)
         self._scheduler = Scheduler(settings.max_queue)
         self._metrics.num_waiting.set_function(lambda: self._scheduler.num_waiting)
         self._happened: asyncio.Queue[_Happening] = asyncio.Queue()
@@ -152,12 +158,14 @@ class _Worker:
                 await server.serve(
                     DecodeHandler(manifest, self._scheduler, self._settings.max_batch, self._metrics)
                 )
+                self._metrics.ready.set(1)
                 _log.info("worker ready", address=address)
                 self.last = await self._happened.get()
             await self._drain(server)
 
     async def _drain(self, server: WorkerServer) -> None:
         _log.info("worker draining", num_running=self._scheduler.num_running)
+        self._metrics.ready.set(0)
         await server.drain()
         self._scheduler.close()
         patience = _DRAIN_SECONDS if self.was_ready and self.last != "hung" else 0.0

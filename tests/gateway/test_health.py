@@ -2,6 +2,8 @@ from typing import Any
 
 import httpx
 
+from service.catalog.bundle import Bundle
+
 
 async def test_live_and_started(client: httpx.AsyncClient) -> None:
     for path in ("/health/live", "/health/startup"):
@@ -29,3 +31,30 @@ async def test_not_ready_without_the_worker(client: httpx.AsyncClient, worker: A
 async def test_not_ready_without_the_store(degraded_client: httpx.AsyncClient) -> None:
     answer = await degraded_client.get("/health/ready")
     assert (answer.status_code, answer.json()["detail"]) == (503, "not ready: history_store")
+
+
+async def ready_metrics(client: httpx.AsyncClient) -> tuple[bool, bool]:
+    """Of the worker and of the history store."""
+    text = (await client.get("/metrics")).text
+    return tuple(f'padrec_ready{{check="{name}"}} 1.0' in text for name in ("worker", "history_store"))
+
+
+async def test_metrics_tell_readiness_and_what_is_served(
+    client: httpx.AsyncClient, degraded_client: httpx.AsyncClient, worker: Any, bundle: Bundle
+) -> None:
+    assert await ready_metrics(client) == (True, True)
+    assert await ready_metrics(degraded_client) == (True, False)
+    worker.is_ready = False
+    assert await ready_metrics(client) == (False, True)
+    text = (await client.get("/metrics")).text
+    catalog, model = bundle.manifest.catalog_version, bundle.manifest.model_version
+    assert f'padrec_bundle_info{{catalog_version="{catalog}",model_version="{model}"}} 1.0' in text
+
+
+async def test_metrics_are_told_though_readiness_cannot_be(client: httpx.AsyncClient, worker: Any) -> None:
+    async def fail() -> bool:
+        raise KeyError("a bug")
+
+    worker.ready = fail
+    assert await ready_metrics(client) == (False, False)
+    assert (await client.get("/metrics")).status_code == 200

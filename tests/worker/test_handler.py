@@ -29,7 +29,7 @@ def handler(bundle: Bundle) -> DecodeHandler:
 
 def outcomes(handler: DecodeHandler) -> dict[str, float]:
     [metric] = handler.metrics.requests.collect()
-    return {s.labels["outcome"]: s.value for s in metric.samples if s.name.endswith("_total")}
+    return {s.labels["outcome"]: s.value for s in metric.samples if s.name.endswith("_total") and s.value}
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:

@@ -201,7 +201,7 @@ async def test_a_torn_bundle(start: Callable[..., Worker], bundle: Bundle) -> No
     await worker.client.close()
 
 
-async def test_metrics_over_http(start: Callable[..., Worker]) -> None:
+async def test_metrics_over_http(start: Callable[..., Worker], bundle: Bundle) -> None:
     worker = start(PADREC_WORKER__METRICS_PORT="0")
     await until(worker.client.ready)
     await worker.client.decode(request("a"), timeout=LONG)
@@ -215,6 +215,8 @@ async def test_metrics_over_http(start: Callable[..., Worker]) -> None:
     text = await asyncio.to_thread(scrape)
     assert 'padrec_worker_requests_total{outcome="ok"} 1.0' in text
     assert "padrec_queue_size 0.0" in text
+    assert "padrec_worker_ready 1.0" in text
+    assert f'model_version="{bundle.manifest.model_version}"}} 1.0' in text
     worker.process.terminate()
     assert await worker.end() == 0
     await worker.client.close()

@@ -165,6 +165,24 @@ class LogSettings(_Section):
     user_ids: bool = Field(False, description="whether the line of a request, at debug, names its users")
 
 
+class TracingSettings(_Section):
+    """Which requests are traced, and where their spans go; the headers that a collector wants are in
+    OTEL_EXPORTER_OTLP_HEADERS.
+    """
+
+    endpoint: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="URL of a collector that takes OTLP over HTTP, as http://HOST:4318/v1/traces; None: no traces",
+    )
+    sample_ratio: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of requests that are traced, of those whose caller does not say; a `traceparent` does",
+    )
+
+
 class Settings(BaseSettings):
     """All settings; frozen."""
 
@@ -177,6 +195,7 @@ class Settings(BaseSettings):
     supervision: SupervisionSettings = SupervisionSettings()
     history: HistorySettings = HistorySettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
 
     @classmethod
     def settings_customise_sources(

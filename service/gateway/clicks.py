@@ -41,7 +41,7 @@ class Clicks:
 
     async def _join(self, user_id: str, recommendation_id: str, item_ids: Sequence[str]) -> int:
         try:
-            async with asking_store(self._metrics, _SECONDS):
+            async with asking_store(self._metrics, "join", _SECONDS):
                 joined = await self._store.join(user_id, recommendation_id, tuple(dict.fromkeys(item_ids)))
         except HistoryStoreError as error:
             _log.warning("events are not joined", error=str(error))

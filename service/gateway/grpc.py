@@ -26,6 +26,7 @@ from service.gateway.grpc_messages import (
     recommended_to_message,
 )
 from service.gateway.grpc_reading import ReadingInterceptor
+from service.gateway.grpc_request_ids import RequestIdInterceptor, headers_of, id_metadata
 from service.gateway.keys import KeyRing
 from service.gateway.problems import (
     CLIENT_CLOSED_REQUEST,
@@ -42,6 +43,8 @@ from service.rpc.generated.padrec.v1 import recommender_pb2_grpc
 from service.rpc.listen import add_port
 from service.rpc.tls import ServerTls
 from service.telemetry.logs import one_request
+from service.telemetry.requests import traced
+from service.telemetry.tracing import Tracing
 
 T = TypeVar("T")
 
@@ -63,6 +66,8 @@ _CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+# The service's own, for a trace.
+_FAULTS = tuple(code for status, code in _CODES.items() if status >= 500)
 _USER_ID: TypeAdapter[str] = TypeAdapter(UserId)
 _ITEM_ID: TypeAdapter[str] = TypeAdapter(ItemId)
 
@@ -85,6 +90,7 @@ class GrpcServer:
         address: `host:port`; port 0 takes any free one.
         keys: who may call; None: everybody.
         tls: None: none.
+        tracing: None: none.
     """
 
     def __init__(
@@ -93,13 +99,15 @@ class GrpcServer:
         address: str,
         keys: KeyRing | None = None,
         tls: ServerTls | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._service = RecommenderService(recommender, tracing or Tracing())
         self._recommender, self._address, self._tls = recommender, address, tls
         self._health = health.aio.HealthServicer()
         self._watching: asyncio.Task[None] | None = None
         guards = [] if keys is None else [KeyInterceptor(keys, _refusal_of, recommender.metrics)]
         self._server = grpc.aio.server(
-            interceptors=(*guards, ReadingInterceptor(_refusal_of)),
+            interceptors=(RequestIdInterceptor(), *guards, ReadingInterceptor(_refusal_of)),
             options=(
                 # Otherwise two gateways share a port without a word.
                 ("grpc.so_reuseport", 0),
@@ -119,9 +127,7 @@ class GrpcServer:
             InputError: the address is malformed or in use.
         """
         port = add_port(self._server, self._address, self._tls)
-        recommender_pb2_grpc.add_RecommenderServicer_to_server(
-            RecommenderService(self._recommender), self._server
-        )
+        recommender_pb2_grpc.add_RecommenderServicer_to_server(self._service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
@@ -158,8 +164,8 @@ class GrpcServer:
 class RecommenderService:
     """The calls of `proto/padrec/v1/recommender.proto`."""
 
-    def __init__(self, recommender: Recommender) -> None:
-        self._recommender = recommender
+    def __init__(self, recommender: Recommender, tracing: Tracing) -> None:
+        self._recommender, self._tracing = recommender, tracing
 
     async def Recommend(self, message: pb.RecommendRequest, context: Any) -> pb.RecommendResponse:  # noqa: N802
         async def answer() -> pb.RecommendResponse:
@@ -242,7 +248,9 @@ class RecommenderService:
     async def _ended(self, method: str, context: Any) -> AsyncIterator[None]:
         """A call from its start to its end; an error ends it with its status. Either way it is counted."""
         start, code = time.perf_counter(), grpc.StatusCode.OK
-        with one_request() as users:
+        headers = headers_of(context.invocation_metadata())
+        context.set_trailing_metadata(id_metadata())
+        with one_request() as users, traced(self._tracing, method, headers) as span:
             try:
                 yield
             except (asyncio.CancelledError, GeneratorExit):
@@ -254,6 +262,9 @@ class RecommenderService:
             finally:
                 seconds = time.perf_counter() - start
                 self._recommender.metrics.request_duration.labels("grpc", method, code.name).observe(seconds)
+                span.set({"rpc.system": "grpc", "rpc.grpc.status_code": code.value[0]})
+                if code in _FAULTS:
+                    span.fail(code.name)
                 _log.debug(
                     "request", method=method, status=code.name, seconds=round(seconds, 6), user_ids=users
                 )
@@ -262,7 +273,7 @@ class RecommenderService:
 def _refusal_of(error: Exception) -> tuple[grpc.StatusCode, str, Any]:
     """What a call is aborted with that fails so: its code, message and trailing metadata."""
     code, status = status_of(error)
-    return code, status.message, ((_DETAILS, status.SerializeToString()),)
+    return code, status.message, ((_DETAILS, status.SerializeToString()), *id_metadata())
 
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, status_pb2.Status]:

@@ -38,7 +38,7 @@ class Pages:
         if query.after_recommendation_id is None:
             return (), False
         try:
-            async with asking_store(self._metrics, seconds):
+            async with asking_store(self._metrics, "recall", seconds):
                 found = await self._store.recall(query.user_id, query.after_recommendation_id)
         except HistoryStoreError as error:
             _log.warning("history store failed", error=str(error))
@@ -60,7 +60,7 @@ class Pages:
         for rank in range(1, 1 + len(listed.item_ids)):
             self._metrics.listed_items.labels(rank_label(rank)).inc()
         try:
-            async with asking_store(self._metrics, seconds):
+            async with asking_store(self._metrics, "remember", seconds):
                 await self._store.remember(listed)
         except HistoryStoreError as error:
             _log.warning("a list is not remembered", error=str(error))

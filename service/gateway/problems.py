@@ -26,6 +26,7 @@ from service.errors import (
     UnavailableError,
 )
 from service.gateway.answer import FieldError, Problem
+from service.telemetry.requests import REQUEST_ID, request_id
 
 MEDIA_TYPE = "application/problem+json"
 CLIENT_CLOSED_REQUEST = 499
@@ -148,4 +149,6 @@ async def _on_padrec(_request: Request, error: Exception) -> Response:
 
 async def _on_unexpected(_request: Request, _error: Exception) -> Response:
     # The server logs the error with its traceback: the framework raises it again after this answer.
-    return _response(internal_problem())
+    # Nor does the answer pass what gives others their ID.
+    own = request_id()
+    return _response(internal_problem(), None if own is None else {REQUEST_ID: own})

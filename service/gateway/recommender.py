@@ -5,7 +5,7 @@ import random
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,6 +39,7 @@ from service.gateway.withdrawals import Withdrawals
 from service.history.store import HistoryStore
 from service.telemetry.logs import about
 from service.telemetry.metrics import CHECKS, GatewayMetrics
+from service.telemetry.tracing import Attribute, Span, say, span
 from service.types import DecodedItem, DecodedList, DecodeRequest, Decoding, Event, Item, RememberedList
 
 _log = structlog.get_logger(__name__)
@@ -100,13 +101,15 @@ class Recommender:
             ranking, places = None, Places(asked.promoted)
             if asked.is_written:
                 timeout = asked.clock.remaining()
-                async with aclosing(edition.worker.decode_stream(asked.request, timeout=timeout)) as updates:
-                    async for update in updates:
-                        if isinstance(update, DecodedItem):
-                            for place in places.written(update.row, update.score):
-                                yield _item(edition, place)
-                        else:
-                            ranking = _ranking(edition, asked.request, *update)
+                stream = edition.worker.decode_stream(asked.request, timeout=timeout)
+                with _asking_worker(asked.request):
+                    async with aclosing(stream) as updates:
+                        async for update in updates:
+                            if isinstance(update, DecodedItem):
+                                for place in places.written(update.row, update.score):
+                                    yield _item(edition, place)
+                            else:
+                                ranking = _ranking(edition, asked.request, *update)
             ranking = ranking or await self._not_written(edition, asked)
             answer = await self._recommendation(edition, query, asked, ranking)
             for item in answer.items[places.num_placed :]:
@@ -116,7 +119,8 @@ class Recommender:
     async def _recommend(self, edition: Edition, query: RecommendQuery) -> Recommendation:
         asked = await self._asked(edition, query)
         if asked.is_written:
-            written = await edition.worker.decode(asked.request, timeout=asked.clock.remaining())
+            with _asking_worker(asked.request):
+                written = await edition.worker.decode(asked.request, timeout=asked.clock.remaining())
             ranking = _ranking(edition, asked.request, *written)
         else:
             ranking = await self._not_written(edition, asked)
@@ -130,7 +134,10 @@ class Recommender:
         stored = await read_stored(query, self._store, self._pages, self.metrics, seconds)
         history_seconds = clock.elapsed()
         # Off the loop: a filter that is new takes a while over a large catalogue.
-        wanted = None if query.filter is None else await asyncio.to_thread(edition.filters.bits, query.filter)
+        wanted = None
+        if query.filter is not None:
+            with span("filter"):
+                wanted = await asyncio.to_thread(edition.filters.bits, query.filter)
         left_out = edition.left_out(self.withdrawals.now)
         request, promoted, ignored = _request(edition, query, stored, wanted, left_out)
         return _Asked(
@@ -141,6 +148,7 @@ class Recommender:
         self, edition: Edition, query: RecommendQuery, asked: "_Asked", ranking: "_Ranking"
     ) -> Recommendation:
         """What the caller is told, and what is remembered of it."""
+        say(_told_of(asked, ranking))
         items: tuple[RecommendedItem, ...] = ()
         if not asked.validate_only:
             items = tuple(_item(edition, place) for place in placed(ranking.rows, asked.promoted))
@@ -179,12 +187,17 @@ class Recommender:
             raise RequestError("requests", f"at most {self.settings.max_batch_requests} at a time")
         with self.edition.held() as edition:
             answers = await asyncio.gather(
-                *(self._recommend(edition, query) for query in queries), return_exceptions=True
+                *(self._recommend_one(edition, query) for query in queries), return_exceptions=True
             )
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, PadrecError):
                 raise answer
         return answers  # type: ignore[return-value]
+
+    async def _recommend_one(self, edition: Edition, query: RecommendQuery) -> Recommendation:
+        """A list of a batch."""
+        with span("list"):
+            return await self._recommend(edition, query)
 
     async def record_events(self, events: Sequence[NewEvent]) -> EventsAccepted:
         """Make events durable, all or none; those without a timestamp happened now.
@@ -208,7 +221,7 @@ class Recommender:
             )
             for event in events
         ]
-        async with asking_store(self.metrics):
+        async with asking_store(self.metrics, "append"):
             await self._store.append(records)
         unknown = self.edition.known(event.item_id for event in events)[1]
         return EventsAccepted(
@@ -220,13 +233,13 @@ class Recommender:
     async def get_history(self, user_id: str) -> list[str]:
         """The user's stored items, oldest first; raises `HistoryStoreError`."""
         about([user_id])
-        async with asking_store(self.metrics):
+        async with asking_store(self.metrics, "get"):
             return await self._store.get(user_id)
 
     async def delete_history(self, user_id: str) -> None:
         """Forget a user, and the lists that they got; raises `HistoryStoreError`."""
         about([user_id])
-        async with asking_store(self.metrics):
+        async with asking_store(self.metrics, "delete"):
             await self._store.delete(user_id)
 
     def get_item(self, item_id: str) -> ItemAnswer:
@@ -247,13 +260,13 @@ class Recommender:
             RequestError: too many would be withdrawn.
             HistoryStoreError: the store is down.
         """
-        async with asking_store(self.metrics):
+        async with asking_store(self.metrics, "withdraw"):
             await self.withdrawals.withdraw(item_ids)
         return tuple(dict.fromkeys(self.edition.known(item_ids)[1]))
 
     async def restore(self, item_ids: Sequence[str]) -> tuple[str, ...]:
         """List these items again; tells and raises what `withdraw` does, but for the bound."""
-        async with asking_store(self.metrics):
+        async with asking_store(self.metrics, "restore"):
             await self.withdrawals.restore(item_ids)
         return tuple(dict.fromkeys(self.edition.known(item_ids)[1]))
 
@@ -416,6 +429,28 @@ def _ranking(edition: Edition, request: DecodeRequest, written: DecodedList, mod
         speculation=_speculation(written) if is_list else None,
         explanation=explanation,
     )
+
+
+def _asking_worker(request: DecodeRequest) -> AbstractContextManager[Span]:
+    """Around the worker's time."""
+    asked = {
+        "padrec.num_history_items": len(request.history),
+        "padrec.num_excluded_items": len(request.excluded),
+    }
+    return span("worker.decode", asked, to_other=True)
+
+
+def _told_of(asked: _Asked, ranking: _Ranking) -> dict[str, Attribute]:
+    """What a trace says of a list; nothing of whom it is for."""
+    request = asked.request
+    told: dict[str, Attribute] = {
+        "padrec.num_items": request.num_items + len(asked.promoted),
+        "padrec.decoding": request.decoding,
+        "padrec.degraded": asked.stored.degraded,
+        "padrec.exhausted": ranking.exhausted,
+        "padrec.model_version": ranking.model_version,
+    }
+    return told if ranking.fallback is None else told | {"padrec.fallback": ranking.fallback}
 
 
 def _checked(edition: Edition, asked: _Asked) -> _Ranking:

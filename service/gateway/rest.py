@@ -19,13 +19,14 @@ from service.gateway.console import console_router
 from service.gateway.disconnect import while_connected
 from service.gateway.health import health_router
 from service.gateway.keys import KeyRing
-from service.gateway.middleware import BodyLimit, Measured
+from service.gateway.middleware import BodyLimit, Measured, Traced
 from service.gateway.openapi import problems, with_keys, with_problems
 from service.gateway.problems import add_handlers, problem_of
 from service.gateway.query import MAX_ID_LENGTH, EventBatch, RecommendBatch, RecommendQuery
 from service.gateway.recommender import Recommender
 from service.gateway.server_sent import EVENT_STREAM, NOT_KEPT, described_events, events, first_of
 from service.gateway.swap import Swaps
+from service.telemetry.tracing import Tracing
 
 
 class _AnyText(Convertor[str]):
@@ -45,7 +46,9 @@ register_url_convertor("any_text", _AnyText())
 IdInPath = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)]
 
 
-def create_app(recommender: Recommender, swaps: Swaps, keys: KeyRing | None = None) -> FastAPI:
+def create_app(
+    recommender: Recommender, swaps: Swaps, keys: KeyRing | None = None, tracing: Tracing | None = None
+) -> FastAPI:
     """The HTTP application of a recommender; without keys everybody may call everything.
 
     But for what operators do, which is then for this machine alone.
@@ -53,6 +56,8 @@ def create_app(recommender: Recommender, swaps: Swaps, keys: KeyRing | None = No
     app = FastAPIOffline(
         title="padrec",
         summary="Which items should this user see next? A language model writes the list.",
+        description="Every answer has an `X-Request-ID`: the request's own, of at most 128 printable ASCII characters, "
+        "or a new one. Logs name it.",
         version=version("padrec"),
         redoc_url=None,
         dependencies=None if keys is None else [Depends(allowed)],
@@ -67,6 +72,9 @@ def create_app(recommender: Recommender, swaps: Swaps, keys: KeyRing | None = No
     app.openapi = with_problems(app.openapi)  # type: ignore[method-assign]
     # The last one added sees a request first.
     app.add_middleware(BodyLimit, max_bytes=recommender.settings.max_body_bytes)
+    if tracing is not None:
+        # Strangers are refused before it: they cannot ask for traces.
+        app.add_middleware(Traced, tracing=tracing)
     if keys is not None:
         app.openapi = with_keys(app.openapi)  # type: ignore[method-assign]
         app.add_middleware(Authenticated, keys=keys, open_metrics=not recommender.settings.metrics_need_key)

@@ -32,6 +32,8 @@ from service.rpc.listen import join_host_port, listen_tcp, listen_unix
 from service.rpc.tls import ServerTls, server_tls, worker_client_tls
 from service.telemetry.logs import configure_logging
 from service.telemetry.metrics import GatewayMetrics
+from service.telemetry.requests import sent_along
+from service.telemetry.tracing import Tracing, open_tracing
 
 _log = structlog.get_logger(__name__)
 
@@ -72,25 +74,26 @@ async def _serve(
     tls = server_tls(gateway)
     if tls is not None:
         tls.check()
+    tracing = open_tracing(settings.tracing, "padrec-gateway")
     keys = None if gateway.keys_file is None else KeyRing(gateway.keys_file)
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     store = open_store(settings.history)
     worker_tls = worker_client_tls(gateway)
-    edition = Edition.read(bundle, WorkerClient(worker_address, bundle.manifest.catalog_version, worker_tls))
+
+    def connect(address: str, catalog_version: str) -> WorkerClient:
+        return WorkerClient(address, catalog_version, worker_tls, sent_along)
+
+    edition = Edition.read(bundle, connect(worker_address, bundle.manifest.catalog_version))
     metrics = GatewayMetrics(registry)
     withdrawals = Withdrawals(open_withdrawals(settings.history), gateway.max_withdrawn_items, metrics)
     recommender = Recommender(edition, store, withdrawals, gateway, metrics)
-    swaps = Swaps(
-        recommender,
-        lambda address, catalog_version: WorkerClient(address, catalog_version, worker_tls),
-        os.environ.get(LAUNCHER),
-    )
+    swaps = Swaps(recommender, connect, os.environ.get(LAUNCHER))
     beating = asyncio.create_task(beat())
     try:
         await withdrawals.start()
-        config = http_config(create_app(recommender, swaps, keys), tls)
-        grpc_server = await _grpc_server(recommender, keys, tls)
+        config = http_config(create_app(recommender, swaps, keys, tracing), tls)
+        grpc_server = await _grpc_server(recommender, keys, tls, tracing)
         await _Server(config, grpc_server, gateway.local_socket).serve(listeners)
     finally:
         beating.cancel()
@@ -98,6 +101,7 @@ async def _serve(
         await recommender.edition.worker.close()
         await withdrawals.close()
         await store.close()
+        tracing.close()
 
 
 def http_config(app: FastAPI, tls: ServerTls | None = None) -> uvicorn.Config:
@@ -124,13 +128,13 @@ def http_config(app: FastAPI, tls: ServerTls | None = None) -> uvicorn.Config:
 
 
 async def _grpc_server(
-    recommender: Recommender, keys: KeyRing | None, tls: ServerTls | None
+    recommender: Recommender, keys: KeyRing | None, tls: ServerTls | None, tracing: Tracing
 ) -> GrpcServer | None:
     """One that takes calls, where the settings ask for it."""
     host, port = recommender.settings.host, recommender.settings.grpc_port
     if port is None:
         return None
-    server = GrpcServer(recommender, join_host_port(host, port), keys, tls)
+    server = GrpcServer(recommender, join_host_port(host, port), keys, tls, tracing)
     _log.info("gRPC gateway listening", address=join_host_port(host, await server.start()))
     return server
 

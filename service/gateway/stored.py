@@ -56,7 +56,7 @@ async def _history(
     if query.history is not None:
         return query.history, False
     try:
-        async with asking_store(metrics, seconds):
+        async with asking_store(metrics, "get", seconds):
             return await store.get(query.user_id), False
     except HistoryStoreError as error:
         _log.warning("history store failed", error=str(error))

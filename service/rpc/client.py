@@ -1,7 +1,7 @@
 """The gateway's side of the internal protocol."""
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -57,13 +57,20 @@ class WorkerClient:
         address: `host:port` or `unix:PATH`. Nobody needs to listen there yet.
         catalog_version: of the bundle whose rows the caller speaks.
         tls: how to know the worker; None: without TLS, as always over a Unix socket.
+        metadata: what goes along with a request for a list.
 
     Raises:
         InputError: a file of `tls` cannot be used.
     """
 
-    def __init__(self, address: str, catalog_version: str, tls: ClientTls | None = None) -> None:
-        self._catalog_version = catalog_version
+    def __init__(
+        self,
+        address: str,
+        catalog_version: str,
+        tls: ClientTls | None = None,
+        metadata: Callable[[], Sequence[tuple[str, str]]] = tuple,
+    ) -> None:
+        self._catalog_version, self._metadata = catalog_version, metadata
         self._channel = (
             grpc.aio.insecure_channel(address, options=_OPTIONS)
             if tls is None or address.startswith(UNIX)
@@ -90,7 +97,7 @@ class WorkerClient:
         """
         message = request_to_message(request, self._catalog_version)
         try:
-            reply = await self._worker.Decode(message, timeout=timeout)
+            reply = await self._worker.Decode(message, timeout=timeout, metadata=self._metadata())
         except grpc.aio.AioRpcError as status:
             raise error_of(status) from status
         return list_from_message(reply, request.request_id), reply.model_version
@@ -102,7 +109,8 @@ class WorkerClient:
 
         A worker that went away is asked again only while it has told nothing.
         """
-        call = self._worker.DecodeStream(request_to_message(request, self._catalog_version), timeout=timeout)
+        message = request_to_message(request, self._catalog_version)
+        call = self._worker.DecodeStream(message, timeout=timeout, metadata=self._metadata())
         try:
             async for update in call:
                 if update.WhichOneof("update") == "items":

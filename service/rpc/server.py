@@ -1,8 +1,8 @@
 """The worker's side of the internal protocol: a shell that translates, around a handler that decides."""
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import Any, NoReturn, Protocol
 
 import grpc
@@ -34,6 +34,10 @@ _OPTIONS = (
 )
 
 
+# By the metadata of a call, but for what is binary.
+Around = Callable[[Mapping[str, str]], AbstractContextManager[object]]
+
+
 class Handler(Protocol):
     """What answers the calls."""
 
@@ -58,12 +62,13 @@ class WorkerServer:
     Args:
         listen: `host:port` (port 0: any free one) or `unix:PATH` (a socket that nobody serves is replaced).
         tls: None: without TLS, as always on a Unix socket.
+        around: what each request for a list is answered in; it is given the metadata that came along.
     """
 
-    def __init__(self, listen: str, tls: ServerTls | None = None) -> None:
+    def __init__(self, listen: str, tls: ServerTls | None = None, around: Around | None = None) -> None:
         self._listen, self._tls = listen, tls
         self._server = grpc.aio.server(options=_OPTIONS)
-        self._servicer = _Servicer()
+        self._servicer = _Servicer(around or (lambda _metadata: nullcontext()))
         self._health = health.aio.HealthServicer()
 
     async def start(self) -> str:
@@ -105,7 +110,8 @@ class WorkerServer:
 class _Servicer:
     """The calls of `proto/padrec/worker/v1/worker.proto`."""
 
-    def __init__(self) -> None:
+    def __init__(self, around: Around) -> None:
+        self._around = around
         self.handler: Handler | None = None
         self.refusal = "the worker is starting"
 
@@ -113,8 +119,9 @@ class _Servicer:
         self, message: worker_pb2.DecodeRequest, context: Any
     ) -> worker_pb2.DecodeReply:
         try:
-            handler, serves = self._serving_catalogue(message.catalog_version)
-            decoded = await handler.decode(request_from_message(message), _deadline(context))
+            with self._around(_metadata(context)):
+                handler, serves = self._serving_catalogue(message.catalog_version)
+                decoded = await handler.decode(request_from_message(message), _deadline(context))
         except Exception as error:
             await _abort(context, error)
         return list_to_message(decoded, serves.model_version)
@@ -123,16 +130,17 @@ class _Servicer:
         self, message: worker_pb2.DecodeRequest, context: Any
     ) -> AsyncIterator[worker_pb2.DecodeUpdate]:
         try:
-            handler, serves = self._serving_catalogue(message.catalog_version)
-            # Closed at once when the caller goes away, so that the request is dropped.
-            async with aclosing(
-                handler.decode_stream(request_from_message(message), _deadline(context))
-            ) as updates:
-                async for update in updates:
-                    if isinstance(update, DecodedList):
-                        yield worker_pb2.DecodeUpdate(done=list_to_message(update, serves.model_version))
-                    else:
-                        yield worker_pb2.DecodeUpdate(items=items_to_message(update))
+            with self._around(_metadata(context)):
+                handler, serves = self._serving_catalogue(message.catalog_version)
+                # Closed at once when the caller goes away, so that the request is dropped.
+                async with aclosing(
+                    handler.decode_stream(request_from_message(message), _deadline(context))
+                ) as updates:
+                    async for update in updates:
+                        if isinstance(update, DecodedList):
+                            yield worker_pb2.DecodeUpdate(done=list_to_message(update, serves.model_version))
+                        else:
+                            yield worker_pb2.DecodeUpdate(items=items_to_message(update))
         except Exception as error:
             await _abort(context, error)
 
@@ -163,6 +171,10 @@ class _Servicer:
 def _deadline(context: Any) -> float | None:
     remaining = context.time_remaining()
     return None if remaining is None else time.monotonic() + float(remaining)
+
+
+def _metadata(context: Any) -> dict[str, str]:
+    return {name: value for name, value in context.invocation_metadata() if isinstance(value, str)}
 
 
 async def _abort(context: Any, error: Exception) -> NoReturn:

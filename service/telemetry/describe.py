@@ -35,8 +35,8 @@ At `/metrics` of `worker.metrics_port`, where one is set; from the start on, als
 
 ### Its GPU
 
-Where there is an NVIDIA GPU and the extra `gpu` is installed (`pip install 'padrec[gpu]'`), read from the driver at the
-scrape, which waits half a second for it at most; otherwise they are missing.
+Where there is an NVIDIA GPU and the extra `gpu` is installed, as by `make setup`, read from the driver at the scrape,
+which waits half a second for it at most; otherwise they are missing.
 
 {gpu}
 

@@ -1,9 +1,12 @@
 """Where the RPC side meets the engine's thread: requests are checked, queued, and their reply awaited."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+
+import structlog
 
 from service.catalog.bundle import Manifest
 from service.errors import (
@@ -16,6 +19,8 @@ from service.errors import (
 )
 from service.rpc.messages import WorkerDescription
 from service.telemetry.metrics import WorkerMetrics
+from service.telemetry.requests import received, traced
+from service.telemetry.tracing import Tracing, past
 from service.types import (
     MAX_TEMPERATURE,
     MIN_TEMPERATURE,
@@ -33,6 +38,21 @@ _OUTCOMES: tuple[tuple[type[PadrecError], str], ...] = (
     (CancelledByCallerError, "cancelled"),
     (UnavailableError, "unavailable"),
 )
+
+
+_log = structlog.get_logger(__name__)
+
+
+@contextmanager
+def in_request(tracing: Tracing, headers: Mapping[str, str]) -> Iterator[None]:
+    """Around a request: what it logs has its ID, and its time is part of its trace."""
+    received(headers)
+    with traced(tracing, "decode", headers) as span:
+        try:
+            yield
+        except Exception as error:
+            span.fail(type(error).__name__)
+            raise
 
 
 @dataclass(frozen=True)
@@ -61,16 +81,20 @@ class DecodeHandler:
                 or `top_p` is out of range, or beams are to be sampled.
             QueueFullError, DeadlineExceededError, UnavailableError, PadrecError: what the scheduler says.
         """
-        with self._counted():
+        with self._counted(request):
             check_request(request, self.manifest)
-            return await self._reply_to(request, deadline)
+            arrived = time.time_ns()
+            written = await self._reply_to(request, deadline)
+            _trace(written, arrived)
+            return written
 
     async def decode_stream(
         self, request: DecodeRequest, deadline: float | None
     ) -> AsyncGenerator[tuple[DecodedItem, ...] | DecodedList, None]:
         """As `decode`, and before the list its items as they are accepted, but for those of its last round."""
-        with self._counted():
+        with self._counted(request):
             check_request(request, self.manifest)
+            arrived = time.time_ns()
             loop = asyncio.get_running_loop()
             updates: asyncio.Queue[tuple[DecodedItem, ...] | DecodedList | PadrecError] = asyncio.Queue()
 
@@ -85,6 +109,8 @@ class DecodeHandler:
                     is_over = not isinstance(update, tuple)
                     if isinstance(update, PadrecError):
                         raise update
+                    if isinstance(update, DecodedList):
+                        _trace(update, arrived)
                     yield update
             finally:
                 if not is_over:
@@ -116,8 +142,8 @@ class DecodeHandler:
             raise
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """Count a request, by how it ends."""
+    def _counted(self, request: DecodeRequest) -> Iterator[None]:
+        """Count a request, by how it ends, and log that."""
         outcome = "ok"
         try:
             yield
@@ -129,6 +155,8 @@ class DecodeHandler:
             raise
         finally:
             self.metrics.requests.labels(outcome).inc()
+            log = _log.warning if outcome == "error" else _log.debug
+            log("request", outcome=outcome, recommendation_id=request.request_id)
 
 
 def check_request(request: DecodeRequest, manifest: Manifest) -> None:
@@ -163,6 +191,36 @@ def check_request(request: DecodeRequest, manifest: Manifest) -> None:
         )
     if not MIN_TOP_P <= request.top_p <= 1:
         raise RequestError("top_p", f"top_p is {request.top_p}, not {MIN_TOP_P} to 1")
+
+
+def _trace(written: DecodedList, arrived: int) -> None:
+    """Tell the trace what the engine's thread did for a list, by the list's own timings.
+
+    That thread has nothing to do with traces, and nothing more to do for them.
+
+    Args:
+        written: the list.
+        arrived: when it was asked for, in nanoseconds since the epoch.
+    """
+    admitted = arrived + _nanoseconds(written.queue_seconds)
+    decoding = admitted + _nanoseconds(written.prefill_seconds)
+    past("queue", arrived, admitted)
+    past("prefill", admitted, decoding)
+    if written.num_round_tokens:  # beams are found by the prefill
+        counts = written.speculation
+        rounds = {
+            "padrec.num_rounds": written.num_rounds,
+            "padrec.num_items": len(written.items),
+            "padrec.num_tokens": written.num_round_tokens,
+            "padrec.num_forced_tokens": written.num_round_forced_tokens,
+            "padrec.num_draft_tokens": counts.num_draft_tokens,
+            "padrec.num_accepted_tokens": counts.num_accepted_tokens,
+        }
+        past("rounds", decoding, decoding + _nanoseconds(written.decode_seconds), rounds)
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(1e9 * seconds)
 
 
 def _settle(future: asyncio.Future[DecodedList], outcome: DecodedList | PadrecError) -> None:

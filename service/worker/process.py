@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,8 +23,9 @@ from service.rpc.tls import server_tls
 from service.telemetry.gpu import Driver, GpuCollector
 from service.telemetry.logs import configure_logging
 from service.telemetry.metrics import WorkerMetrics
+from service.telemetry.tracing import Tracing, open_tracing
 from service.types import DecodeRequest
-from service.worker.handler import DecodeHandler
+from service.worker.handler import DecodeHandler, in_request
 from service.worker.loop import Engine, EngineLoop
 from service.worker.metrics_server import metrics_server
 from service.worker.scheduler import Scheduler
@@ -64,7 +66,11 @@ def run_worker(
     configure_logging(settings.log)
     end_with_supervisor()
     opened = Bundle.open(bundle)
-    worker = asyncio.run(_Worker.live(opened, settings.worker, build_engine, beside))
+    tracing = open_tracing(settings.tracing, "padrec-worker")
+    try:
+        worker = asyncio.run(_Worker.live(opened, settings.worker, build_engine, beside, tracing))
+    finally:
+        tracing.close()
     failure = worker.engine_loop.failure
     if worker.last == "hung":
         end_process(EXIT_FAILED)
@@ -85,7 +91,12 @@ class _Worker:
     """
 
     def __init__(
-        self, bundle: Bundle, settings: WorkerSettings, build_engine: EngineBuilder, beside: bool
+        self,
+        bundle: Bundle,
+        settings: WorkerSettings,
+        build_engine: EngineBuilder,
+        beside: bool,
+        tracing: Tracing,
     ) -> None:
         self.was_ready = False
         self.last: _Happening = "stop"
@@ -94,6 +105,7 @@ class _Worker:
         self._settings = settings
         self._build_engine = build_engine
         self._beside = beside
+        self._tracing = tracing
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         if settings.device != "cpu":
@@ -115,10 +127,15 @@ class _Worker:
 
     @classmethod
     async def live(
-        cls, bundle: Bundle, settings: WorkerSettings, build_engine: EngineBuilder, beside: bool
+        cls,
+        bundle: Bundle,
+        settings: WorkerSettings,
+        build_engine: EngineBuilder,
+        beside: bool,
+        tracing: Tracing,
     ) -> "_Worker":
         """Listen, load, serve, drain; the worker as it is in the end."""
-        worker = cls(bundle, settings, build_engine, beside)
+        worker = cls(bundle, settings, build_engine, beside, tracing)
         await worker._run()
         return worker
 
@@ -139,7 +156,7 @@ class _Worker:
 
     async def _serve(self) -> None:
         settings = self._settings
-        server = WorkerServer(settings.listen, server_tls(settings))
+        server = WorkerServer(settings.listen, server_tls(settings), partial(in_request, self._tracing))
         with ExitStack() as stack:
             stack.enter_context(
                 metrics_server(

@@ -27,6 +27,7 @@ from service.history.withdrawals import Withdrawn, too_many
 from service.rpc.client import WorkerClient
 from service.rpc.generated.padrec.v1 import recommender_pb2_grpc
 from service.telemetry.metrics import GatewayMetrics
+from service.telemetry.tracing import Tracing
 from service.types import DecodedItem, DecodedList, DecodeRequest, TracedToken
 from tests.gateway.grpc_calls import serving
 
@@ -237,9 +238,9 @@ async def degraded_client(
         yield client
 
 
-def app_of(recommender: Recommender, keys: KeyRing | None = None) -> FastAPI:
+def app_of(recommender: Recommender, keys: KeyRing | None = None, tracing: Tracing | None = None) -> FastAPI:
     """With swaps to workers that nobody needs to answer at."""
-    return create_app(recommender, Swaps(recommender, WorkerClient, None), keys)
+    return create_app(recommender, Swaps(recommender, WorkerClient, None), keys, tracing)
 
 
 def http_client(recommender: Recommender, **options: Any) -> httpx.AsyncClient:

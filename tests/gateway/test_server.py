@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.config import GatewaySettings, HistorySettings, Settings
+from service.config import GatewaySettings, HistorySettings, Settings, TracingSettings
 from service.errors import BundleError, InputError
 from service.gateway.server import run_gateway
 
@@ -67,6 +67,20 @@ def test_the_process_serves_stops_and_keeps_what_it_acknowledged(
     with running(bundle, settings) as (process, url):
         assert httpx.get(f"{url}/users/ann/history").json()["item_ids"] == ["item-3"]
         process.send_signal(signal.SIGKILL)
+
+
+def test_a_collector_that_never_answers_keeps_nobody(
+    tmp_path: Path, make_bundle: Callable[..., Path]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        tracing = TracingSettings(endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}/v1/traces")
+        settings = settings_of(tmp_path).model_copy(update={"tracing": tracing})
+        with running(make_bundle(tmp_path), settings) as (process, url):
+            answer = httpx.post(f"{url}/recommend", json={"user_id": "ann"})
+            assert (answer.status_code, answer.json()["fallback"]) == (200, "cold_start")
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=15)  # the supervisor's patience is not much longer
+            assert (process.returncode, output) == (0, "returned\n")
 
 
 def test_the_gateway_never_loads_torch() -> None:

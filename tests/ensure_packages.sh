@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The tests talk to a real redis-server, and look at the console in a real browser. Take those that are here, or install
-# the system's packages.
+# The tests talk to a real redis-server, look at the console in a real browser, and have a real prometheus scrape the
+# service. Take those that are here, or install the system's packages.
 set -euo pipefail
 missing=()
 command -v redis-server >/dev/null || missing+=(redis-server)
 command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || missing+=(chromium)
+{ command -v prometheus && command -v promtool; } >/dev/null || missing+=(prometheus)
 [ ${#missing[@]} -gt 0 ] || exit 0
 run=(env)
 if [ "$(id -u)" -ne 0 ]; then
@@ -18,6 +19,7 @@ if ! command -v apt-get >/dev/null; then
   exit 1
 fi
 echo "installing ${missing[*]} for the tests"
-run+=(DEBIAN_FRONTEND=noninteractive apt-get -qq)
+# systemd, told that it is offline, and init scripts, told of single-user mode, start no service: the tests start their own.
+run+=(DEBIAN_FRONTEND=noninteractive SYSTEMD_OFFLINE=1 RUNLEVEL=1 apt-get -qq)
 "${run[@]}" update
 "${run[@]}" install -y --no-install-recommends "${missing[@]}" >/dev/null

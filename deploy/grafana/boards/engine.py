@@ -107,6 +107,34 @@ _CACHE = (
     ),
 )
 
+# Where there is an NVIDIA GPU, and what reads its metrics is installed.
+_GPU = (
+    Drawing(
+        "GPU busy",
+        "Share of the latest moments in which the GPU computed something. How much of it was used it does not "
+        "say: the batch size does.",
+        "percentunit",
+        (Query(value("padrec_gpu_utilization_ratio"), "{{instance}} {{gpu}}"),),
+    ),
+    Drawing(
+        "GPU memory",
+        "Memory of the GPU in use, by whichever process. A swap needs room for a second worker beside the first.",
+        "bytes",
+        (Query(value("padrec_gpu_memory_used_bytes"), "{{instance}} {{gpu}}"),),
+    ),
+    Drawing(
+        "GPU memory in use",
+        "Its share of all memory of the GPU.",
+        "percentunit",
+        (
+            Query(
+                f"{value('padrec_gpu_memory_used_bytes')} / {value('padrec_gpu_memory_total_bytes')}",
+                "{{instance}} {{gpu}}",
+            ),
+        ),
+    ),
+)
+
 ENGINE = Board(
     name="engine",
     title="padrec: engine",
@@ -116,6 +144,7 @@ ENGINE = Board(
         ("Queue", _QUEUE),
         ("Rounds", _ROUNDS),
         ("Cache", _CACHE),
+        ("GPU", _GPU),
         ("Workers", process_panels("worker")),
     ),
 )

@@ -38,7 +38,9 @@ class GatewaySettings(_Section):
         None, ge=0, le=65535, description="gRPC port on the same host; 0 takes any free port; None: no gRPC"
     )
     worker: str | None = Field(
-        None, description="gRPC address of the worker; `padrec serve` fills it with its own Unix socket"
+        None,
+        description="gRPC address of the workers: host:port, where calls go in turn to all addresses of the host; "
+        "ip:port,ip:port; or unix:PATH, which `padrec serve` fills in with its own",
     )
     default_deadline_ms: int = Field(5_000, ge=1, description="for requests that name none")
     max_deadline_ms: int = Field(60_000, ge=1)
@@ -79,6 +81,9 @@ class GatewaySettings(_Section):
     )
     worker_tls_certificate: Path | None = Field(None, description="PEM, shown to a worker that asks for one")
     worker_tls_key: Path | None = Field(None, description="PEM, of worker_tls_certificate")
+    worker_tls_name: str | None = Field(
+        None, description="a name that the workers' certificates have; None: the one by which they are called"
+    )
 
     @model_validator(mode="after")
     def _no_halves(self) -> Self:
@@ -88,6 +93,7 @@ class GatewaySettings(_Section):
         self._needs("tls_client_ca", "tls_certificate")
         self._needs("worker_tls_certificate", "worker_tls_key", "worker_tls_ca")
         self._needs("worker_tls_key", "worker_tls_certificate")
+        self._needs("worker_tls_name", "worker_tls_ca")
         return self
 
 

@@ -59,6 +59,7 @@ def test_a_section_that_is_no_json_is_told(monkeypatch: pytest.MonkeyPatch, valu
             '[gateway]\nworker_tls_key = "k"\nworker_tls_certificate = "c"\n',
             "setting 'gateway': worker_tls_certificate needs worker_tls_ca",
         ),
+        ('[gateway]\nworker_tls_name = "n"\n', "setting 'gateway': worker_tls_name needs worker_tls_ca"),
         ("[gateway]\nmetrics_need_key = true\n", "setting 'gateway': metrics_need_key needs keys_file"),
         ('[worker]\ntls_certificate = "c"\n', "setting 'worker': tls_certificate needs tls_key"),
         ('[worker]\ntls_client_ca = "a"\n', "setting 'worker': tls_client_ca needs tls_certificate"),

@@ -58,7 +58,7 @@ def run_gateway(bundle_path: Path, settings: Settings, *, sockets: list[socket.s
     configure_logging(settings.log)
     end_with_supervisor()
     if settings.gateway.worker is None:
-        raise InputError("setting 'gateway.worker': give the worker's address, host:port or unix:PATH")
+        raise InputError("setting 'gateway.worker': give the workers' address, host:port or unix:PATH")
     with ExitStack() as stack:
         listeners = sockets or [listen_tcp(settings.gateway.host, settings.gateway.port)]
         for listener in listeners:

@@ -23,8 +23,8 @@ from service.errors import (
 from service.gateway.edition import Edition, Worker
 from service.gateway.new_worker import Source, launched, running
 from service.gateway.recommender import Recommender
-from service.rpc.listen import UNIX, split_host_port
 from service.rpc.messages import WorkerDescription
+from service.rpc.target import target_of
 from service.types import DecodeRequest
 
 State = Literal["checking", "loading", "switching", "draining", "done", "failed"]
@@ -156,8 +156,7 @@ class Swaps:
         if worker is None:
             raise RequestError("worker", "give the address of a worker that serves the bundle")
         try:
-            if not worker.startswith(UNIX):
-                split_host_port(worker)
+            target_of(worker)
         except InputError as error:
             raise RequestError("worker", str(error)) from error
         return running(worker)

@@ -16,16 +16,21 @@ from service.rpc.messages import (
     request_to_message,
 )
 from service.rpc.status import error_of
+from service.rpc.target import target_of
 from service.rpc.tls import ClientTls
 from service.types import DecodedItem, DecodedList, DecodeRequest
 
 READY_TIMEOUT = 1.0
+WORKER_SERVICE = worker_pb2.DESCRIPTOR.services_by_name["Worker"].full_name
 
-# Writing a list changes nothing, so a call whose worker went away may be tried again.
+# Calls go in turn to all workers that say that they serve. Writing a list changes nothing, so a call whose worker went
+# away is tried again, with another where there is one, until its deadline.
 _SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": WORKER_SERVICE},
     "methodConfig": [
         {
-            "name": [{"service": "padrec.worker.v1.Worker"}],
+            "name": [{"service": WORKER_SERVICE}],
             "retryPolicy": {
                 "maxAttempts": 5,
                 "initialBackoff": "0.1s",
@@ -34,7 +39,7 @@ _SERVICE_CONFIG = {
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
         }
-    ]
+    ],
 }
 _OPTIONS = (
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
@@ -47,20 +52,22 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.enable_http_proxy", 0),
+    # A name is looked up again when a connection ends, but not more often than this.
+    ("grpc.dns_min_time_between_resolutions_ms", 5_000),
 )
 
 
 class WorkerClient:
-    """Calls one worker; made and used inside one running event loop.
+    """Calls one worker, or several in turn; made and used inside one running event loop.
 
     Args:
-        address: `host:port` or `unix:PATH`. Nobody needs to listen there yet.
+        address: as `service.rpc.target` says. Nobody needs to listen there yet.
         catalog_version: of the bundle whose rows the caller speaks.
         tls: how to know the worker; None: without TLS, as always over a Unix socket.
         metadata: what goes along with a request for a list.
 
     Raises:
-        InputError: a file of `tls` cannot be used.
+        InputError: the address is malformed, or a file of `tls` cannot be used.
     """
 
     def __init__(
@@ -71,10 +78,11 @@ class WorkerClient:
         metadata: Callable[[], Sequence[tuple[str, str]]] = tuple,
     ) -> None:
         self._catalog_version, self._metadata = catalog_version, metadata
+        target = target_of(address)
         self._channel = (
-            grpc.aio.insecure_channel(address, options=_OPTIONS)
-            if tls is None or address.startswith(UNIX)
-            else grpc.aio.secure_channel(address, tls.credentials(), options=_OPTIONS)
+            grpc.aio.insecure_channel(target, options=_OPTIONS)
+            if tls is None or target.startswith(UNIX)
+            else grpc.aio.secure_channel(target, tls.credentials(), options=(*_OPTIONS, *tls.options()))
         )
         self._worker = worker_pb2_grpc.WorkerStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)

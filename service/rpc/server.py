@@ -31,6 +31,8 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     ("grpc.http2.max_ping_strikes", 0),
+    # A gateway connects anew from time to time, when its calls are answered, and so learns of workers that came since.
+    ("grpc.max_connection_age_ms", 60_000),
 )
 
 
@@ -94,9 +96,10 @@ class WorkerServer:
 
     async def drain(self) -> None:
         """Take no more requests; those that were taken still get their reply."""
+        # Those who watch its health turn to other workers before they are refused.
+        await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._servicer.refusal = "the worker is draining"
         self._servicer.handler = None
-        await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
 
     async def stop(self, grace: float) -> None:
         """Close; calls that are not done after `grace` seconds are cancelled."""

@@ -49,11 +49,13 @@ class ClientTls:
         ca: PEM, of the server's certificate; None: those that this machine trusts.
         certificate: PEM, for servers that ask for one; None: none.
         key: PEM, of the certificate, not encrypted.
+        server_name: that a gRPC server's certificate has; None: the one by which it is called.
     """
 
     ca: Path | None
     certificate: Path | None = None
     key: Path | None = None
+    server_name: str | None = None
 
     def context(self) -> ssl.SSLContext:
         """For an HTTP client.
@@ -78,6 +80,12 @@ class ClientTls:
             certificate_chain=None if self.certificate is None else self.certificate.read_bytes(),
         )
 
+    def options(self) -> tuple[tuple[str, str], ...]:
+        """What goes with `credentials` as options of the channel."""
+        if self.server_name is None:
+            return ()
+        return (("grpc.ssl_target_name_override", self.server_name),)
+
 
 def server_tls(settings: GatewaySettings | WorkerSettings) -> ServerTls | None:
     """What a process shows to those who call it; None: it speaks without TLS."""
@@ -90,7 +98,12 @@ def worker_client_tls(settings: GatewaySettings) -> ClientTls | None:
     """How a gateway calls its worker; None: without TLS."""
     if settings.worker_tls_ca is None:
         return None
-    return ClientTls(settings.worker_tls_ca, settings.worker_tls_certificate, settings.worker_tls_key)
+    return ClientTls(
+        settings.worker_tls_ca,
+        settings.worker_tls_certificate,
+        settings.worker_tls_key,
+        settings.worker_tls_name,
+    )
 
 
 def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:

@@ -71,6 +71,13 @@ class GatewaySettings(_Section):
     tls_client_ca: Path | None = Field(
         None, description="PEM; callers need a certificate of it; None: they need none"
     )
+    drain_delay_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=300,
+        description="after the signal to stop requests are taken for so long, while readiness and gRPC health say no "
+        "already, so that whoever asks for these turns to other gateways first",
+    )
     local_socket: Path | None = Field(
         None,
         description="Unix socket with REST over plain HTTP for processes of this user; "

@@ -42,11 +42,18 @@ class Supervisor:
     Args:
         children: in the order in which they start and against which they stop.
         read_version: of what they serve; children of one version never run beside those of another.
+        grace: seconds that each has to end.
     """
 
-    def __init__(self, children: Sequence[Child], read_version: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        children: Sequence[Child],
+        read_version: Callable[[], object] = lambda: None,
+        grace: float = _GRACE_SECONDS,
+    ) -> None:
         self._children = children
         self._read_version = read_version
+        self._grace = grace
         self._version = read_version()
         self._stopping = False
 
@@ -116,10 +123,10 @@ class Supervisor:
             self._version = version
             self.shut_down()
 
-    def shut_down(self, grace: float = _GRACE_SECONDS) -> None:
-        """Stop the children, each within `grace` seconds."""
+    def shut_down(self, grace: float | None = None) -> None:
+        """Stop the children, each within `grace` seconds; None: as many as the supervisor was made with."""
         for child in reversed(self._children):
-            child.stop(grace)
+            child.stop(self._grace if grace is None else grace)
 
 
 def serve(
@@ -210,7 +217,9 @@ class _Fleet:
             patience=settings.supervision.hang_seconds,
         )
         self.supervisor = Supervisor(
-            [self._served.worker, self._gateway], lambda: _versions(self._served.bundle)
+            [self._served.worker, self._gateway],
+            lambda: _versions(self._served.bundle),
+            _GRACE_SECONDS + settings.gateway.drain_delay_seconds,
         )
         self.control = Control(listen_unix(folder / _CONTROL), self, _GRACE_SECONDS)
 

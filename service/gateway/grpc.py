@@ -136,12 +136,16 @@ class GrpcServer:
         self._watching = asyncio.create_task(self._watch())
         return port
 
-    async def stop(self, grace: float) -> None:
-        """Say that it is over, take no more calls, and cancel those that are not done after `grace` seconds."""
+    async def drain(self) -> None:
+        """Say that it is over; calls are still taken."""
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
         await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace: float) -> None:
+        """Say that it is over, take no more calls, and cancel those that are not done after `grace` seconds."""
+        await self.drain()
         await self._server.stop(grace)
 
     async def _watch(self) -> None:

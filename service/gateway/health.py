@@ -47,17 +47,22 @@ def health_router(recommender: Recommender) -> APIRouter:
 
     @router.get("/ready", response_model=Readiness, responses=problems(503))
     async def ready() -> Response:
-        """The worker takes requests and the history store answers; otherwise 503 says which does not."""
-        return _readiness(await recommender.checks())
+        """The worker takes requests and the history store answers; otherwise 503 says which does not.
+
+        So it is, too, once the gateway is about to end.
+        """
+        return _readiness(await recommender.checks(), is_draining=recommender.is_draining)
 
     return router
 
 
-def _readiness(checks: dict[str, bool]) -> Response:
-    if all(checks.values()):
+def _readiness(checks: dict[str, bool], *, is_draining: bool) -> Response:
+    failed = [name for name, passed in checks.items() if not passed] + ["draining"] * is_draining
+    if not failed:
         return Response(Readiness(checks=checks).model_dump_json(), media_type="application/json")
-    failed = ", ".join(name for name, passed in checks.items() if not passed)
-    answer = NotReady(title="Service Unavailable", status=503, detail=f"not ready: {failed}", checks=checks)
+    answer = NotReady(
+        title="Service Unavailable", status=503, detail=f"not ready: {', '.join(failed)}", checks=checks
+    )
     return Response(
         answer.model_dump_json(exclude_none=True),
         status_code=503,

@@ -63,6 +63,7 @@ class Recommender:
 
     Attributes:
         edition: what requests take that start now; assigned to serve another.
+        is_draining: whether the process is about to end, so that nobody new should come; set by it.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Recommender:
         self.withdrawals = withdrawals
         self.settings = settings
         self.metrics = metrics
+        self.is_draining = False
         self._store = history_store
         self._pages = Pages(history_store, metrics, settings.max_excluded_items)
         self._clicks = Clicks(history_store, metrics)

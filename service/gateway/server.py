@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -38,7 +39,8 @@ from service.telemetry.tracing import Tracing, open_tracing
 _log = structlog.get_logger(__name__)
 
 # Requests in flight may end after the signal to stop; the orchestrators' usual patience is 30 seconds.
-_DRAIN_SECONDS = 10
+DRAIN_SECONDS = 10
+_POLL_SECONDS = 0.1
 
 
 def run_gateway(bundle_path: Path, settings: Settings, *, sockets: list[socket.socket] | None = None) -> None:
@@ -94,7 +96,7 @@ async def _serve(
         await withdrawals.start()
         config = http_config(create_app(recommender, swaps, keys, tracing), tls)
         grpc_server = await _grpc_server(recommender, keys, tls, tracing)
-        await _Server(config, grpc_server, gateway.local_socket).serve(listeners)
+        await _Server(config, grpc_server, recommender).serve(listeners)
     finally:
         beating.cancel()
         await swaps.close()
@@ -122,7 +124,7 @@ def http_config(app: FastAPI, tls: ServerTls | None = None) -> uvicorn.Config:
         log_level="warning",
         access_log=False,  # it would log user IDs
         server_header=False,
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
         **certificates,
     )
 
@@ -143,19 +145,34 @@ class _Server(uvicorn.Server):
     """HTTP, and the gRPC server beside it: both end together."""
 
     def __init__(
-        self, config: uvicorn.Config, grpc_server: GrpcServer | None, local_socket: Path | None
+        self, config: uvicorn.Config, grpc_server: GrpcServer | None, recommender: Recommender
     ) -> None:
         super().__init__(config)
-        self._grpc_server, self._local_socket = grpc_server, local_socket
+        self._grpc_server, self._recommender = grpc_server, recommender
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        over = [] if self._grpc_server is None else [self._grpc_server.stop(_DRAIN_SECONDS)]
+        """Say no to who asks whether it is ready; then take no more requests, and finish those that run."""
+        _log.info("gateway draining")
+        self._recommender.is_draining = True
+        over = []
+        if self._grpc_server is not None:
+            await self._grpc_server.drain()
+            over.append(self._grpc_server.stop(DRAIN_SECONDS))
+        await self._delay()
         await asyncio.gather(super().shutdown(sockets), *over)
+        _log.info("gateway stopped")
+
+    async def _delay(self) -> None:
+        """Wait until those who ask for readiness have turned to others; a second signal ends it."""
+        until = time.monotonic() + self._recommender.settings.drain_delay_seconds
+        while time.monotonic() < until and not self.force_exit:
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self._local_socket is not None:
-            await self._serve_locally(self._local_socket)
+        local_socket = self._recommender.settings.local_socket
+        if local_socket is not None:
+            await self._serve_locally(local_socket)
         for listener in sockets or ():
             _log.info("gateway listening", url=_url(listener, "https" if self.config.is_ssl else "http"))
 

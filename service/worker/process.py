@@ -37,7 +37,7 @@ _Happening = Literal["ready", "stop", "ended", "hung"]
 EXIT_FAILED = 70
 
 # Lists that run may end after the signal to stop; less than the supervisor's patience.
-_DRAIN_SECONDS = 8.0
+DRAIN_SECONDS = 8.0
 _REPLY_SECONDS = 1.0
 _WATCH_SECONDS = 0.5
 
@@ -185,7 +185,7 @@ class _Worker:
         self._metrics.ready.set(0)
         await server.drain()
         self._scheduler.close()
-        patience = _DRAIN_SECONDS if self.was_ready and self.last != "hung" else 0.0
+        patience = DRAIN_SECONDS if self.was_ready and self.last != "hung" else 0.0
         if not await asyncio.to_thread(self.engine_loop.join, patience):
             self._scheduler.fail_running(UnavailableError("the worker stopped before the list was written"))
         await server.stop(_REPLY_SECONDS)

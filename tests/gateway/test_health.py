@@ -3,6 +3,7 @@ from typing import Any
 import httpx
 
 from service.catalog.bundle import Bundle
+from service.gateway.recommender import Recommender
 
 
 async def test_live_and_started(client: httpx.AsyncClient) -> None:
@@ -58,3 +59,11 @@ async def test_metrics_are_told_though_readiness_cannot_be(client: httpx.AsyncCl
     worker.ready = fail
     assert await ready_metrics(client) == (False, False)
     assert (await client.get("/metrics")).status_code == 200
+
+
+async def test_not_ready_once_it_drains(client: httpx.AsyncClient, recommender: Recommender) -> None:
+    recommender.is_draining = True
+    answer = await client.get("/health/ready")
+    assert (answer.status_code, answer.json()["detail"]) == (503, "not ready: draining")
+    assert answer.json()["checks"] == {"worker": True, "history_store": True}
+    assert (await client.get("/health/live")).status_code == 200

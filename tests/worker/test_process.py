@@ -107,6 +107,7 @@ async def test_what_runs_is_finished_while_draining(worker: Worker, bundle: Bund
     worker.process.terminate()
     with pytest.raises(UnavailableError):
         await waits
+    assert not await worker.client.ready()
     bundle.path.with_name("release").touch()
     decoded, _ = await runs
     assert len(decoded.items) == 2

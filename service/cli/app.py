@@ -2,7 +2,7 @@
 
 import typer
 
-from service.cli import bench, data, demo, evaluating, keys, models, operating, serving, soaking
+from service.cli import bench, data, demo, evaluating, health, keys, models, operating, serving, soaking
 
 app = typer.Typer(
     name="padrec",
@@ -25,3 +25,4 @@ app.command()(serving.gateway)
 app.command()(serving.worker)
 app.command()(serving.recommend)
 app.command()(operating.swap)
+app.command()(health.health)

@@ -1,14 +1,16 @@
 """What an orchestrator asks: is the process alive, started, ready for requests?"""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict
 
 from service.gateway.answer import Problem
 from service.gateway.openapi import problems
 from service.gateway.problems import MEDIA_TYPE
 from service.gateway.recommender import Recommender
+
+CheckName = Literal["worker", "history_store"]
 
 
 class Health(BaseModel):
@@ -45,19 +47,25 @@ def health_router(recommender: Recommender) -> APIRouter:
         """The catalogue is loaded."""
         return Health()
 
-    @router.get("/ready", response_model=Readiness, responses=problems(503))
-    async def ready() -> Response:
+    @router.get("/ready", response_model=Readiness, responses=problems(422, 503))
+    async def ready(exclude: Annotated[frozenset[CheckName], Query()] = frozenset()) -> Response:
         """The worker takes requests and the history store answers; otherwise 503 says which does not.
 
-        So it is, too, once the gateway is about to end.
+        So it does once the gateway is about to end. What `exclude` names may fail: lists are served without the history
+        store, as popular ones.
         """
-        return _readiness(await recommender.checks(), is_draining=recommender.is_draining)
+        checks = await recommender.checks()
+        failed = [name for name, passed in checks.items() if not passed and name not in exclude]
+        if not recommender.withdrawals.is_known and "history_store" not in failed:
+            failed.append("withdrawn_items")  # whatever may fail, these are never listed
+        if recommender.is_draining:
+            failed.append("draining")
+        return _readiness(checks, failed)
 
     return router
 
 
-def _readiness(checks: dict[str, bool], *, is_draining: bool) -> Response:
-    failed = [name for name, passed in checks.items() if not passed] + ["draining"] * is_draining
+def _readiness(checks: dict[str, bool], failed: list[str]) -> Response:
     if not failed:
         return Response(Readiness(checks=checks).model_dump_json(), media_type="application/json")
     answer = NotReady(

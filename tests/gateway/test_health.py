@@ -67,3 +67,15 @@ async def test_not_ready_once_it_drains(client: httpx.AsyncClient, recommender: 
     assert (answer.status_code, answer.json()["detail"]) == (503, "not ready: draining")
     assert answer.json()["checks"] == {"worker": True, "history_store": True}
     assert (await client.get("/health/live")).status_code == 200
+
+
+async def test_what_is_excluded_may_fail(degraded_client: httpx.AsyncClient, worker: Any) -> None:
+    ready = "/health/ready?exclude=history_store"
+    answer = await degraded_client.get(ready)
+    assert (answer.status_code, answer.json()["checks"]) == (200, {"worker": True, "history_store": False})
+    worker.is_ready = False
+    answer = await degraded_client.get(ready)
+    assert (answer.status_code, answer.json()["detail"]) == (503, "not ready: worker")
+    assert (await degraded_client.get(f"{ready}&exclude=worker")).status_code == 200
+    answer = await degraded_client.get("/health/ready?exclude=everything")
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "exclude.0")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.cli.display import bar, say
+from service.errors import InputError
 
 if TYPE_CHECKING:
     from service.config import Settings
@@ -33,17 +34,30 @@ def demo(
     ),
     port: Annotated[int, typer.Option(min=0, max=65_535, help="HTTP port.")] = 8000,
     steps: Annotated[int, typer.Option(min=1, help="Training steps, the first time.")] = STEPS,
+    prepare: Annotated[
+        bool,
+        typer.Option(
+            "--prepare",
+            help="Serve nothing: build the bundle, put the shop's histories where the settings say, and exit.",
+        ),
+    ] = False,
 ) -> None:
     """Build a demo bundle the first time, then serve it."""
     from service.config import load_settings
     from service.launch import serve
 
+    if once and prepare:
+        raise InputError("--once serves, and --prepare does not: give one of them")
     folder.mkdir(parents=True, exist_ok=True)
     bundle = folder / "bundle"
     dataset = _shop(folder / "shop")
     if not (bundle / "manifest.json").is_file():
         _build(dataset, bundle, steps)
     users = dataset.interactions().user_ids[:_NUM_EXAMPLES]
+    if prepare:
+        asyncio.run(_remember(dataset, load_settings(), users[0]))
+        say(f"{bundle} can be served")
+        return
     settings = _settings(load_settings(), folder, 0 if once else port, users)
     user = users[0]
     asyncio.run(_remember(dataset, settings, user))

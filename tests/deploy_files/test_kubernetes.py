@@ -106,7 +106,7 @@ def test_the_demos_schemas() -> None:
             assert made is not None
             check_command(made[1].split())
             settings_of(
-                {each["name"]: "redis://redis:6379/0" for each in container(one)["env"]}
+                {each["name"]: each.get("value", "redis://redis:6379/0") for each in container(one)["env"]}
                 | STAGES["tools"].settings
             )
 
@@ -264,9 +264,11 @@ def test_pods_have_no_rights(resources: tuple[Resource, ...]) -> None:
             assert str(pod(one)["securityContext"]["runAsUser"]) == USER
 
 
-def test_a_gpu_is_asked_for_where_the_image_needs_one(resources: tuple[Resource, ...]) -> None:
+def test_a_worker_has_what_its_image_needs(resources: tuple[Resource, ...]) -> None:
     worker = of_kind(resources, "Deployment")["padrec-worker"]
     on_gpu = image_of(worker) == "worker-cuda"
     assert ("nvidia.com/gpu" in container(worker)["resources"]["limits"]) == on_gpu
     written = [volume.strip('[]"') for volume in STAGES[image_of(worker)].all("VOLUME")]
+    threads = settings("padrec-worker", resources).worker.num_threads
+    assert str(threads) == container(worker)["resources"]["requests"]["cpu"]
     assert {*written, "/tmp"} <= {mount["mountPath"] for mount in container(worker)["volumeMounts"]}

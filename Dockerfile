@@ -51,7 +51,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv /opt/padrec \
     && mkdir service \
     && touch service/__init__.py README.md LICENSE \
-    && pip install -c constraints.txt .
+    && pip install -c constraints.txt '.[tracing]'
 
 # torch alone from its own index, the rest from the usual one.
 FROM requirements AS requirements-worker
@@ -59,18 +59,18 @@ ARG PIP_INDEX_URL=https://pypi.org/simple
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps --index-url "${TORCH_INDEX}" "$(grep '^torch==' constraints.txt)" \
-    && pip install -c constraints.txt '.[model]'
+    && pip install -c constraints.txt '.[model,tracing]'
 
 FROM requirements AS requirements-worker-cuda
 ARG PIP_INDEX_URL=https://pypi.org/simple
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cu130
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps --index-url "${TORCH_INDEX}" "$(grep '^torch==' constraints.txt)" \
-    && pip install -c constraints.txt '.[model]'
+    && pip install -c constraints.txt '.[model,tracing,gpu]'
 
 FROM requirements-worker AS requirements-tools
 ARG PIP_INDEX_URL=https://pypi.org/simple
-RUN --mount=type=cache,target=/root/.cache/pip pip install -c constraints.txt '.[model,build]'
+RUN --mount=type=cache,target=/root/.cache/pip pip install -c constraints.txt '.[model,build,tracing]'
 
 
 # Each with the code last.

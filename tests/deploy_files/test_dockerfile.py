@@ -1,7 +1,9 @@
 """The Dockerfile is true to the code; `make lint` has hadolint read it."""
 
 import fnmatch
+import re
 import shlex
+import tomllib
 
 import pytest
 
@@ -64,6 +66,7 @@ def test_torch_is_where_it_is_needed_alone() -> None:
     def says(stage: Stage, word: str) -> bool:
         return any(word in line for line in stage.all("RUN"))
 
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for name in IMAGES:
         [copied] = [line for line in STAGES[name].all("COPY") if line.startswith("--from=")]
         source = copied.removeprefix("--from=").split()[0]
@@ -73,6 +76,8 @@ def test_torch_is_where_it_is_needed_alone() -> None:
         for line in installed.all("RUN"):
             # What comes from the usual index comes in the versions that the tests ran with.
             assert "pip install" not in line or "/dist/" in line or "-c constraints.txt" in line
+            extras = [extra for found in re.findall(r"\'\.\[(.*?)\]\'", line) for extra in found.split(",")]
+            assert set(extras) <= set(known)
     assert "/cpu" in (STAGES["requirements-worker"].last("ARG") or "")
     assert "/cu" in (STAGES["requirements-worker-cuda"].last("ARG") or "")
     pins = [

@@ -4,8 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 DEVICE ?= cpu
+LOADTEST ?= ramp
 
-.PHONY: setup demo test lint bench proto metrics constraints clean
+.PHONY: setup demo test lint bench loadtest proto metrics constraints clean
 
 setup: $(VENV)/.done
 
@@ -16,7 +17,7 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (a few minutes the first time)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --quiet -c constraints.txt $$(grep '^torch==' constraints.txt)
-	@$(PIP) install --quiet -c constraints.txt -e '.[model,build,plot,tracing,gpu,dev]'
+	@$(PIP) install --quiet -c constraints.txt -e '.[model,build,plot,tracing,gpu,dev,load]'
 	@touch $@
 
 demo: setup
@@ -36,6 +37,10 @@ lint: setup
 
 bench: setup
 	@$(BIN)/padrec bench trie --items 1000000
+
+# LOADTEST is the shape: ramp, step, spike or soak. See loadtest/README.md.
+loadtest: setup
+	@$(BIN)/python -m loadtest --shape $(LOADTEST) --out build/loadtest/$(LOADTEST)
 
 # The generated code is committed; a test checks that it is current.
 proto: setup

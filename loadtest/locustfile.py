@@ -1,0 +1,275 @@
+"""Visitors for Locust: REST and gRPC, open loop. `python -m loadtest` starts this with what it needs.
+
+When a visitor is due again does not depend on the answer, and a call's time runs from when it was due. So neither a
+slow service nor a slow load generator hides its slowness by asking less.
+"""
+
+import logging
+import os
+import random
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gevent
+import grpc
+import grpc.experimental.gevent
+import httpx
+from geventhttpclient.client import HTTPClientPool
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Value
+from locust import FastHttpUser, LoadTestShape, User, events, task
+from locust.env import Environment
+
+from loadtest.outcomes import OK, of_grpc_batch, of_rest_batch, of_rest_stream, of_rpc_error, of_status
+from loadtest.recording import CallRecord, Recorder, Sample, sampled
+from loadtest.run import RUN_FILE, Run
+from loadtest.shapes import SHAPES, Schedule, Stage, visitors
+from loadtest.telling import SAMPLED
+from loadtest.traffic import BATCH, EVENTS, RECOMMEND, STREAM, Call, Shop, Traffic
+from service.cli.display import say
+from service.client import Client
+from service.rpc.generated.padrec.v1 import recommender_pb2 as pb
+from service.rpc.generated.padrec.v1 import recommender_pb2_grpc
+
+grpc.experimental.gevent.init_gevent()
+logging.getLogger("httpx").setLevel(logging.WARNING)
+
+PATHS = {
+    RECOMMEND: "/recommend",
+    STREAM: "/recommend/stream",
+    BATCH: "/recommend/batch",
+    EVENTS: "/events",
+}
+OPS = {"==": pb.OP_EQUAL, "<=": pb.OP_LESS_OR_EQUAL}
+
+_SAMPLE_SECONDS = 1.0
+_PREPARE_DEADLINE_MS = 30_000
+# Connections that one gateway is asked over; more than ever wait at the same time.
+_MAX_CONNECTIONS = 2_000
+_PATIENCE = 2.0  # seconds after a deadline, until a call counts as broken
+_PERCENT = 100
+
+RUN = Run.read(Path(os.environ[RUN_FILE]))
+PROFILE = RUN.profile
+KEY = os.environ.get("PADREC_API_KEY")
+HEADERS = {"Authorization": f"Bearer {KEY}"} if KEY else {}
+DEADLINE = PROFILE.deadline_ms / 1000
+
+
+class _Test:
+    """What all visitors share.
+
+    Attributes:
+        traffic: filled by `prepare`.
+    """
+
+    def __init__(self) -> None:
+        self.recorder = Recorder(RUN.recording, RUN.about)
+        self.traffic: Traffic
+        self._start = time.monotonic()
+
+    def now(self) -> float:
+        """Seconds of the recording."""
+        return time.monotonic() - self._start
+
+    def prepare(self) -> None:
+        """Learn what the catalogue holds, and give users their histories."""
+        with Client(RUN.target.url, api_key=KEY) as client:
+            answer = client.recommend("load-nobody", num_items=50, deadline_ms=_PREPARE_DEADLINE_MS)
+            self.traffic = Traffic(PROFILE, Shop.of(answer.model_dump(mode="json")["items"]))
+            lots: Any = self.traffic.histories()  # typed dictionaries, drawn
+            for lot in lots:
+                client.record_events(lot, deadline_ms=_PREPARE_DEADLINE_MS)
+        self._start = time.monotonic()
+
+    def watch(self) -> None:
+        """Ask the processes for their metrics, again and again."""
+        urls = {"gateway": f"{RUN.target.url}/metrics", "worker": RUN.target.worker_metrics}
+        with httpx.Client(headers=HEADERS, timeout=_PATIENCE) as http:
+            while True:
+                own = {"process_cpu_seconds_total": time.process_time()}
+                self.recorder.sample(Sample("locust", self.now(), own))
+                for process, url in urls.items():
+                    if url is not None:
+                        self._ask(http, process, url)
+                gevent.sleep(_SAMPLE_SECONDS)
+
+    def _ask(self, http: httpx.Client, process: str, url: str) -> None:
+        at = self.now()
+        try:
+            values = sampled(http.get(url).raise_for_status().text, SAMPLED)
+        except httpx.HTTPError:  # it is busy, and asked again soon
+            return
+        self.recorder.sample(Sample(process, at, values))
+
+
+TEST = _Test()
+
+
+@events.init.add_listener
+def _prepare(environment: Environment, **_: Any) -> None:
+    TEST.prepare()
+    gevent.spawn(TEST.watch)
+
+
+@events.quitting.add_listener
+def _close(environment: Environment, **_: Any) -> None:
+    TEST.recorder.close()
+
+
+class Shape(LoadTestShape):
+    """The rates of the run's shape, as numbers of visitors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        stages = SHAPES[RUN.shape](PROFILE, lambda _stage: TEST.recorder.was_held(DEADLINE))
+        self._schedule = Schedule(stages, self._begin)
+
+    def tick(self) -> tuple[int, float] | None:
+        """How many visitors there are now, all at once; None: it is over."""
+        stage = self._schedule.at(TEST.now())
+        if stage is None:
+            return None
+        number = visitors(stage.rate, PROFILE.think_seconds)
+        return number, number
+
+    def _begin(self, stage: Stage, start: float) -> None:
+        say(f"{stage.name}: {stage.rate:.3g} calls per second for {stage.seconds:g} s")
+        TEST.recorder.stage(stage, start)
+
+
+class _Visitor(User):
+    """Asks when it is due."""
+
+    abstract = True
+    protocol = ""
+
+    def on_start(self) -> None:
+        """Be due for the first time at any time of the first think time, so that few are due together."""
+        self._due = TEST.now() + random.uniform(0, PROFILE.think_seconds)
+        gevent.sleep(self._due - TEST.now())
+
+    def wait_time(self) -> float:
+        """Until it is due again, counted from when it was due, not from the answer."""
+        self._due += random.uniform(0.5, 1.5) * PROFILE.think_seconds
+        return max(0.0, self._due - TEST.now())
+
+    @task
+    def visit(self) -> None:
+        """One call."""
+        call, left = TEST.traffic.next(), TEST.now()
+        outcomes = self.make(call)
+        seconds = TEST.now() - self._due
+        record = CallRecord(self.protocol, call.name, self._due, left - self._due, seconds, dict(outcomes))
+        TEST.recorder.call(record)
+
+    def make(self, call: Call) -> Mapping[str, int]:
+        """Make a call; its outcomes."""
+        raise NotImplementedError
+
+
+class RestVisitor(FastHttpUser, _Visitor):
+    """Over HTTP, by connections that all share, as those of a backend do."""
+
+    host = RUN.target.url
+    protocol = "rest"
+    weight = max(1, round(_PERCENT * (1 - PROFILE.grpc_share)))
+    client_pool = HTTPClientPool(
+        concurrency=_MAX_CONNECTIONS,
+        connection_timeout=DEADLINE + _PATIENCE,
+        network_timeout=DEADLINE + _PATIENCE,
+    )
+    default_headers = HEADERS
+
+    def make(self, call: Call) -> Mapping[str, int]:
+        """Post it."""
+        with self.client.post(PATHS[call.name], json=call.body, catch_response=True) as response:
+            status, when = response.status_code, (response.headers or {}).get("retry-after")
+            if status != 200:
+                return {of_status(status, when is not None): max(1, call.num_lists)}
+            if call.name == STREAM:
+                outcome, answer = of_rest_stream(response.text or "")
+                if answer is not None:
+                    TEST.traffic.listed(answer)
+                return {outcome: 1}
+            answer = response.json()
+        if call.name == BATCH:
+            return of_rest_batch(answer["results"])
+        if call.name == RECOMMEND:
+            TEST.traffic.listed(answer)
+        return {OK: 1}
+
+
+class GrpcVisitor(_Visitor):
+    """Over gRPC, by one channel that all share."""
+
+    protocol = "grpc"
+    weight = max(1, round(_PERCENT * PROFILE.grpc_share))
+    abstract = RUN.target.grpc is None or PROFILE.grpc_share == 0
+    stub: recommender_pb2_grpc.RecommenderStub
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self._metadata = [(name.lower(), value) for name, value in HEADERS.items()]
+
+    def make(self, call: Call) -> Mapping[str, int]:
+        """Call it."""
+        failure, left = None, time.perf_counter()
+        try:
+            outcomes = self._make(call)
+        except grpc.RpcError as error:
+            failure, outcomes = error, {of_rpc_error(error): max(1, call.num_lists)}
+        # For Locust's own statistics, of which the report takes nothing; HTTP's client tells them itself.
+        self.environment.events.request.fire(
+            request_type=self.protocol,
+            name=call.name,
+            response_time=1_000 * (time.perf_counter() - left),
+            response_length=0,
+            exception=failure,
+            context={},
+        )
+        return outcomes
+
+    def _make(self, call: Call) -> Mapping[str, int]:
+        options = {"timeout": DEADLINE, "metadata": self._metadata}
+        if call.name == EVENTS:
+            self.stub.RecordEvents(ParseDict(call.body, pb.RecordEventsRequest()), **options)
+            return {OK: 1}
+        if call.name == BATCH:
+            asked = pb.BatchRecommendRequest(requests=map(_message, call.body["requests"]))
+            results = self.stub.BatchRecommend(asked, **options).results
+            return of_grpc_batch([result.error.code for result in results])
+        if call.name == RECOMMEND:
+            _listed(self.stub.Recommend(_message(call.body), **options))
+            return {OK: 1}
+        for update in self.stub.RecommendStream(_message(call.body), **options):
+            if update.WhichOneof("update") == "done":
+                _listed(update.done)
+        return {OK: 1}
+
+
+if not GrpcVisitor.abstract:
+    GrpcVisitor.stub = recommender_pb2_grpc.RecommenderStub(grpc.insecure_channel(RUN.target.grpc))
+
+
+def _message(body: Mapping[str, Any]) -> pb.RecommendRequest:
+    """A request for a list; its deadline is the call's."""
+    message = pb.RecommendRequest(user_id=body["user_id"], num_items=body["num_items"])
+    if "filter" in body:
+        wanted = body["filter"]
+        value = ParseDict(wanted["value"], Value())
+        condition = pb.Condition(attribute=wanted["attribute"], op=OPS[wanted["op"]], value=value)
+        message.filter.CopyFrom(pb.Filter(condition=condition))
+    return message
+
+
+def _listed(answer: pb.RecommendResponse) -> None:
+    TEST.traffic.listed(
+        {
+            "user_id": answer.user_id,
+            "recommendation_id": answer.recommendation_id,
+            "items": [{"item_id": one.item.item_id} for one in answer.items],
+        }
+    )

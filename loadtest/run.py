@@ -1,0 +1,69 @@
+"""One load test: what it is told, in a file that the load generator reads."""
+
+import json
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from loadtest.profile import Profile
+from service.files import write_json
+
+# The environment variable that holds the file's path.
+RUN_FILE = "PADREC_LOADTEST_RUN"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A service.
+
+    Attributes:
+        url: of its gateway.
+        grpc: `host:port` of its gRPC; None: REST alone is asked.
+        worker_metrics: URL of its worker's /metrics; None: the worker is not asked.
+    """
+
+    url: str
+    grpc: str | None = None
+    worker_metrics: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A load test that is to be done.
+
+    Attributes:
+        shape: its name.
+        recording: the file to write.
+        about: what the report says of the run.
+    """
+
+    target: Target
+    shape: str
+    profile: Profile
+    recording: Path
+    about: dict[str, Any]
+
+    def write(self, file: Path) -> None:
+        """Write it to a file."""
+        fields = {
+            "target": asdict(self.target),
+            "shape": self.shape,
+            "profile": self.profile.model_dump(mode="json"),
+            "recording": str(self.recording),
+            "about": self.about,
+        }
+        write_json(file, fields)
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """What `write` wrote."""
+        fields = json.loads(file.read_text(encoding="utf-8"))
+        profile = Profile.model_construct(**Profile.model_validate(fields["profile"]).model_dump())
+        target, recording = Target(**fields["target"]), Path(fields["recording"])
+        return cls(target, fields["shape"], profile, recording, fields["about"])
+
+
+def command_line(shape: str) -> str:
+    """The command as a reader would type it."""
+    return shlex.join([f"LOADTEST={shape}", "make", "loadtest"])

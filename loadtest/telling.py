@@ -1,0 +1,110 @@
+"""What gateway and worker say of themselves, from their /metrics, over a stage."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from loadtest.recording import Sample
+
+_CPU = "process_cpu_seconds_total"
+_QUEUE = "padrec_queue_duration_seconds"
+_BATCH = "padrec_batch_size"
+_FORCED = "padrec_forced_tokens_total"
+_ACCEPTED = "padrec_spec_decode_num_accepted_tokens_total"
+_WAITING = "padrec_queue_size"
+_USAGE = "padrec_kv_cache_usage_ratio"
+_QUERIES, _HITS = "padrec_prefix_cache_queries_total", "padrec_prefix_cache_hits_total"
+_REQUESTS = "padrec_request_duration_seconds"
+
+SAMPLED = (
+    _CPU,
+    *(f"{_QUEUE}_{part}" for part in ("bucket", "sum", "count")),
+    *(f"{_BATCH}_{part}" for part in ("sum", "count")),
+    *(f"{_REQUESTS}_{part}" for part in ("sum", "count")),
+    _FORCED,
+    _ACCEPTED,
+    _WAITING,
+    _USAGE,
+    _QUERIES,
+    _HITS,
+)
+
+
+def engine_figures(samples: Sequence[Sample], start: float, end: float) -> dict[str, Any]:
+    """The worker's figures between two times, and each process's share of a core; None where nothing says.
+
+    Tokens of a round are the accepted guesses, the forced ones, and the target's own: one for each list that it wrote.
+    """
+    within = [sample for sample in samples if start <= sample.at <= end]
+    of: dict[str, list[Sample]] = {}
+    for sample in within:
+        of.setdefault(sample.process, []).append(sample)
+    worker = of.get("worker", [])
+    grown = _growth(worker)
+    list_rounds, forced = grown.get(f"{_BATCH}_sum", 0.0), grown.get(_FORCED, 0.0)
+    tokens = list_rounds + forced + grown.get(_ACCEPTED, 0.0)
+    gateway = _growth(of.get("gateway", []))
+    return {
+        "queue_ms_p50": _in_ms(_quantile(grown, 0.5)),
+        "queue_ms_p99": _in_ms(_quantile(grown, 0.99)),
+        "waiting": _mean(worker, _WAITING),
+        "batch_size": _ratio(list_rounds, grown.get(f"{_BATCH}_count", 0.0)),
+        "accepted_length": _ratio(tokens, list_rounds),
+        "forced_share": _ratio(forced, tokens),
+        "kv_cache_usage": _mean(worker, _USAGE),
+        "prefix_hits": _ratio(grown.get(_HITS, 0.0), grown.get(_QUERIES, 0.0)),
+        "gateway_ms": _in_ms(_ratio(_sum(gateway, f"{_REQUESTS}_sum"), _sum(gateway, f"{_REQUESTS}_count"))),
+        **{f"{name}_cores": _cores(of.get(name, [])) for name in ("gateway", "worker", "locust")},
+    }
+
+
+def _growth(samples: Sequence[Sample]) -> dict[str, float]:
+    """By how much every value rose; nothing where there are not two samples, or the process was started anew."""
+    if len(samples) < 2:
+        return {}
+    first, last = samples[0].values, samples[-1].values
+    grown = {name: value - first.get(name, 0.0) for name, value in last.items()}
+    return {} if grown.get(_CPU, 0.0) < 0 else grown
+
+
+def _quantile(grown: Mapping[str, float], share: float) -> float | None:
+    """Of the queue's histogram, straight within a bucket, as Prometheus has it."""
+    buckets = sorted(
+        (float(found.group(1)), count)
+        for name, count in grown.items()
+        if (found := re.fullmatch(rf"{_QUEUE}_bucket{{le=(.+)}}", name))
+    )
+    if not buckets or buckets[-1][1] <= 0:
+        return None
+    rank, below, count_below = share * buckets[-1][1], 0.0, 0.0
+    for limit, count in buckets:
+        if count >= rank:
+            if limit == float("inf"):
+                return below
+            return below + (limit - below) * (rank - count_below) / (count - count_below)
+        below, count_below = limit, count
+    return below
+
+
+def _sum(grown: Mapping[str, float], name: str) -> float:
+    return sum(value for key, value in grown.items() if key == name or key.startswith(f"{name}{{"))
+
+
+def _mean(samples: Sequence[Sample], name: str) -> float | None:
+    values = [sample.values[name] for sample in samples if name in sample.values]
+    return sum(values) / len(values) if values else None
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole > 0 else None
+
+
+def _in_ms(seconds: float | None) -> float | None:
+    return None if seconds is None else 1_000 * seconds
+
+
+def _cores(samples: Sequence[Sample]) -> float | None:
+    if len(samples) < 2 or samples[-1].at <= samples[0].at:
+        return None
+    used = samples[-1].values.get(_CPU, 0.0) - samples[0].values.get(_CPU, 0.0)
+    return used / (samples[-1].at - samples[0].at) if used >= 0 else None

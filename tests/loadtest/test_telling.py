@@ -1,0 +1,78 @@
+import pytest
+
+from loadtest.recording import Sample
+from loadtest.telling import engine_figures
+
+
+def test_figures_are_of_what_grew_meanwhile() -> None:
+    first = {
+        "process_cpu_seconds_total": 5.0,
+        "padrec_batch_size_sum": 100.0,
+        "padrec_batch_size_count": 50.0,
+        "padrec_queue_size": 2.0,
+        "padrec_kv_cache_usage_ratio": 0.5,
+    }
+    last = {
+        "process_cpu_seconds_total": 9.0,
+        "padrec_batch_size_sum": 140.0,
+        "padrec_batch_size_count": 60.0,
+        "padrec_forced_tokens_total": 60.0,
+        "padrec_spec_decode_num_accepted_tokens_total": 20.0,
+        "padrec_queue_duration_seconds_bucket{le=0.1}": 50.0,
+        "padrec_queue_duration_seconds_bucket{le=0.5}": 100.0,
+        "padrec_queue_duration_seconds_bucket{le=+Inf}": 100.0,
+        "padrec_prefix_cache_queries_total": 10.0,
+        "padrec_prefix_cache_hits_total": 4.0,
+        "padrec_queue_size": 6.0,
+        "padrec_kv_cache_usage_ratio": 1.0,
+    }
+    requests = "padrec_request_duration_seconds_{}{{method=recommend,protocol=rest,status={}}}"
+    samples = [
+        Sample("worker", 0.0, {"padrec_queue_size": 90.0}),  # before
+        Sample("worker", 10.0, first),
+        Sample("worker", 14.0, last),
+        Sample("worker", 30.0, {"padrec_queue_size": 90.0}),  # after
+        Sample("gateway", 10.0, {}),
+        Sample("gateway", 14.0, {requests.format("sum", 200): 3.0, requests.format("count", 200): 5.0}),
+        Sample("locust", 10.0, {"process_cpu_seconds_total": 1.0}),
+        Sample("locust", 14.0, {"process_cpu_seconds_total": 3.0}),
+    ]
+    assert engine_figures(samples, 9.0, 15.0) == pytest.approx(
+        {
+            "queue_ms_p50": 100.0,
+            "queue_ms_p99": 492.0,
+            "waiting": 4.0,
+            "batch_size": 4.0,
+            "accepted_length": (40 + 60 + 20) / 40,
+            "forced_share": 60 / 120,
+            "kv_cache_usage": 0.75,
+            "prefix_hits": 0.4,
+            "gateway_ms": 600.0,
+            "gateway_cores": 0.0,
+            "worker_cores": 1.0,
+            "locust_cores": 0.5,
+        }
+    )
+
+
+def test_nothing_is_told_where_nobody_says() -> None:
+    assert set(engine_figures([], 0.0, 10.0).values()) == {None}
+
+
+def test_a_worker_that_was_started_anew_has_not_grown() -> None:
+    samples = [
+        Sample("worker", at, {"process_cpu_seconds_total": cpu, "padrec_batch_size_sum": 8.0})
+        for at, cpu in ((1.0, 50.0), (2.0, 3.0))
+    ]
+    figures = engine_figures(samples, 0.0, 10.0)
+    assert figures["accepted_length"] is None
+    assert figures["worker_cores"] is None
+
+
+def test_a_queue_longer_than_the_last_limit_is_told_as_that() -> None:
+    bucket = "padrec_queue_duration_seconds_bucket{{le={}}}"
+    samples = [
+        Sample("worker", 1.0, {}),
+        Sample("worker", 2.0, {bucket.format("1.0"): 0.0, bucket.format("+Inf"): 9.0}),
+    ]
+    assert engine_figures(samples, 0.0, 3.0)["queue_ms_p50"] == 1_000

@@ -26,6 +26,9 @@ OnItems = Callable[[tuple[DecodedItem, ...]], None]
 
 _RATE_WINDOW = 64
 _RATE_NEEDS = 16  # lists, before a request is refused for their sake
+_WRITING_QUANTILE = (
+    0.9  # of what the latest lists took; expecting the mean, many of those taken would be late
+)
 _RETRY_AFTER_RANGE = (0.1, 60.0)
 
 
@@ -47,6 +50,11 @@ class _Ticket:
     reply: Reply
     on_items: OnItems | None = None
     queue_seconds: float = 0.0
+
+    @property
+    def admitted(self) -> float:
+        """When it left the queue."""
+        return self.arrived + self.queue_seconds
 
     @property
     def order(self) -> tuple[int, float, int]:
@@ -75,6 +83,8 @@ class Scheduler:
         self._unwanted: set[str] = set()  # has its reply, but is still in the engine
         self._closed = False
         self._finished_at: deque[float] = deque(maxlen=_RATE_WINDOW)
+        # Of the latest lists, how many items were asked for and how long it took from the queue to the end.
+        self._written: deque[tuple[int, float]] = deque(maxlen=_RATE_WINDOW)
 
     @property
     def num_waiting(self) -> int:
@@ -100,8 +110,8 @@ class Scheduler:
         Raises:
             UnavailableError: the scheduler is closed, or a request with this ID is still in flight.
             DeadlineExceededError: the deadline has passed already.
-            QueueFullError: `max_waiting` requests wait, or so many go first that, at the recent rate, the deadline
-                would pass before this one is taken.
+            QueueFullError: `max_waiting` requests wait, or, at the recent rate and if writing takes as long as it did
+                lately, the deadline would pass before this one's list is written.
         """
         with self._changed:
             now = self._clock()
@@ -117,14 +127,17 @@ class Scheduler:
             latest = math.inf if deadline is None else deadline
             ticket = _Ticket(request, latest, next(self._numbers), now, reply, on_items)
             place = bisect.bisect(self._waiting, ticket.order, key=lambda waiting: waiting.order)
-            if now + place * (self._seconds_per_list(now) or 0.0) > latest:
+            # If nothing is in flight it is taken: nobody else would find out that lists are written faster again.
+            if self._has_work() and now + self._seconds_until_written(place, request, now) > latest:
                 raise QueueFullError(
-                    f"{place} requests go first, which takes longer than its deadline allows",
+                    f"{place} requests go first and {len(self._running)} are being written; "
+                    "that takes longer than its deadline allows",
                     self._retry_after(now),
                 )
             if not self._waiting and not self._running:
                 # What was served before a pause says nothing of the rate from here on.
                 self._finished_at.clear()
+                self._written.clear()
                 self._finished_at.append(now)
             self._waiting.insert(place, ticket)
             self._changed.notify()
@@ -154,19 +167,35 @@ class Scheduler:
             self._expire(now)
             for request_id in [name for name, ticket in self._running.items() if ticket.deadline <= now]:
                 self._unwanted.add(request_id)
-                self._running.pop(request_id).reply(_late())
+                ticket = self._running.pop(request_id)
+                self._note_written(ticket, now)  # it would have taken longer yet
+                ticket.reply(_late())
             unwanted, self._unwanted = self._unwanted, set()
             return unwanted
 
     def admit(self, count: int) -> list[tuple[DecodeRequest, float]]:
-        """Take up to `count` requests off the queue, each with its seconds there; they run from now on."""
+        """Take up to `count` requests off the queue, each with its seconds there; they run from now on.
+
+        Those that waited so long that their deadline would pass before they are written are refused after all.
+        """
         with self._changed:
             now = self._clock()
             self._expire(now)
-            admitted, self._waiting = self._waiting[:count], self._waiting[count:]
-            for ticket in admitted:
+            admitted: list[_Ticket] = []
+            while self._waiting and len(admitted) < count:
+                ticket = self._waiting.pop(0)
+                # As in `submit`: one is taken if nothing else is in flight.
+                is_alone = not (self._running or admitted)
+                if (
+                    not is_alone
+                    and now + self._seconds_until_written(0, ticket.request, now) > ticket.deadline
+                ):
+                    refusal = "it waited so long that its deadline would pass before its list is written"
+                    ticket.reply(QueueFullError(refusal, self._retry_after(now)))
+                    continue
                 ticket.queue_seconds = now - ticket.arrived
-                self._running[ticket.request.request_id] = ticket
+                admitted.append(ticket)
+            self._running.update({ticket.request.request_id: ticket for ticket in admitted})
             return [(ticket.request, ticket.queue_seconds) for ticket in admitted]
 
     def tell(self, request_id: str, items: tuple[DecodedItem, ...]) -> None:
@@ -181,7 +210,9 @@ class Scheduler:
         with self._changed:
             self._unwanted.discard(decoded.request_id)
             if ticket := self._running.pop(decoded.request_id, None):
-                self._finished_at.append(self._clock())
+                now = self._clock()
+                self._finished_at.append(now)
+                self._note_written(ticket, now)
                 ticket.reply(replace(decoded, queue_seconds=ticket.queue_seconds))
 
     def fail_running(self, error: PadrecError) -> None:
@@ -225,6 +256,26 @@ class Scheduler:
             return 1.0
         shortest, longest = _RETRY_AFTER_RANGE
         return min(max(len(self._waiting) * seconds, shortest), longest)
+
+    def _note_written(self, ticket: _Ticket, now: float) -> None:
+        self._written.append((ticket.request.num_items, now - ticket.admitted))
+
+    def _seconds_until_written(self, place: int, request: DecodeRequest, now: float) -> float:
+        """Until the list of a request at this place of the queue is there; 0 where too little is known."""
+        seconds_per_list = self._seconds_per_list(now)
+        if seconds_per_list is None:
+            return 0.0
+        return place * seconds_per_list + self._writing_seconds(request.num_items)
+
+    def _writing_seconds(self, num_items: int) -> float:
+        """What a list of this length takes from the queue to its end, by the latest that are long enough to tell.
+
+        Where all are far shorter, what they took: it takes as long at least.
+        """
+        seconds = sorted(
+            taken * num_items / length for length, taken in self._written if 2 * length >= num_items
+        ) or sorted(taken for _, taken in self._written)
+        return seconds[int(_WRITING_QUANTILE * len(seconds))] if seconds else 0.0
 
     def _seconds_per_list(self, now: float, at_least: int = _RATE_NEEDS) -> float | None:
         """Between two lists of the latest that were finished; None where they are fewer than `at_least`."""

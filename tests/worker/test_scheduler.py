@@ -34,12 +34,20 @@ class Bench:
         self.replies: defaultdict[str, list[DecodedList | PadrecError]] = defaultdict(list)
         self.scheduler = Scheduler(max_waiting, clock=lambda: self.now)
 
-    def submit(self, name: str, deadline: float | None = None, priority: int = 0) -> None:
-        asked = replace(request(name), priority=priority)
+    def submit(self, name: str, deadline: float | None = None, priority: int = 0, num_items: int = 1) -> None:
+        asked = replace(request(name), priority=priority, num_items=num_items)
         self.scheduler.submit(asked, deadline, lambda outcome: self.replies[name].append(outcome))
 
     def admit(self, count: int) -> list[str]:
         return [admitted.request_id for admitted, _ in self.scheduler.admit(count)]
+
+    def serve(self, count: int, each: float, num_items: int = 1) -> None:
+        """Write so many lists, one after the other, each in so many seconds."""
+        for number in range(count):
+            self.submit(f"served-{number}", num_items=num_items)
+            self.admit(1)
+            self.now += each
+            self.scheduler.finish(decoded(f"served-{number}"))
 
     def kinds(self, name: str) -> list[type]:
         return [type(outcome) for outcome in self.replies[name]]
@@ -63,23 +71,79 @@ def test_a_higher_priority_goes_before_an_earlier_deadline() -> None:
     assert bench.kinds("d") == [DeadlineExceededError]
 
 
-def test_what_cannot_be_taken_before_its_deadline_is_refused_at_once() -> None:
+def test_what_cannot_be_written_before_its_deadline_is_refused_at_once() -> None:
     bench = Bench(max_waiting=9)
     bench.submit("runs")
     bench.admit(1)
-    for number in range(20):  # a list every half second
-        bench.submit(f"served-{number}")
-        bench.admit(1)
-        bench.now += 0.5
-        bench.scheduler.finish(decoded(f"served-{number}"))
+    bench.serve(20, each=0.5)
     for number in range(4):
-        bench.submit(f"first-{number}", bench.now + 1.5)
-    with pytest.raises(QueueFullError, match="4 requests go first, which takes longer") as caught:
-        bench.submit("a", bench.now + 1.9)
+        bench.submit(f"first-{number}", bench.now + 2.0)
+    with pytest.raises(QueueFullError, match="4 requests go first and 1 are being written") as caught:
+        bench.submit("a", bench.now + 2.4)  # it would be taken after 2 seconds, and written after 2.5
     assert caught.value.retry_after == pytest.approx(2.0)
-    bench.submit("b", bench.now + 1.9, priority=1)
+    bench.submit("b", bench.now + 2.4, priority=1)
     bench.submit("c", bench.now + 3)
     assert bench.admit(9) == ["b", "first-0", "first-1", "first-2", "first-3", "c"]
+
+
+def test_longer_lists_say_nothing_of_how_long_a_shorter_one_takes() -> None:
+    bench = Bench(max_waiting=9)
+    bench.submit("runs")
+    bench.admit(1)
+    bench.serve(20, each=0.1)
+    bench.serve(5, each=1.5, num_items=20)
+    bench.submit("first", bench.now + 0.9)
+    bench.submit("short", bench.now + 0.9, num_items=5)
+    with pytest.raises(QueueFullError, match="2 requests go first"):
+        bench.submit("other long", bench.now + 1.6, num_items=20)
+
+
+def test_what_would_be_written_too_late_is_refused_though_none_goes_first_unless_nothing_is_in_flight() -> (
+    None
+):
+    bench = Bench(max_waiting=9)
+    bench.submit("runs")
+    bench.admit(1)
+    bench.serve(20, each=5.0)
+    with pytest.raises(QueueFullError, match="0 requests go first and 1 are being written"):
+        bench.submit("a", bench.now + 1.0)
+    bench.scheduler.finish(decoded("runs"))
+    bench.submit("a", bench.now + 1.0)
+    assert bench.admit(1) == ["a"]
+
+
+def test_a_few_slow_lists_among_many_refuse_nobody() -> None:
+    bench = Bench(max_waiting=9)
+    bench.submit("runs")
+    bench.admit(1)
+    bench.serve(20, each=0.1)
+    bench.serve(2, each=5.0)
+    bench.submit("a", bench.now + 1.0)
+    assert bench.admit(1) == ["a"]
+
+
+def test_lists_that_got_late_count_as_what_they_took_until_then() -> None:
+    bench = Bench(max_waiting=40)
+    bench.submit("runs")
+    bench.admit(1)
+    bench.serve(20, each=0.1)
+    for number in range(20):
+        bench.submit(f"late-{number}", bench.now + 2.1)
+    bench.admit(20)
+    bench.submit("a", bench.now + 0.5)
+    bench.now += 2.2
+    assert len(bench.scheduler.drop_unwanted()) == 20
+    with pytest.raises(QueueFullError, match="0 requests go first"):
+        bench.submit("b", bench.now + 2.0)
+    bench.submit("b", bench.now + 2.5)
+
+
+def test_how_long_lists_took_is_forgotten_with_a_pause() -> None:
+    bench = Bench(max_waiting=40)
+    bench.serve(20, each=5.0)
+    for number in range(30):
+        bench.submit(f"a-{number}", bench.now + 1.0)
+    assert len(bench.admit(40)) == 30
 
 
 def test_a_list_is_replied_with_its_time_in_the_queue() -> None:

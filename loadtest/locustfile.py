@@ -33,6 +33,10 @@ from service.client import Client
 from service.rpc.generated.padrec.v1 import recommender_pb2 as pb
 from service.rpc.generated.padrec.v1 import recommender_pb2_grpc
 
+_MAX_GRPC_CALLS = 500  # at the same time
+
+# gRPC waits for every call in a thread of this pool. Of its ten the eleventh call would have to wait for one.
+gevent.get_hub().threadpool.maxsize = _MAX_GRPC_CALLS
 grpc.experimental.gevent.init_gevent()
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
@@ -124,7 +128,7 @@ class Shape(LoadTestShape):
 
     def __init__(self) -> None:
         super().__init__()
-        stages = SHAPES[RUN.shape](PROFILE, lambda _stage: TEST.recorder.was_held(DEADLINE))
+        stages = SHAPES[RUN.shape](PROFILE, lambda stage: TEST.recorder.was_held(stage, DEADLINE))
         self._schedule = Schedule(stages, self._begin)
 
     def tick(self) -> tuple[int, float] | None:

@@ -57,7 +57,7 @@ class Profile(BaseSettings):
     )
 
     rate: _Positive = Field(20.0, description="calls per second of step, spike and soak, times their factors")
-    ramp_from: _Positive = Field(10.0, description="calls per second of the first stage")
+    ramp_from: _Positive = Field(20.0, description="calls per second of the first stage")
     ramp_growth: float = Field(
         1.25, gt=1, description="of the rate, from stage to stage, until one is not held"
     )

@@ -104,6 +104,9 @@ class Recording:
 
 @dataclass(slots=True)
 class _Tally:
+    """Of the calls that were due in a stage, since its start."""
+
+    start: float
     outcomes: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
 
@@ -119,33 +122,32 @@ class Recorder:
     def __init__(self, file: Path, about: Mapping[str, Any]) -> None:
         self._file = file.open("w", encoding="utf-8")
         self._lock = threading.Lock()
-        self._stage: StageRecord | None = None
-        self._tally = _Tally()
+        self._tallies: dict[str, _Tally] = {}  # by stage, in the order in which they began
         self._write("about", dict(about))
 
     def stage(self, stage: Stage, start: float) -> None:
         """A stage begins."""
-        self._stage = StageRecord(stage.name, stage.rate, stage.seconds, start)
-        self._tally = _Tally()
-        self._write("stage", asdict(self._stage))
+        self._tallies[stage.name] = _Tally(start)
+        self._write("stage", asdict(StageRecord(stage.name, stage.rate, stage.seconds, start)))
 
     def call(self, record: CallRecord) -> None:
         """A call is over."""
-        if self._stage is not None and record.due >= self._stage.start:
-            self._tally.outcomes.update(record.outcomes)
-            self._tally.seconds.append(record.seconds)
+        tally = next((one for one in reversed(self._tallies.values()) if one.start <= record.due), None)
+        if tally is not None:
+            tally.outcomes.update(record.outcomes)
+            tally.seconds.append(record.seconds)
         self._write("call", asdict(record))
 
     def sample(self, sample: Sample) -> None:
         """A process was asked."""
         self._write("sample", asdict(sample))
 
-    def was_held(self, deadline: float) -> bool:
-        """Whether all that is over of this stage's calls was answered, nothing refused, its p99 within `deadline`."""
-        seconds = self._tally.seconds
-        if len(seconds) < _FEWEST_CALLS or set(self._tally.outcomes) != {OK}:
+    def was_held(self, stage: Stage, deadline: float) -> bool:
+        """Whether all that is over of a stage's calls was answered, nothing refused, and its p99 within `deadline`."""
+        tally = self._tallies[stage.name]
+        if len(tally.seconds) < _FEWEST_CALLS or set(tally.outcomes) != {OK}:
             return False
-        return float(np.quantile(seconds, 0.99)) <= deadline
+        return float(np.quantile(tally.seconds, 0.99)) <= deadline
 
     def close(self) -> None:
         """Nothing comes any more."""

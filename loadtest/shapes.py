@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
 from loadtest.profile import Profile
 from service.errors import InputError
@@ -24,21 +25,20 @@ class Stage:
     seconds: float
 
 
-# Asked when a stage is over: whether the service answered all of it in time.
+# Whether the service answered all of a stage in time, as far as is known: asked again later, it may have become untrue.
 WasHeld = Callable[[Stage], bool]
 
 
 def ramp(profile: Profile, was_held: WasHeld) -> Iterator[Stage]:
     """Rates that grow until one is not held; then, where one was, the last that was held times `beyond_factor`."""
-    rate, knee = profile.ramp_from, None
-    for _ in range(profile.ramp_most_stages):
-        stage = Stage(f"{rate:.3g} a second", rate, profile.ramp_stage_seconds)
-        yield stage
-        if not was_held(stage):
-            break
-        rate, knee = rate * profile.ramp_growth, rate
-    if knee is not None:
-        yield Stage(BEYOND, knee * profile.beyond_factor, profile.beyond_seconds)
+    rate, done = profile.ramp_from, list[Stage]()
+    while len(done) < profile.ramp_most_stages and all(map(was_held, done[-2:])):
+        done.append(Stage(f"{rate:.3g} a second", rate, profile.ramp_stage_seconds))
+        yield done[-1]
+        rate *= profile.ramp_growth
+    held = list(takewhile(was_held, done))
+    if held:
+        yield Stage(BEYOND, held[-1].rate * profile.beyond_factor, profile.beyond_seconds)
 
 
 def step(profile: Profile, _was_held: WasHeld) -> Iterator[Stage]:

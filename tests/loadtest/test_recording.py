@@ -57,7 +57,8 @@ def test_whether_a_stage_was_held(tmp_path: Path, made: list[CallRecord], is_hel
     recorder.stage(Stage("a", 3.0, 5.0), 1.0)
     for call in made:
         recorder.call(call)
-    assert recorder.was_held(deadline=1.0) is is_held
+    assert recorder.was_held(Stage("a", 3.0, 5.0), deadline=1.0) is is_held
+    assert not recorder.was_held(Stage("before", 1, 1), deadline=1.0)
     recorder.close()
 
 

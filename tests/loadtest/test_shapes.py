@@ -23,6 +23,16 @@ def test_a_ramp_of_which_nothing_is_held_knows_no_knee() -> None:
     assert rates("ramp", holds_up_to=5) == [10]
 
 
+def test_a_rate_that_turns_out_not_to_be_held_later_is_not_the_knee() -> None:
+    asked: list[float] = []
+
+    def was_held(stage: Stage) -> bool:  # of 40 a second the first failure comes after its end
+        asked.append(stage.rate)
+        return stage.rate < 40 or (stage.rate == 40 and asked.count(40) == 1)
+
+    assert [stage.rate for stage in SHAPES["ramp"](PROFILE, was_held)] == [10, 20, 40, 80, 2 * 20]
+
+
 def test_only_the_last_stage_of_a_ramp_is_beyond_the_knee() -> None:
     names = [stage.name for stage in SHAPES["ramp"](PROFILE, lambda stage: stage.rate < 30)]
     assert names == ["10 a second", "20 a second", "40 a second", BEYOND]

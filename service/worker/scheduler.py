@@ -29,6 +29,7 @@ _RATE_NEEDS = 16  # lists, before a request is refused for their sake
 _WRITING_QUANTILE = (
     0.9  # of what the latest lists took; expecting the mean, many of those taken would be late
 )
+_WRITING_MARGIN = 1.2  # times that: batches grow, and the answer has a way to go
 _RETRY_AFTER_RANGE = (0.1, 60.0)
 
 
@@ -275,7 +276,7 @@ class Scheduler:
         seconds = sorted(
             taken * num_items / length for length, taken in self._written if 2 * length >= num_items
         ) or sorted(taken for _, taken in self._written)
-        return seconds[int(_WRITING_QUANTILE * len(seconds))] if seconds else 0.0
+        return _WRITING_MARGIN * seconds[int(_WRITING_QUANTILE * len(seconds))] if seconds else 0.0
 
     def _seconds_per_list(self, now: float, at_least: int = _RATE_NEEDS) -> float | None:
         """Between two lists of the latest that were finished; None where they are fewer than `at_least`."""

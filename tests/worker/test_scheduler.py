@@ -77,12 +77,12 @@ def test_what_cannot_be_written_before_its_deadline_is_refused_at_once() -> None
     bench.admit(1)
     bench.serve(20, each=0.5)
     for number in range(4):
-        bench.submit(f"first-{number}", bench.now + 2.0)
+        bench.submit(f"first-{number}", bench.now + 2.2)
     with pytest.raises(QueueFullError, match="4 requests go first and 1 are being written") as caught:
-        bench.submit("a", bench.now + 2.4)  # it would be taken after 2 seconds, and written after 2.5
+        bench.submit("a", bench.now + 2.4)  # it would be taken after 2 seconds, and written after 2.6
     assert caught.value.retry_after == pytest.approx(2.0)
     bench.submit("b", bench.now + 2.4, priority=1)
-    bench.submit("c", bench.now + 3)
+    bench.submit("c", bench.now + 3.2)
     assert bench.admit(9) == ["b", "first-0", "first-1", "first-2", "first-3", "c"]
 
 
@@ -135,7 +135,26 @@ def test_lists_that_got_late_count_as_what_they_took_until_then() -> None:
     assert len(bench.scheduler.drop_unwanted()) == 20
     with pytest.raises(QueueFullError, match="0 requests go first"):
         bench.submit("b", bench.now + 2.0)
-    bench.submit("b", bench.now + 2.5)
+    bench.submit("b", bench.now + 2.7)
+
+
+def test_what_waited_too_long_is_refused_when_it_leaves_the_queue() -> None:
+    bench = Bench(max_waiting=9)
+    bench.submit("runs")
+    bench.admit(1)
+    bench.serve(20, each=0.5)
+    bench.submit("a", bench.now + 1.0)
+    bench.submit("b", bench.now + 2.0)
+    bench.now += 0.6
+    assert bench.admit(9) == ["b"]
+    [refusal] = bench.replies["a"]
+    assert isinstance(refusal, QueueFullError)
+    assert "waited so long" in str(refusal)
+    bench.submit("c", bench.now + 1.0)
+    bench.now += 0.9
+    for name in ("runs", "b"):
+        bench.scheduler.finish(decoded(name))
+    assert bench.admit(9) == ["c"]  # nothing else is in flight
 
 
 def test_how_long_lists_took_is_forgotten_with_a_pause() -> None:

@@ -3,16 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-    TomlConfigSettingsSource,
-)
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
 
-from service.errors import InputError
+from service.config import FileSettings, read_settings
 
 DEFAULT = Path(__file__).with_name("profile.toml")
 
@@ -20,7 +14,7 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class Profile(BaseSettings):
+class Profile(FileSettings):
     """All settings; frozen."""
 
     model_config = SettingsConfigDict(env_prefix="LOADTEST_", frozen=True, extra="forbid")
@@ -87,34 +81,7 @@ class Profile(BaseSettings):
             raise ValueError("history_items are the fewest, at least 1, and the most")
         return self
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order of precedence: environment, then what `load_profile` read from the file."""
-        return env_settings, init_settings
-
 
 def load_profile(file: Path = DEFAULT) -> Profile:
-    """Read a profile from `file` (TOML) and the environment.
-
-    Raises:
-        InputError: the file cannot be read, or a setting is unknown or out of range.
-    """
-    if not file.is_file():
-        raise InputError(f"no such profile: {file}")
-    try:
-        return Profile(**TomlConfigSettingsSource(Profile, file)())
-    except SettingsError as error:
-        raise InputError(f"environment: a LOADTEST_* variable is not valid JSON: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "profile"
-        raise InputError(f"setting '{name}': {first['msg'].removeprefix('Value error, ')}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} is not valid TOML: {error}") from error
+    """Read a profile from `file` (TOML) and the environment; raises what `service.config.read_settings` raises."""
+    return read_settings(Profile, file, "profile")

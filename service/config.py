@@ -4,7 +4,7 @@ The environment wins over the file: `PADREC_GATEWAY__PORT=9000` over `[gateway] 
 """
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -196,7 +196,26 @@ class TracingSettings(_Section):
     )
 
 
-class Settings(BaseSettings):
+class FileSettings(BaseSettings):
+    """Settings from a TOML file and the environment, which wins."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order of precedence: environment, then what `read_settings` read from the file."""
+        return env_settings, init_settings
+
+
+Kind = TypeVar("Kind", bound=FileSettings)
+
+
+class Settings(FileSettings):
     """All settings; frozen."""
 
     model_config = SettingsConfigDict(
@@ -210,21 +229,19 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     tracing: TracingSettings = TracingSettings()
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order of precedence: environment, then what `load_settings` read from the file."""
-        return env_settings, init_settings
-
 
 def load_settings(file: Path | None = None) -> Settings:
-    """Read settings from `file` (TOML) and the environment.
+    """Read settings from `file` (TOML) and the environment; raises what `read_settings` raises."""
+    return read_settings(Settings, file, "settings file")
+
+
+def read_settings(kind: type[Kind], file: Path | None, name: str) -> Kind:
+    """Read settings of one kind.
+
+    Args:
+        kind: of settings.
+        file: TOML; None: the environment alone.
+        name: what the file is called in words.
 
     Raises:
         InputError: the file cannot be read, or a setting is unknown or out of range.
@@ -232,16 +249,17 @@ def load_settings(file: Path | None = None) -> Settings:
     values = {}
     if file is not None:
         if not file.is_file():
-            raise InputError(f"no such settings file: {file}")
+            raise InputError(f"no such {name}: {file}")
         try:
-            values = TomlConfigSettingsSource(Settings, file)()
+            values = TomlConfigSettingsSource(kind, file)()
         except (OSError, ValueError) as error:
             raise InputError(f"{file} is not valid TOML: {error}") from error
     try:
-        return Settings(**values)
+        return kind(**values)
     except SettingsError as error:
-        raise InputError(f"environment: a PADREC_* variable is not valid JSON: {error}") from error
+        variables = f"{kind.model_config['env_prefix']}*"
+        raise InputError(f"environment: a {variables} variable is not valid JSON: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"setting '{name}': {first['msg'].removeprefix('Value error, ')}") from error
+        setting = ".".join(str(part) for part in first["loc"]) or name
+        raise InputError(f"setting '{setting}': {first['msg'].removeprefix('Value error, ')}") from error

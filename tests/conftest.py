@@ -3,16 +3,18 @@
 import contextlib
 import io
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import structlog
 
 # For this process, before it imports torch, and for its children: on a busy machine two threads of one small pass wait
 # for each other, and it takes up to 90 times as long.
@@ -186,3 +188,14 @@ def write_checkpoint() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def unchanged_logging() -> Iterator[None]:
+    """What the test configures is undone."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,33 +23,10 @@ from service.config import GatewaySettings, Settings
 from service.errors import BundleError, InputError, PadrecError
 from service.files import write_json
 from service.launch import Supervisor, serve
-from service.processes import HEARTBEAT
 from service.rpc.listen import listen_tcp
+from tests.children import LONG, is_gone, python, until
 
 FAKE = Path(__file__).with_name("fake_padrec.py")
-LONG = 60.0
-
-
-def python(code: str) -> list[str]:
-    return [sys.executable, "-c", code]
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """Wait for a condition to become true; its value."""
-    end = time.monotonic() + LONG
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.02)
-    raise TimeoutError
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended, reaped or not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 @pytest.fixture
@@ -63,102 +39,6 @@ def bundle(tmp_path: Path) -> Path:
     decoding = DecodingDefaults(max_history_items=5, max_num_items=1)
     seal(path, num_items=1, layout=layout, decoding=decoding, training={})
     return path
-
-
-class TestChild:
-    """One process, with a clock to turn by hand."""
-
-    @pytest.fixture
-    def make(self) -> Iterator[Callable[..., Child]]:
-        self.now = 0.0
-        children: list[Child] = []
-
-        def make(code: str, **options: Any) -> Child:
-            children.append(
-                Child("child", python(code), env=dict(os.environ), clock=lambda: self.now, **options)
-            )
-            children[-1].start()
-            return children[-1]
-
-        yield make
-        for child in children:
-            child.stop(0)
-
-    @staticmethod
-    def death(child: Child) -> int:
-        codes: list[int] = []
-
-        def dead() -> bool:
-            code = child.tend()
-            if code is not None:
-                codes.append(code)
-            return bool(codes)
-
-        until(dead)
-        return codes[0]
-
-    def delay(self, child: Child) -> float:
-        """Seconds, to about a hundredth, after which the dead child starts again."""
-        died = self.now
-        while child.pid is None:
-            self.now += 0.01
-            child.tend()
-        return self.now - died
-
-    def test_a_dead_child_starts_again_later_and_later(self, make: Callable[..., Child]) -> None:
-        child = make("raise SystemExit(3)")
-        delays = []
-        for _ in range(8):
-            assert self.death(child) == 3
-            delays.append(self.delay(child))
-        assert delays == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0], abs=0.02)
-
-    def test_good_health_is_rewarded(self, make: Callable[..., Child]) -> None:
-        child = make("import time; time.sleep(600)")
-        delays = []
-        for healthy in (1, 29, 31, 1):
-            self.now += healthy
-            assert child.pid is not None
-            os.kill(child.pid, signal.SIGKILL)
-            assert self.death(child) == -signal.SIGKILL
-            delays.append(self.delay(child))
-        assert delays == pytest.approx([0.1, 0.2, 0.1, 0.2], abs=0.02)
-
-    def test_one_that_gives_no_sign_of_life_is_killed(
-        self, make: Callable[..., Child], tmp_path: Path
-    ) -> None:
-        beat = tmp_path / "beat"
-        code = f"import os, pathlib, time; pathlib.Path(os.environ[{HEARTBEAT!r}]).touch(); time.sleep(600)"
-        child = make(code, heartbeat=beat, patience=10)
-        self.now += 100  # it has not begun to beat yet
-        assert child.tend() is None
-        until(beat.exists)
-        for _ in range(3):
-            assert child.tend() is None
-            self.now += 9
-            assert child.tend() is None
-            # A clock that was set back is a sign of life too.
-            os.utime(beat, ns=(0, beat.stat().st_mtime_ns - 10**9))
-        assert child.tend() is None
-        self.now += 10.1
-        assert self.death(child) == -signal.SIGKILL
-        self.delay(child)
-        assert child.tend() is None  # what the first one left does not count
-
-    def test_a_child_that_ignores_sigterm_is_killed(self, make: Callable[..., Child], tmp_path: Path) -> None:
-        child = make(
-            "import signal, time, pathlib\n"
-            "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-            f"pathlib.Path({str(tmp_path / 'up')!r}).touch()\n"
-            "time.sleep(600)"
-        )
-        until((tmp_path / "up").exists)
-        pid = child.pid
-        assert pid is not None
-        child.stop(grace=0.1)
-        assert child.pid is None
-        assert is_gone(pid)
-        child.stop(grace=0.1)
 
 
 class TestSupervisor:

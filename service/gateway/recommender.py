@@ -1,46 +1,40 @@
 """The use case, whatever the protocol: a query becomes rows, rows become a list, the list becomes items."""
 
 import asyncio
-import random
 import time
-import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractContextManager, aclosing
-from dataclasses import dataclass, replace
-from typing import Any
 
 import structlog
 
-from service.catalog.allowed import allowed_rows, allows
-from service.catalog.window import window
 from service.config import GatewaySettings
 from service.errors import HistoryStoreError, NoSuchItemError, PadrecError, RequestError
-from service.gateway.answer import (
-    EventsAccepted,
-    Explanation,
-    FallbackReason,
-    ItemAnswer,
-    Recommendation,
-    RecommendedItem,
-    Speculation,
-    Timings,
-)
+from service.gateway.answer import EventsAccepted, ItemAnswer, Recommendation, RecommendedItem
+from service.gateway.asked import Asked, deadline_of, request_of
 from service.gateway.clicks import Clicks
 from service.gateway.clock import Clock
 from service.gateway.edition import Edition
-from service.gateway.explanation import explanation_of
-from service.gateway.left_out import LeftOut
 from service.gateway.pages import Pages
-from service.gateway.promotions import Placed, Places, placed, promoted_rows
+from service.gateway.promotions import Places, placed
 from service.gateway.query import NewEvent, RecommendQuery
+from service.gateway.ranking import (
+    Ranking,
+    item_fields,
+    ranking_of,
+    ranking_of_check,
+    ranking_of_popular,
+    recommended,
+    timings_of,
+    trace_of,
+)
 from service.gateway.store_calls import asking_store
-from service.gateway.stored import Stored, read_stored
+from service.gateway.stored import read_stored
 from service.gateway.withdrawals import Withdrawals
 from service.history.store import HistoryStore
 from service.telemetry.logs import about
 from service.telemetry.metrics import CHECKS, GatewayMetrics
-from service.telemetry.tracing import Attribute, Span, say, span
-from service.types import DecodedItem, DecodedList, DecodeRequest, Decoding, Event, Item, RememberedList
+from service.telemetry.tracing import Span, say, span
+from service.types import DecodedItem, DecodeRequest, Event, RememberedList
 
 _log = structlog.get_logger(__name__)
 
@@ -109,9 +103,9 @@ class Recommender:
                         async for update in updates:
                             if isinstance(update, DecodedItem):
                                 for place in places.written(update.row, update.score):
-                                    yield _item(edition, place)
+                                    yield recommended(edition, place)
                             else:
-                                ranking = _ranking(edition, asked.request, *update)
+                                ranking = ranking_of(edition, asked.request, *update)
             ranking = ranking or await self._not_written(edition, asked)
             answer = await self._recommendation(edition, query, asked, ranking)
             for item in answer.items[places.num_placed :]:
@@ -123,15 +117,15 @@ class Recommender:
         if asked.is_written:
             with _asking_worker(asked.request):
                 written = await edition.worker.decode(asked.request, timeout=asked.clock.remaining())
-            ranking = _ranking(edition, asked.request, *written)
+            ranking = ranking_of(edition, asked.request, *written)
         else:
             ranking = await self._not_written(edition, asked)
         return await self._recommendation(edition, query, asked, ranking)
 
-    async def _asked(self, edition: Edition, query: RecommendQuery) -> "_Asked":
+    async def _asked(self, edition: Edition, query: RecommendQuery) -> Asked:
         """What the worker is asked for."""
         about([query.user_id])
-        clock = Clock(self._checked_deadline(edition, query))
+        clock = Clock(deadline_of(edition, query, self.settings))
         seconds = _STORE_SHARE * clock.remaining()
         stored = await read_stored(query, self._store, self._pages, self.metrics, seconds)
         history_seconds = clock.elapsed()
@@ -141,19 +135,19 @@ class Recommender:
             with span("filter"):
                 wanted = await asyncio.to_thread(edition.filters.bits, query.filter)
         left_out = edition.left_out(self.withdrawals.now)
-        request, promoted, ignored = _request(edition, query, stored, wanted, left_out)
-        return _Asked(
+        request, promoted, ignored = request_of(edition, query, stored, wanted, left_out)
+        return Asked(
             request, promoted, ignored, stored, clock, history_seconds, validate_only=query.validate_only
         )
 
     async def _recommendation(
-        self, edition: Edition, query: RecommendQuery, asked: "_Asked", ranking: "_Ranking"
+        self, edition: Edition, query: RecommendQuery, asked: Asked, ranking: Ranking
     ) -> Recommendation:
         """What the caller is told, and what is remembered of it."""
-        say(_told_of(asked, ranking))
+        say(trace_of(asked, ranking))
         items: tuple[RecommendedItem, ...] = ()
         if not asked.validate_only:
-            items = tuple(_item(edition, place) for place in placed(ranking.rows, asked.promoted))
+            items = tuple(recommended(edition, place) for place in placed(ranking.rows, asked.promoted))
             item_ids = tuple(item.item_id for item in items)
             listed = RememberedList(query.user_id, asked.request.request_id, item_ids, asked.stored.before)
             await self._pages.listed(listed, asked.clock.share(_REMEMBER_SHARE))
@@ -167,13 +161,7 @@ class Recommender:
             degraded=asked.stored.degraded,
             exhausted=ranking.exhausted,
             ignored_item_ids=asked.ignored,
-            timings=Timings(
-                history_ms=_milliseconds(asked.history_seconds),
-                queue_ms=_milliseconds(ranking.queue_seconds),
-                prefill_ms=_milliseconds(ranking.prefill_seconds),
-                decode_ms=_milliseconds(ranking.decode_seconds),
-                total_ms=_milliseconds(asked.clock.elapsed()),
-            ),
+            timings=timings_of(asked, ranking),
             speculation=ranking.speculation,
             explanation=ranking.explanation,
             num_allowed_items=ranking.num_allowed_items,
@@ -250,7 +238,7 @@ class Recommender:
         row = catalogue.row_of(item_id)
         if row is None:
             raise NoSuchItemError(f"no such item: {item_id}")
-        return ItemAnswer(**_told(catalogue.item(row)))
+        return ItemAnswer(**item_fields(catalogue.item(row)))
 
     async def withdraw(self, item_ids: Sequence[str]) -> tuple[str, ...]:
         """Never list these items again until they are restored, not even promoted: no request that starts now does.
@@ -299,138 +287,14 @@ class Recommender:
             return False
         return True
 
-    def _checked_deadline(self, edition: Edition, query: RecommendQuery) -> float:
-        """Seconds for the answer; raises `RequestError` for what the models could not check."""
-        settings, max_num_items = self.settings, edition.manifest.decoding.max_num_items
-        if query.temperature and _decoding(edition, query) == "beam":
-            raise RequestError("temperature", "beam decoding takes no temperature")
-        if query.num_items > max_num_items:
-            raise RequestError("num_items", f"this bundle's lists hold at most {max_num_items} items")
-        if query.history is not None and len(query.history) > settings.max_history_items:
-            raise RequestError("history", f"at most {settings.max_history_items} items; send the latest")
-        if len(query.exclude_item_ids) > settings.max_excluded_items:
-            raise RequestError("exclude_item_ids", f"at most {settings.max_excluded_items} items")
-        deadline_ms = settings.default_deadline_ms if query.deadline_ms is None else query.deadline_ms
-        if deadline_ms > settings.max_deadline_ms:
-            raise RequestError("deadline_ms", f"at most {settings.max_deadline_ms}")
-        return deadline_ms / 1000
-
-    async def _not_written(self, edition: Edition, asked: "_Asked") -> "_Ranking":
+    async def _not_written(self, edition: Edition, asked: Asked) -> Ranking:
         """What there is without the worker: a check, promoted items alone, or popular ones."""
         if asked.validate_only:
-            return await asyncio.to_thread(_checked, edition, asked)
+            return await asyncio.to_thread(ranking_of_check, edition, asked)
         if asked.request.num_items == 0:
-            return _Ranking(rows=(), exhausted=False, model_version=edition.manifest.model_version)
-        return self._popular_items(edition, asked)
-
-    def _popular_items(self, edition: Edition, asked: "_Asked") -> "_Ranking":
-        request, reason = asked.request, asked.stored.fallback
-        self.metrics.fallbacks.labels(reason).inc()
-        rows = edition.popular.first(request.num_items, allowed_rows(request, len(edition.catalogue)))
-        return _Ranking(
-            rows=[(row, None) for row in rows],
-            exhausted=len(rows) < request.num_items,
-            model_version=edition.manifest.model_version,
-            fallback=reason,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A query in rows.
-
-    Attributes:
-        request: for what is not promoted.
-        promoted: rows, by rank.
-        ignored: items that it names and that do not exist.
-        stored: what else it is about.
-        clock: its time.
-        history_seconds: that reading the history took.
-        validate_only: nothing is listed.
-    """
-
-    request: DecodeRequest
-    promoted: Mapping[int, int]
-    ignored: tuple[str, ...]
-    stored: Stored
-    clock: Clock
-    history_seconds: float
-    validate_only: bool
-
-    @property
-    def is_written(self) -> bool:
-        """The worker is asked."""
-        request = self.request
-        return bool(request.history) and request.num_items > 0 and not self.validate_only
-
-
-@dataclass(frozen=True, slots=True)
-class _Ranking:
-    """Rows with their scores, best first, and where they come from."""
-
-    rows: Sequence[tuple[int, float | None]]
-    exhausted: bool
-    model_version: str
-    fallback: FallbackReason | None = None
-    queue_seconds: float = 0.0
-    prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
-    speculation: Speculation | None = None
-    explanation: Explanation | None = None
-    num_allowed_items: int | None = None
-
-
-def _decoding(edition: Edition, query: RecommendQuery) -> Decoding:
-    return query.decoding or edition.manifest.decoding.decoding
-
-
-def _request(
-    edition: Edition, query: RecommendQuery, stored: Stored, wanted: bytes | None, left_out: LeftOut
-) -> tuple[DecodeRequest, dict[int, int], tuple[str, ...]]:
-    """What is to be written, in rows, what is promoted, by rank, and the items named that do not exist."""
-    seen, unknown = edition.known(stored.history)
-    excluded, unknown_exclusions = edition.known(query.exclude_item_ids)
-    _, unknown_promotions = edition.known(promotion.item_id for promotion in query.promotions)
-    kept_out = {*excluded, *edition.known(stored.before)[0], *left_out.rows}
-    request = DecodeRequest(
-        request_id=uuid.uuid4().hex,
-        history=window(seen, edition.manifest.decoding.max_history_items),
-        num_items=query.num_items,
-        excluded=tuple(kept_out),
-        temperature=query.temperature,
-        top_p=query.top_p,
-        seed=random.getrandbits(63) if query.seed is None else query.seed,
-        priority=query.priority,
-        decoding=_decoding(edition, query),
-        allowed=left_out.allowed if wanted is None else left_out.within(wanted),
-        explain=query.explain,
-    )
-    # Not by what was seen: who promotes an item for this user means it.
-    promoted = promoted_rows(query.promotions, edition.catalogue.row_of, allows(request))
-    request = replace(
-        request,
-        num_items=query.num_items - len(promoted),
-        excluded=tuple(kept_out.union(promoted.values(), seen if query.exclude_seen else ())),
-    )
-    return request, promoted, tuple(dict.fromkeys(unknown + unknown_exclusions + unknown_promotions))
-
-
-def _ranking(edition: Edition, request: DecodeRequest, written: DecodedList, model_version: str) -> _Ranking:
-    """The model's."""
-    is_list = request.decoding == "list"
-    explanation = None
-    if request.explain and is_list:
-        explanation = explanation_of(written, edition.item, len(edition.manifest.code_levels))
-    return _Ranking(
-        rows=[(item.row, item.score) for item in written.items],
-        exhausted=written.exhausted,
-        model_version=model_version,
-        queue_seconds=written.queue_seconds,
-        prefill_seconds=written.prefill_seconds,
-        decode_seconds=written.decode_seconds,
-        speculation=_speculation(written) if is_list else None,
-        explanation=explanation,
-    )
+            return Ranking(rows=(), exhausted=False, model_version=edition.manifest.model_version)
+        self.metrics.fallbacks.labels(asked.stored.fallback).inc()
+        return ranking_of_popular(edition, asked)
 
 
 def _asking_worker(request: DecodeRequest) -> AbstractContextManager[Span]:
@@ -440,51 +304,3 @@ def _asking_worker(request: DecodeRequest) -> AbstractContextManager[Span]:
         "padrec.num_excluded_items": len(request.excluded),
     }
     return span("worker.decode", asked, to_other=True)
-
-
-def _told_of(asked: _Asked, ranking: _Ranking) -> dict[str, Attribute]:
-    """What a trace says of a list; nothing of whom it is for."""
-    request = asked.request
-    told: dict[str, Attribute] = {
-        "padrec.num_items": request.num_items + len(asked.promoted),
-        "padrec.decoding": request.decoding,
-        "padrec.degraded": asked.stored.degraded,
-        "padrec.exhausted": ranking.exhausted,
-        "padrec.model_version": ranking.model_version,
-    }
-    return told if ranking.fallback is None else told | {"padrec.fallback": ranking.fallback}
-
-
-def _checked(edition: Edition, asked: _Asked) -> _Ranking:
-    """What there is to tell of a list that nobody writes; takes a while over a large catalogue."""
-    request, num_promoted = asked.request, len(asked.promoted)
-    num_allowed = int(allowed_rows(request, len(edition.catalogue)).sum()) + num_promoted
-    return _Ranking(
-        rows=(),
-        exhausted=num_allowed < request.num_items + num_promoted,
-        model_version=edition.manifest.model_version,
-        fallback=None if request.history or not request.num_items else asked.stored.fallback,
-        num_allowed_items=num_allowed,
-    )
-
-
-def _item(edition: Edition, place: Placed) -> RecommendedItem:
-    item = _told(edition.item(place.row))
-    return RecommendedItem(**item, rank=place.rank, score=place.score, promoted=place.promoted)
-
-
-def _speculation(written: DecodedList) -> Speculation:
-    return Speculation(
-        rounds=written.num_rounds,
-        accepted_length=round(written.accepted_length, 3),
-        accepted_length_without_forced=round(written.accepted_length_without_forced, 3),
-    )
-
-
-def _told(item: Item) -> dict[str, Any]:
-    """The fields of an item's answer."""
-    return {"item_id": item.item_id, "title": item.title, "attributes": dict(item.attributes)}
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 3)

@@ -9,6 +9,7 @@ import httpx
 
 from service.rpc.generated.padrec.v1 import recommender_pb2 as pb
 from service.rpc.generated.padrec.v1 import recommender_pb2_grpc
+from tests.callers import calling
 
 _PAUSE = 0.05  # seconds between two rounds of calls, so that a small machine has time for Prometheus
 
@@ -28,15 +29,8 @@ class Traffic:
     @contextmanager
     def calling(self) -> Iterator[None]:
         calls: list[Callable[[], None]] = [self._rest, self._rest, self._grpc]
-        threads = [threading.Thread(target=call) for call in calls]
-        for thread in threads:
-            thread.start()
-        try:
+        with calling(self._over, *calls):
             yield
-        finally:
-            self._over.set()
-            for thread in threads:
-                thread.join()
 
     def _rest(self) -> None:
         listed = {"user_id": "ann", "history": ["1", "2"]}

@@ -13,30 +13,20 @@ from service.client import Client
 from tests.e2e.traffic import Traffic
 
 
-def test_a_worker_that_hangs_is_replaced(serve, bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "ends"), [("worker", {200, 503}), ("gateway", {200, 503, "broken"})])
+def test_a_process_that_hangs_is_replaced(
+    serve, bundle: Path, tmp_path: Path, name: str, ends: set[int | str]
+) -> None:
     with serve(bundle, tmp_path / "h.sqlite3", PADREC_SUPERVISION__HANG_SECONDS="5") as service:
         traffic = Traffic(service.url)
         with traffic.running(*[traffic.ask] * 4):
             traffic.goes_on(service)
-            hung = service.child("worker")
+            hung = service.child(name)
             os.kill(hung, signal.SIGSTOP)
             service.wait_until(lambda: not Path(f"/proc/{hung}").exists())
             traffic.goes_on(service)
         assert traffic.faults == []
-        assert set(traffic.ends) <= {200, 503}
-
-
-def test_a_gateway_that_hangs_is_replaced(serve, bundle: Path, tmp_path: Path) -> None:
-    with serve(bundle, tmp_path / "h.sqlite3", PADREC_SUPERVISION__HANG_SECONDS="5") as service:
-        traffic = Traffic(service.url)
-        with traffic.running(*[traffic.ask] * 4):
-            traffic.goes_on(service)
-            hung = service.child("gateway")
-            os.kill(hung, signal.SIGSTOP)
-            service.wait_until(lambda: not Path(f"/proc/{hung}").exists())
-            traffic.goes_on(service)
-        assert traffic.faults == []
-        assert set(traffic.ends) <= {200, 503, "broken"}
+        assert set(traffic.ends) <= ends
 
 
 def test_a_gateway_that_is_killed_loses_no_call_of_the_client(serve, bundle: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -19,6 +20,7 @@ from service.catalog.items import Catalogue
 from service.files import write_json
 from service.rpc.generated.padrec.v1 import recommender_pb2 as pb
 from service.rpc.generated.padrec.v1 import recommender_pb2_grpc
+from tests.callers import calling
 
 _PAUSE = 0.02  # seconds between two calls, so that a small machine has time for what they are to disturb
 
@@ -146,15 +148,8 @@ class Callers:
             (self._grpc, message),
             (self._stream, message),
         ]
-        threads = [threading.Thread(target=call, args=(what,)) for call, what in calls]
-        for thread in threads:
-            thread.start()
-        try:
+        with calling(self._over, *(partial(call, what) for call, what in calls)):
             yield
-        finally:
-            self._over.set()
-            for thread in threads:
-                thread.join()
 
 
 def told(service) -> dict:

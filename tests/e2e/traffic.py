@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import httpx
 
+from tests.callers import calling
+
 PAUSE = 0.01  # seconds between two calls, so that a small machine has time for what they are to disturb
 
 
@@ -34,15 +36,8 @@ class Traffic:
     @contextmanager
     def running(self, *callers: Callable[[], None]) -> Iterator[None]:
         """These call until the block is over."""
-        threads = [threading.Thread(target=caller) for caller in callers]
-        for thread in threads:
-            thread.start()
-        try:
+        with calling(self._over, *callers):
             yield
-        finally:
-            self._over.set()
-            for thread in threads:
-                thread.join()
 
     def ask(self) -> None:
         """A caller of lists that takes every answer for what it is."""

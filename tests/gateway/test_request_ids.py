@@ -1,14 +1,11 @@
 """Every answer, over REST and gRPC, has the ID of its request; logs have it too."""
 
 import json
-import logging
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import httpx
 import pytest
-import structlog
 
 from service.config import LogSettings
 from service.telemetry.logs import configure_logging
@@ -60,17 +57,7 @@ async def test_calls_end_with_theirs(stub: Any, worker: Any) -> None:
             assert found == [expected] if expected else len(found[0]) == 32
 
 
-@pytest.fixture
-def _unchanged_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
-
-
-@pytest.mark.usefixtures("_unchanged_logging")
+@pytest.mark.usefixtures("unchanged_logging")
 async def test_what_a_request_logs_has_its_id(
     degraded_client: httpx.AsyncClient, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.asyncio import Redis
 
 
 class RedisServer:
@@ -144,3 +145,20 @@ def sentinel_port(redis_server: RedisServer, tmp_path: Path) -> Iterator[int]:
     finally:
         sentinel.kill()
         sentinel.wait()
+
+
+@pytest.fixture(params=["sqlite", "redis", "cluster"])
+async def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of a store of each kind, with nothing in it."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/history.sqlite3"
+    if request.param == "redis":
+        url: str = request.getfixturevalue("redis_url")
+        async with Redis.from_url(url) as client:
+            await client.flushall()
+        return url
+    ports = request.getfixturevalue("cluster_ports")
+    for port in ports:
+        async with Redis(port=port) as client:
+            await client.flushall()
+    return "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in ports)

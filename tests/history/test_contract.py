@@ -5,12 +5,10 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from redis.asyncio import Redis
 
 from service.config import HistorySettings
 from service.history.opening import open_store
@@ -20,25 +18,14 @@ from service.types import Event, JoinedItem, RememberedList
 OpenStore = Callable[..., HistoryStore]
 
 
-@pytest.fixture(params=["sqlite", "redis", "cluster"])
-async def open_bounded(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenStore]:
+@pytest.fixture
+async def open_bounded(store_url: str) -> AsyncIterator[OpenStore]:
     """Opens stores of one kind, all on the same data, that keep so many items for each user."""
-    url = f"sqlite:///{tmp_path}/history.sqlite3"
-    if request.param == "redis":
-        url = request.getfixturevalue("redis_url")
-        async with Redis.from_url(url) as client:
-            await client.flushall()
-    if request.param == "cluster":
-        ports = request.getfixturevalue("cluster_ports")
-        url = "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in ports)
-        for port in ports:
-            async with Redis(port=port) as client:
-                await client.flushall()
     async with AsyncExitStack() as stack:
 
         def open_one(max_items: int, remember_minutes: float = 60) -> HistoryStore:
             settings = HistorySettings(
-                url=url,
+                url=store_url,
                 max_items_per_user=max_items,
                 remember_minutes=remember_minutes,
                 timeout_seconds=20,  # what is asked is not how fast a busy machine is

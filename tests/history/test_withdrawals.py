@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from redis.asyncio import Redis
 
 from service.config import HistorySettings
 from service.errors import HistoryStoreError, InputError, RequestError
@@ -19,21 +18,10 @@ from tests.history.conftest import RedisServer
 Open = Callable[[], WithdrawalStore]
 
 
-@pytest.fixture(params=["sqlite", "redis", "cluster"])
-async def open_one(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Open]:
+@pytest.fixture
+async def open_one(store_url: str) -> AsyncIterator[Open]:
     """Opens stores of one kind, all on the same data, beside histories."""
-    url = f"sqlite:///{tmp_path}/history.sqlite3"
-    if request.param == "redis":
-        url = request.getfixturevalue("redis_url")
-        async with Redis.from_url(url) as client:
-            await client.flushall()
-    if request.param == "cluster":
-        ports = request.getfixturevalue("cluster_ports")
-        url = "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in ports)
-        for port in ports:
-            async with Redis(port=port) as client:
-                await client.flushall()
-    settings = HistorySettings(url=url)
+    settings = HistorySettings(url=store_url)
     histories = open_store(settings)
     await histories.append([Event("withdrawn", "z", 1.0, "1")])
     async with AsyncExitStack() as stack:

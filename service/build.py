@@ -25,16 +25,9 @@ from service.evaluation.acceptance import accepted_length
 from service.evaluation.metrics import ranking_metrics
 from service.evaluation.quality import lists_of
 from service.files import check_new_folder, new_folder, write_json
-from service.model.draft import (
-    Draft,
-    DraftConfig,
-    Features,
-    Variant,
-    copy_for_inference,
-    guesses_items,
-    save_draft,
-)
-from service.model.presets import Preset
+from service.model.copies import copy_for_inference
+from service.model.draft import Draft, DraftConfig, Features, Variant, guesses_items, save_draft
+from service.model.presets import Preset, TrainingRecipe
 from service.model.target import build_target, load_target, pick_dtype, read_config, target_digest
 from service.model.vocabulary import PromptText, build_tokenizer, check_layout, layout_of, read_layout
 from service.teachers import teacher_for
@@ -42,8 +35,10 @@ from service.training.draft import train_draft
 from service.training.item_ids import SemanticIds, describe, given_semantic_ids, train_semantic_ids
 from service.training.lists import ListSampler
 from service.training.loop import Progress
+from service.training.own_beam import OwnBeam
 from service.training.sasrec import SasRecRecipe
 from service.training.target import train_target
+from service.training.teacher import Teacher
 from service.training.written_lists import WrittenLists, write_lists
 from service.types import MAX_NUM_ITEMS, DecodeRequest, Decoding
 
@@ -52,6 +47,8 @@ VALIDATION_METRIC = "ndcg@10"
 DRAFT_METRIC = "accepted_length"
 # In the work folder of a draft's training. What others may take, they find whole or not at all.
 WRITTEN_LISTS, PARTIAL_LISTS = "lists.npz", "lists.partial.npz"
+# In the work folder of a target's training, that of what comes after its teacher.
+OWN = "own"
 CHECKPOINT = "config.json"  # the file that every transformers checkpoint holds
 
 OnProgress = Callable[[Progress], None]
@@ -132,8 +129,9 @@ def train_list_target(
 ) -> dict[str, Any]:
     """Train a target of `preset` and save it to `out` as a transformers checkpoint with its tokenizer.
 
-    A teacher whose lists it learns to write is trained before it, where the recipe asks for one. A run that was stopped
-    goes on from what it left in `work`, which the caller removes when all is done.
+    A teacher whose lists it learns to write is trained before it, where the recipe asks for one; what it learns from
+    its own beam comes after. A run that was stopped goes on from what it left in `work`, which the caller removes when
+    all is done.
 
     Returns:
         The training record.
@@ -156,19 +154,21 @@ def train_list_target(
             f"training the teacher: epoch {epoch}, at most {most}, {VALIDATION_METRIC} {value:.4f}"
         ),
     )
-    sampler = ListSampler(
-        train,
-        catalogue.codes,
-        layout,
-        teacher,
-        device=device,
-        max_history_items=preset.max_history_items,
-        list_items=preset.list_items,
-        temperature=recipe.temperature,
-        history_dropout=recipe.history_dropout,
-        history_loss=recipe.history_loss,
-        seed=seed,
-    )
+
+    def sampler(teacher: Teacher, recipe: TrainingRecipe, seed: int) -> ListSampler:
+        return ListSampler(
+            train,
+            catalogue.codes,
+            layout,
+            teacher,
+            device=device,
+            max_history_items=preset.max_history_items,
+            list_items=preset.list_items,
+            temperature=recipe.temperature,
+            history_dropout=recipe.history_dropout,
+            history_loss=recipe.history_loss,
+            seed=seed,
+        )
 
     def validate(model: PreTrainedModel) -> dict[str, float]:
         engine = Engine(model, catalogue, layout, max_batch=128)
@@ -176,16 +176,26 @@ def train_list_target(
         figures = ranking_metrics(lists, [case.target for case in cases])
         return {name: figures[name] for name in ("recall@10", VALIDATION_METRIC)}
 
-    record = train_target(
-        model,
-        sampler,
-        recipe,
-        work=work,
-        fingerprint=_fingerprint(prepared, {**asdict(preset), "draft": None}, sizes, seed),
-        validate=validate,
-        metric=VALIDATION_METRIC,
-        on_progress=on_progress,
-    )
+    def learn(teacher: Teacher, recipe: TrainingRecipe, work: Path, seed: int) -> dict[str, Any]:
+        return train_target(
+            model,
+            sampler(teacher, recipe, seed),
+            recipe,
+            work=work,
+            fingerprint=_fingerprint(prepared, {**asdict(preset), "draft": None}, sizes, seed),
+            validate=validate,
+            metric=VALIDATION_METRIC,
+            on_progress=on_progress,
+        )
+
+    record = learn(teacher, recipe, work, seed)
+    by_itself = recipe.by_itself()
+    if by_itself is not None:
+        on_stage("training the target on: its own beam is the teacher")
+        copy = copy_for_inference(model, pick_dtype("auto", device))
+        engine = Engine(copy, catalogue, layout, max_batch=recipe.batch_size)
+        own = OwnBeam(engine, len(catalogue), device)
+        record["self_distillation"] = learn(own, by_itself, work / OWN, seed + 1)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return {"preset": preset.name, "seed": seed, "parameters": model.num_parameters(), **record}
@@ -346,7 +356,7 @@ def build_bundle(
         target: an existing transformers checkpoint whose vocabulary holds the code tokens. It was trained on given
             semantic IDs, so these must be given here too.
         prompt: the text of the prompts that `target` was trained on; None: items alone.
-        decoding: how lists are made where a request does not say.
+        decoding: how lists are made where a request does not say; for `beam` a target is not trained by its own beam.
         draft: which variant of draft to train for the target; None for a bundle without one.
         overwrite: replace a bundle that is there.
         on_stage: told what begins, in a line.
@@ -372,11 +382,12 @@ def build_bundle(
     work = out.with_name(f"{out.name}.work")
     with new_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
         if target is None:
+            trained = preset.for_beams() if decoding == "beam" else preset
             on_stage(f"training target '{preset.name}' on {device}; after a stop, the same command goes on")
             training = train_list_target(
                 prepared,
                 ids.sizes,
-                preset,
+                trained,
                 folder / TARGET,
                 device=device,
                 seed=seed,

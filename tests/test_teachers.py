@@ -9,10 +9,11 @@ import torch
 
 from service import teachers
 from service.build import Prepared, build_bundle, build_catalogue, train_list_target
+from service.catalog.bundle import Bundle
 from service.data.dataset import Dataset
 from service.data.split import LeaveOneOut
 from service.errors import InputError
-from service.model.presets import preset_named
+from service.model.presets import SelfDistillation, preset_named
 from service.training.item_ids import given_semantic_ids
 from service.training.sasrec import SasRecRecipe
 from service.training.teacher import ItemKnn
@@ -84,6 +85,50 @@ def test_a_target_learns_from_it(dataset: Path, tmp_path: Path) -> None:
     assert sum(stage.startswith("training the teacher: epoch") for stage in stages) == 3
     assert bundle.manifest.training["recipe"]["knn_weight"] == 0.6
     assert not (tmp_path / "bundle.work").exists()
+
+
+ITSELF = dataclasses.replace(
+    TINY.training, steps=4, validate_every=4, self_distillation=SelfDistillation(steps=0.5)
+)
+
+
+def build_by_itself(
+    dataset: Path, out: Path, on_progress=lambda _: None, **options
+) -> tuple[Bundle, list[str]]:
+    stages: list[str] = []
+    preset = dataclasses.replace(TINY, training=ITSELF)
+    values = {"device": CPU, "draft": None, "on_stage": stages.append, "on_progress": on_progress}
+    return build_bundle(Dataset.open(dataset), preset, out, **values | options), stages
+
+
+def digests(bundle: Bundle) -> dict[str, str]:
+    return {name: digest for name, digest in bundle.manifest.files.items() if name.startswith("target/")}
+
+
+def test_then_it_learns_from_its_own_beam(dataset: Path, tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    bundle, stages = build_by_itself(dataset, tmp_path / "a", lambda at: steps.append((at.step, at.steps)))
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4), (1, 2), (2, 2)]
+    assert stages[-1].endswith("its own beam is the teacher")
+    own = bundle.manifest.training["self_distillation"]
+    assert own["best"]["step"] == 2
+    assert own["recipe"]["learning_rate"] == pytest.approx(0.3 * ITSELF.learning_rate)
+
+    def stop(at) -> None:
+        if (at.step, at.steps) == (1, 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_by_itself(dataset, tmp_path / "b", stop)
+    again, _ = build_by_itself(dataset, tmp_path / "b")
+    assert digests(again) == digests(bundle)
+    assert not (tmp_path / "b.work").exists()
+
+
+def test_a_target_that_is_asked_by_beam_does_not(dataset: Path, tmp_path: Path) -> None:
+    bundle, _ = build_by_itself(dataset, tmp_path / "bundle", decoding="beam")
+    assert "self_distillation" not in bundle.manifest.training
+    assert bundle.manifest.training["recipe"]["self_distillation"] is None
 
 
 def test_nobody_to_validate_on_is_told_before_it_is_trained(prepared: Prepared, tmp_path: Path) -> None:

@@ -38,7 +38,6 @@ has one for each pass and each slot that it starts from.
 
 import json
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -53,6 +52,7 @@ from transformers import PretrainedConfig
 from service.errors import InputError, first_line
 from service.files import write_json
 from service.model.attention import for_groups, grouped_attention, rotated
+from service.model.copies import for_inference
 
 Variant = Literal["none", "item", "step", "both", "slots"]
 Features = Literal["last", "fused"]
@@ -439,18 +439,7 @@ def load_draft(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Dra
         draft.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"draft {folder}: {first_line(error)}") from error
-    return _for_inference(draft.to(device), dtype)
-
-
-def copy_for_inference(draft: Draft, dtype: torch.dtype) -> Draft:
-    """A copy of a draft that is being trained, as `load_draft` would load it."""
-    return _for_inference(deepcopy(draft), dtype)
-
-
-def _for_inference(draft: Draft, dtype: torch.dtype) -> Draft:
-    for parameter in draft.parameters():  # not the buffer: rotations need float32
-        parameter.data = parameter.data.to(dtype)
-    return draft.eval().requires_grad_(False)
+    return for_inference(draft.to(device), dtype)
 
 
 def check_draft(

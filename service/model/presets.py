@@ -1,6 +1,6 @@
 """Sizes of target that padrec trains, each with the training that suits it and its draft."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from service.errors import InputError
@@ -30,6 +30,23 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SelfDistillation:
+    """How a target goes on to learn from its own beam, once it has learned from its teacher.
+
+    Attributes:
+        steps: as a share of those before.
+        learning_rate: as a share of that before.
+        history_dropout: as of `TrainingRecipe`; more than there, as the target is to meet what is new to it.
+        temperature: of the beam's probabilities.
+    """
+
+    steps: float = 0.2
+    learning_rate: float = 0.3
+    history_dropout: float = 0.4
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRecipe(Recipe):
     """How a target of one size is trained.
 
@@ -38,6 +55,7 @@ class TrainingRecipe(Recipe):
         history_dropout: chance that an item of a history is left out when it is drawn for training.
         knn_weight: of item-kNN in the teacher's opinion; the rest is SASRec's, which is trained first if it has any.
         temperature: of the teacher's probabilities.
+        self_distillation: what comes after; None: nothing.
     """
 
     weight_decay: float = 0.1
@@ -47,6 +65,23 @@ class TrainingRecipe(Recipe):
     history_dropout: float = 0.2
     knn_weight: float
     temperature: float = 0.3
+    self_distillation: SelfDistillation | None = None
+
+    def by_itself(self) -> "TrainingRecipe | None":
+        """That of `self_distillation`, a training as any other; it is validated once, at its end."""
+        own = self.self_distillation
+        if own is None:
+            return None
+        steps = max(1, round(own.steps * self.steps))
+        return replace(
+            self,
+            steps=steps,
+            learning_rate=own.learning_rate * self.learning_rate,
+            history_dropout=own.history_dropout,
+            temperature=own.temperature,
+            validate_every=steps,
+            self_distillation=None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +127,10 @@ class Preset:
     training: TrainingRecipe
     draft: DraftRecipe
     shares_codes: bool = False
+
+    def for_beams(self) -> "Preset":
+        """Without what makes lists better and beams worse."""
+        return replace(self, training=replace(self.training, self_distillation=None))
 
 
 PRESETS = {
@@ -148,6 +187,7 @@ PRESETS = {
                 validate_every=1250,
                 validation_users=2048,
                 knn_weight=0.7,
+                self_distillation=SelfDistillation(),
             ),
             draft=DraftRecipe(
                 steps=600,

@@ -69,17 +69,12 @@ class ItemEmbedding(nn.Module):
                 self.of_codes.append(torch.empty(int(level.max()) + 1, width))
                 nn.init.normal_(self.of_codes[-1], std=_INITIAL_STD / 2)
 
-    @property
-    def weight(self) -> torch.Tensor:
+    def forward(self) -> torch.Tensor:
         """All vectors, [num_items, width]."""
         weight: torch.Tensor = self.own
         for table, level in zip(self.of_codes, self.codes if len(self.of_codes) else (), strict=True):
-            weight = weight + table[level]
+            weight = weight + F.embedding(level, table)
         return weight
-
-    def forward(self, items: torch.Tensor) -> torch.Tensor:
-        """The vectors of `items`, [..., width]."""
-        return F.embedding(items, self.weight)
 
 
 class SasRec(nn.Module):
@@ -112,14 +107,22 @@ class SasRec(nn.Module):
         )
         nn.init.normal_(self.positions.weight, std=_INITIAL_STD)
 
-    def forward(self, histories: torch.Tensor) -> torch.Tensor:
-        """What is known after each item, [batch, n, width], of int64 [batch, n], padded at the end by any item."""
+    def forward(self, histories: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reads histories.
+
+        Args:
+            histories: int64 [batch, n], padded at the end by any item.
+
+        Returns:
+            What is known after each item, [batch, n, width], and the vectors of all items, [num_items, width], whose
+            products with it are scores of what comes next.
+        """
         n = histories.shape[1]
         place = torch.arange(n, device=histories.device)
-        x = self.dropout(self.items(histories) + self.positions(place))
+        items = self.items()
+        x = self.dropout(F.embedding(histories, items) + self.positions(place))
         later = place > place.unsqueeze(1)
-        known: torch.Tensor = self.blocks(x, mask=later)
-        return known
+        return self.blocks(x, mask=later), items
 
     def rank(self, histories: Histories, k: int, *, exclude_seen: bool = True) -> list[IntArray]:
         """The k best rows for each history, best first; arguments as `ItemKnn.rank`."""
@@ -133,7 +136,8 @@ class SasRec(nn.Module):
         self.eval()
         padded, lengths = self._padded(histories)
         last = torch.arange(len(lengths), device=padded.device), lengths - 1
-        scores: torch.Tensor = self(padded)[last] @ self.items.weight.T
+        known, items = self(padded)
+        scores: torch.Tensor = known[last] @ items.T
         return without_seen(scores, histories) if exclude_seen else scores
 
     def loss(self, histories: Histories) -> torch.Tensor:
@@ -143,17 +147,16 @@ class SasRec(nn.Module):
         place = torch.arange(after.shape[1], device=padded.device)
         is_real = place < (lengths - 1).unsqueeze(1)
         # Only where there is an item to foresee: the scores of all items are most of the work.
-        scores = self(before)[is_real] @ self.items.weight.T
-        return F.cross_entropy(scores, after[is_real])
+        known, items = self(before)
+        return F.cross_entropy(known[is_real] @ items.T, after[is_real])
 
     def _padded(self, histories: Histories, more: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """The latest items of histories, int64 [batch, n], and how many, int64 [batch]."""
         latest = [history[-self._recipe.max_items - more :] for history in histories]
         lengths = np.array([len(history) for history in latest])
         padded = np.zeros((len(latest), int(lengths.max())), dtype=np.int64)
-        for row, history in zip(padded, latest, strict=True):
-            row[: len(history)] = history
-        device = self.items.weight.device
+        padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(latest)
+        device = self.items.own.device
         return torch.as_tensor(padded, device=device), torch.as_tensor(lengths, device=device)
 
 
@@ -182,7 +185,7 @@ def train_sasrec(
     """
     torch.manual_seed(seed)
     model = SasRec(num_items, recipe, codes).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)
     users = np.flatnonzero(np.diff(train.offsets) > 1)
     rng = np.random.default_rng(seed)
     best, best_epoch = -np.inf, 0

@@ -4,6 +4,7 @@ Two items are near when one follows the other closely in many histories; an old 
 a fresh one. It is closed-form, sparse, and strong on catalogues with few interactions per item.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -104,17 +105,19 @@ class ItemKnn:
         self.counts = np.bincount(train.items, minlength=num_items)
         self._decay = decay
         near = cooccurrence(train, num_items, window=window, backward=backward)
-        self._near = sparse.diags(1.0 / np.sqrt(self.counts + smoothing)) @ near
+        self._near = (sparse.diags(1.0 / np.sqrt(self.counts + smoothing)) @ near).tocsr()
+        self._near_to = _on_device(self._near.T.tocsr(), device)
+        popularity = (self.counts + 1.0) / np.mean(self.counts + 1.0)
+        self._anything = torch.as_tensor(_NEAR_ANYTHING * popularity, device=device).float()
         self._by_popularity = np.argsort(-self.counts, kind="stable")
 
     def scores(self, histories: Histories, *, exclude_seen: bool) -> torch.Tensor:
         """See `Teacher`; nearness is taken for probability, and a little of it is everywhere, by popularity."""
-        near = (self._profiles(histories) @ self._near).tocoo()
-        popularity = torch.as_tensor((self.counts + 1.0) / np.mean(self.counts + 1.0), device=self._device)
-        nearness = (_NEAR_ANYTHING * popularity.float()).repeat(len(histories), 1)
-        where = tuple(torch.as_tensor(axis.astype(np.int64), device=self._device) for axis in near.coords)
-        nearness.index_put_(where, torch.as_tensor(near.data, device=self._device).float(), accumulate=True)
-        scores = nearness.log()
+        weights, users, rows = self._weighted(histories)
+        where = tuple(torch.as_tensor(np.stack((rows, users)).astype(np.int64), device=self._device))
+        profiles = torch.zeros(self.num_items, len(histories), device=self._device)
+        profiles.index_put_(where, torch.as_tensor(weights, device=self._device).float(), accumulate=True)
+        scores = (self._anything + (self._near_to @ profiles).T).log()
         return without_seen(scores, histories) if exclude_seen else scores
 
     def rank(self, histories: Histories, k: int, *, exclude_seen: bool = True) -> list[IntArray]:
@@ -149,11 +152,28 @@ class ItemKnn:
         return np.concatenate([best, popular[~np.isin(popular, taken)][: k - len(best)]])
 
     def _profiles(self, histories: Histories) -> sparse.csr_matrix:
+        weights, users, rows = self._weighted(histories)
+        return sparse.csr_matrix((weights, (users, rows)), shape=(len(histories), self.num_items))
+
+    def _weighted(self, histories: Histories) -> tuple[npt.NDArray[np.float64], IntArray, IntArray]:
+        """Of each item of histories, one after the other: its weight, the less the older, whose it is, and its row."""
         lengths = [len(history) for history in histories]
         weights = np.concatenate([self._decay ** np.arange(n - 1, -1, -1.0) for n in lengths])
-        users = np.repeat(np.arange(len(histories)), lengths)
-        shape = (len(histories), self.num_items)
-        return sparse.csr_matrix((weights, (users, np.concatenate(histories))), shape=shape)
+        return weights, np.repeat(np.arange(len(histories)), lengths), np.concatenate(histories)
+
+
+def _on_device(matrix: sparse.csr_matrix, device: torch.device | None) -> torch.Tensor:
+    """The same in float32."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+        return torch.sparse_csr_tensor(
+            torch.as_tensor(matrix.indptr.astype(np.int64)),
+            torch.as_tensor(matrix.indices.astype(np.int64)),
+            torch.as_tensor(matrix.data.astype(np.float32)),
+            size=matrix.shape,
+            device=device,
+            check_invariants=True,
+        )
 
 
 def cooccurrence(train: Interactions, num_items: int, *, window: int, backward: float) -> sparse.csr_matrix:

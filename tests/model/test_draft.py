@@ -9,12 +9,12 @@ import torch
 from transformers import LlamaConfig
 
 from service.errors import InputError
+from service.model.copies import copy_for_inference
 from service.model.draft import (
     VARIANTS,
     Draft,
     DraftConfig,
     check_draft,
-    copy_for_inference,
     features_named,
     guesses_items,
     load_draft,

@@ -13,7 +13,7 @@ class Recipe:
     Attributes:
         steps: optimiser steps.
         batch_size: lists per step.
-        micro_batch_size: lists per pass; memory grows with this, not with the batch.
+        micro_batch_size: of the longest lists, so many per pass; memory grows with this, not with the batch.
         learning_rate: peak of the schedule: linear warm-up, then a cosine down to a tenth.
         weight_decay: on matrices only; see `service.training.loop.decays`.
         validate_every: steps between validations.

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from service.model.presets import TrainingRecipe
 from service.training.lists import IntArray, ListBatch, ListSampler
 from service.training.loop import Progress, train
+from service.training.micro_batches import micro_batches
 
 Validate = Callable[[PreTrainedModel], dict[str, float]]
 
@@ -67,7 +68,7 @@ def train_target(
 def gather_gradient(
     model: PreTrainedModel, batch: ListBatch, code_tokens: torch.Tensor, recipe: TrainingRecipe
 ) -> float:
-    """Add the gradient of a batch, in micro-batches of lists of like length.
+    """Add the gradient of a batch, in micro-batches.
 
     Args:
         model: the target.
@@ -82,9 +83,7 @@ def gather_gradient(
     num_codes = int(batch.is_listed.sum()) * len(code_tokens)
     total = max(1.0, num_codes + float(batch.weights.sum()))
     mean_loss = torch.zeros((), device=device)
-    order = np.argsort(batch.lengths, kind="stable")
-    for begin in range(0, len(order), recipe.micro_batch_size):
-        part = order[begin : begin + recipe.micro_batch_size]
+    for part in micro_batches(batch.lengths, recipe.micro_batch_size):
         tokens = torch.as_tensor(batch.tokens[part, : batch.lengths[part].max()], device=device)
         # Padding is at the end, where nothing that counts looks.
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):

@@ -23,7 +23,7 @@ from service.engine.engine import Engine
 from service.errors import InputError
 from service.evaluation.acceptance import accepted_length
 from service.evaluation.metrics import ranking_metrics
-from service.evaluation.quality import lists_of
+from service.evaluation.quality import lists_of, requests_for, rows_of
 from service.files import check_new_folder, new_folder, write_json
 from service.model.copies import copy_for_inference
 from service.model.draft import Draft, DraftConfig, Features, Variant, guesses_items, save_draft
@@ -172,8 +172,8 @@ def train_list_target(
 
     def validate(model: PreTrainedModel) -> dict[str, float]:
         engine = Engine(model, catalogue, layout, max_batch=128)
-        lists = lists_of(engine, cases, max_history_items=preset.max_history_items)
-        figures = ranking_metrics(lists, [case.target for case in cases])
+        lists = lists_of(engine, requests_for(cases, max_history_items=preset.max_history_items))
+        figures = ranking_metrics(rows_of(lists), [case.target for case in cases])
         return {name: figures[name] for name in ("recall@10", VALIDATION_METRIC)}
 
     def learn(teacher: Teacher, recipe: TrainingRecipe, work: Path, seed: int) -> dict[str, Any]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SPECULATIVE = "speculative"
 _SHORT = {"ndcg@10_p": "p", "ms_per_list_p50": "ms p50", "equal_to_list": "equal"}
 _NOT_SHOWN = ("_low", "_high", "@5")
+# Of the lists with a draft beside those without: figures of `agreement_figures`, as they are called here.
+_BESIDE_LIST = {"equal_to_reference": "equal_to_list", "largest_gap": "largest_gap", "gap_unit": "gap_unit"}
 # Lists in flight, by whether a draft guesses for them: its trees are of the size that suits few lists.
 _MAX_BATCH = {True: 32, False: 128}
 
@@ -84,7 +86,15 @@ def evaluate(
     from service.catalog.bundle import Bundle
     from service.data.dataset import Dataset
     from service.engine.engine import Engine
-    from service.evaluation.quality import lists_of, median_ms, quality_rows, ranked_lists
+    from service.evaluation.near_ties import agreement_figures
+    from service.evaluation.quality import (
+        lists_of,
+        median_ms,
+        quality_rows,
+        ranked_lists,
+        requests_for,
+        rows_of,
+    )
     from service.evaluation.report import write_report
     from service.model.target import load_target, pick_device, pick_dtype
 
@@ -102,21 +112,23 @@ def evaluate(
     cases = cases[:users]
     model = load_target(opened.target_path, device=chosen, dtype=pick_dtype(dtype, chosen))
     draft = _draft(opened, model.device, model.dtype) if speculative else None
-    methods, ms = {}, {}
+    methods, ms, answers, asked = {}, {}, {}, {}
     for method, kind in ways.items():
         guesses = draft if method == SPECULATIVE else None
-        write = partial(
-            lists_of,
+        asked[method] = requests_for(
+            cases,
             max_history_items=opened.manifest.decoding.max_history_items,
             decoding=kind.value,
             exclude_seen=exclude_seen,
         )
         engine = Engine(model, catalogue, opened.layout, _MAX_BATCH[guesses is not None], guesses)
         with bar(method) as progress:
-            methods[method] = write(engine, cases, on_progress=partial(progress.update, total=len(cases)))
+            update = partial(progress.update, total=len(cases))
+            answers[method] = lists_of(engine, asked[method], on_progress=update)
+        methods[method] = rows_of(answers[method])
         if latency:
             alone = Engine(model, catalogue, opened.layout, 1, guesses)
-            ms[method] = median_ms(partial(write, alone), cases[:latency], chosen)
+            ms[method] = median_ms(alone.write, asked[method][:latency], chosen)
     train = prepared.split.train
     for other in baseline or [Baseline.POPULARITY, Baseline.ITEM_KNN]:
         ranker = _ranker(other, prepared, len(catalogue), chosen, seed)
@@ -127,10 +139,17 @@ def evaluate(
     rows = quality_rows(methods, cases, train, catalogue.codes, seed)
     for row in rows:
         row["ms_per_list_p50"] = ms.get(row["method"])
-        row["equal_to_list"] = None
+        row |= dict.fromkeys(_BESIDE_LIST.values())
         if row["method"] == SPECULATIVE:
-            pairs = zip(methods[SPECULATIVE], methods[Decoding.LIST.value], strict=True)
-            row["equal_to_list"] = sum(a == b for a, b in pairs) / len(cases)
+            beside = agreement_figures(
+                model,
+                catalogue.codes,
+                opened.layout,
+                asked[SPECULATIVE],
+                answers[Decoding.LIST.value],
+                answers[SPECULATIVE],
+            )
+            row |= {name: beside[figure] for figure, name in _BESIDE_LIST.items()}
     measured = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     print_rows([_shown({name: row[name] for name in measured}) for row in rows])
     if json_file is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import median
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,57 +17,73 @@ from service.engine.engine import Engine
 from service.evaluation.beyond_accuracy import list_figures
 from service.evaluation.metrics import CUTOFFS, gains_of, interval_figures, mean_figures
 from service.evaluation.timing import timed
-from service.types import DecodeRequest, Decoding
+from service.types import DecodedList, DecodeRequest, Decoding
 
+Asked = TypeVar("Asked", Case, DecodeRequest)
 Row = dict[str, Any]
 Lists = list[list[int]]  # of each user, rows of items, best first
 NUM_ITEMS = max(CUTOFFS)
 _AT_ONCE = 512
 
 
-def lists_of(
-    engine: Engine,
+def requests_for(
     cases: Sequence[Case],
     *,
     max_history_items: int,
     decoding: Decoding = "list",
     exclude_seen: bool = False,
-    on_progress: Callable[[int], None] = lambda done: None,
-) -> Lists:
-    """The engine's lists, greedy ones or by beam decoding.
+) -> list[DecodeRequest]:
+    """What is asked for.
 
     Args:
-        engine: holds the target; nothing else may be in flight.
         cases: histories and targets, in catalogue rows.
         max_history_items: the latest items of a history that the target reads.
         decoding: how lists are made.
         exclude_seen: lists hold no item of the history; the literature's protocol allows them.
+    """
+    return [
+        DecodeRequest(
+            request_id=str(index),
+            history=window(case.history.tolist(), max_history_items),
+            num_items=NUM_ITEMS,
+            excluded=tuple(case.history.tolist()) if exclude_seen else (),
+            decoding=decoding,
+        )
+        for index, case in enumerate(cases)
+    ]
+
+
+def lists_of(
+    engine: Engine,
+    requests: Sequence[DecodeRequest],
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> list[DecodedList]:
+    """The engine's lists.
+
+    Args:
+        engine: holds the target; nothing else may be in flight.
+        requests: each has its list, in this order.
         on_progress: called with the number of lists written so far.
     """
-    lists: Lists = []
-    for begin in range(0, len(cases), engine.max_batch):
-        requests = [
-            DecodeRequest(
-                request_id=str(index),
-                history=window(case.history.tolist(), max_history_items),
-                num_items=NUM_ITEMS,
-                excluded=tuple(case.history.tolist()) if exclude_seen else (),
-                decoding=decoding,
-            )
-            for index, case in enumerate(cases[begin : begin + engine.max_batch])
-        ]
-        lists += [[item.row for item in done.items] for done in engine.write(requests)]
+    lists: list[DecodedList] = []
+    for begin in range(0, len(requests), engine.max_batch):
+        lists += engine.write(requests[begin : begin + engine.max_batch])
         on_progress(len(lists))
     return lists
 
 
+def rows_of(lists: Sequence[DecodedList]) -> Lists:
+    """Their items."""
+    return [[item.row for item in done.items] for done in lists]
+
+
 def median_ms(
-    write: Callable[[Sequence[Case]], object], cases: Sequence[Case], device: torch.device
+    write: Callable[[Sequence[Asked]], object], cases: Sequence[Asked], device: torch.device
 ) -> float:
     """How long a list takes that is written by itself, in milliseconds.
 
     Args:
-        write: makes lists for cases, of which it is given one at a time.
+        write: makes lists for cases or requests, of which it is given one at a time.
         cases: whose lists are timed, after each was written once before; the median over them counts.
         device: that works for it.
     """

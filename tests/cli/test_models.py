@@ -47,7 +47,7 @@ def test_evaluate_writes_rows_for_the_list_and_its_baselines(
     metrics = {"recall@5", "recall@10", "ndcg@5", "ndcg@10"}
     intervals = {f"{name}_{end}" for name in ("recall@10", "ndcg@10") for end in ("low", "high")}
     beyond = {"coverage", "novelty", "diversity"}
-    more = {"method", "users", "ndcg@10_p", "ms_per_list_p50", "equal_to_list"}
+    more = {"method", "users", "ndcg@10_p", "ms_per_list_p50", "equal_to_list", "largest_gap", "gap_unit"}
     assert set(report["rows"][0]) == more | metrics | intervals | beyond
     assert report["rows"][0]["users"] == 20
     assert report["command"].startswith("padrec evaluate ")
@@ -74,6 +74,7 @@ def test_evaluate_with_the_draft_and_with_the_time_that_lists_take(
     rows = {row["method"]: row for row in json.loads(file.read_text())["rows"]}
     assert list(rows) == ["list", "speculative", "popularity", "item-knn"]
     assert [row["equal_to_list"] for row in rows.values()] == [None, 1.0, None, None]
+    assert all(row["largest_gap"] is None for row in rows.values())
     assert rows["speculative"]["ndcg@10"] == rows["list"]["ndcg@10"]
     assert all(row["ms_per_list_p50"] > 0 for row in rows.values())
     done = padrec("bench", "plot", file, "--out", picture, "--what", "quality")

@@ -7,31 +7,22 @@ from that opinion is sure of as much as the target is.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 
 from service.training.teacher import Histories
-from service.types import DecodedList, DecodeRequest
+from service.training.written_lists import Writer
+from service.types import DecodeRequest
 
 NUM_BEAMS = 20
 _LEAST = 1e-30  # of a probability that has a logarithm
-
-
-class Writer(Protocol):
-    """An engine that holds the target, with nothing else in flight."""
-
-    def write(self, requests: Sequence[DecodeRequest]) -> list[DecodedList]:
-        """Write these lists to the end; in the order of the requests."""
-        ...
 
 
 class OwnBeam:
     """A `Teacher`: a target that does not learn any more.
 
     Args:
-        writer: of its lists.
+        writer: holds the target.
         num_items: size of the catalogue.
         device: of scores.
     """

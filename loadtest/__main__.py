@@ -4,7 +4,8 @@ import os
 import platform
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,8 +17,8 @@ import typer
 from loadtest.profile import DEFAULT, Profile, load_profile
 from loadtest.recording import Recording
 from loadtest.report import write_reports
-from loadtest.run import RUN_FILE, Run, Target, command_line
-from loadtest.serving import build_demo, serving
+from loadtest.run import GENERATOR, RUN_FILE, Run, Target, command_line
+from loadtest.serving import build_demo, free_port, serving
 from loadtest.shapes import check_shape
 from service.cli.display import say
 from service.cli.reporting import print_rows
@@ -26,6 +27,7 @@ from service.errors import PadrecError
 _LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 _PACKAGES = ("padrec", "locust", "gevent", "grpcio", "torch")
 _STOP_SECONDS = 5
+_START_SECONDS = 60
 _SHOWN = ("stage", "calls_due", "lists", "goodput", "refused", "late", "failed_lists", "p50_ms", "p99_ms")
 
 
@@ -85,15 +87,37 @@ def _run(
 
 
 def _locust(profile: Profile, run_file: Path, log: Path) -> None:
+    """Have Locust ask: one process, or as many as the profile says and one that leads them."""
     patience = _STOP_SECONDS + profile.deadline_ms // 1_000
-    command = [sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), "--headless", "--only-summary"]
-    command += ["--stop-timeout", str(patience), "--exit-code-on-error", "0", "--logfile", str(log)]
+    command = [sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), "--exit-code-on-error", "0"]
     root = str(_LOCUSTFILE.parent.parent)
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, RUN_FILE: str(run_file), "PYTHONPATH": path}
-    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
+    leads = ["--headless", "--only-summary", "--stop-timeout", str(patience), "--logfile", str(log)]
+    with ExitStack() as stack:
+        if profile.generators > 1:
+            port = str(free_port())
+            leads += ["--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port]
+            leads += ["--expect-workers", str(profile.generators)]
+            leads += ["--expect-workers-max-wait", str(_START_SECONDS)]
+            for number in range(profile.generators):
+                its_log = log.with_name(f"{log.stem}-{number}{log.suffix}")
+                follows = ["--worker", "--master-port", port, "--logfile", str(its_log)]
+                stack.enter_context(_process([*command, *follows], {**environment, GENERATOR: str(number)}))
+        done = subprocess.run([*command, *leads], env=environment, stdout=subprocess.DEVNULL, check=False)
     if done.returncode != 0:
         raise PadrecError(f"locust ended with exit code {done.returncode}; {log} says why")
+
+
+@contextmanager
+def _process(command: list[str], environment: dict[str, str]) -> Iterator[None]:
+    """A process that is told to end, if it has not ended by then."""
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def _about(shape: str, profile: Profile, device: str | None) -> dict[str, Any]:

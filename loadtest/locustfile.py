@@ -1,5 +1,8 @@
 """Visitors for Locust: REST and gRPC, open loop. `python -m loadtest` starts this with what it needs.
 
+Where one process cannot ask for as much, several do, Locust's workers, and Locust's master leads them: it prepares,
+watches and records what they tell it.
+
 When a visitor is due again does not depend on the answer, and a call's time runs from when it was due. So neither a
 slow service nor a slow load generator hides its slowness by asking less.
 """
@@ -9,6 +12,7 @@ import os
 import random
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +25,12 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Value
 from locust import FastHttpUser, LoadTestShape, User, events, task
 from locust.env import Environment
+from locust.rpc.protocol import Message
+from locust.runners import MasterRunner, WorkerRunner
 
 from loadtest.outcomes import OK, of_grpc_batch, of_rest_batch, of_rest_stream, of_rpc_error, of_status
 from loadtest.recording import CallRecord, Recorder, Sample, sampled
-from loadtest.run import RUN_FILE, Run
+from loadtest.run import GENERATOR, RUN_FILE, Run
 from loadtest.shapes import SHAPES, Schedule, Stage, visitors
 from loadtest.telling import SAMPLED
 from loadtest.traffic import BATCH, EVENTS, RECOMMEND, STREAM, Call, Shop, Traffic
@@ -49,6 +55,9 @@ PATHS = {
 OPS = {"==": pb.OP_EQUAL, "<=": pb.OP_LESS_OR_EQUAL}
 
 _SAMPLE_SECONDS = 1.0
+_TELL_SECONDS = 0.2
+# Messages between the processes of Locust.
+_CLOCK, _CALLS = "padrec-clock", "padrec-calls"
 _PREPARE_DEADLINE_MS = 30_000
 # Connections that one gateway is asked over; more than ever wait at the same time.
 _MAX_CONNECTIONS = 2_000
@@ -69,31 +78,68 @@ class _Test:
         traffic: filled by `prepare`.
     """
 
-    def __init__(self) -> None:
-        self.recorder = Recorder(RUN.recording, RUN.about)
+    def __init__(self, recorder: Recorder | None) -> None:
         self.traffic: Traffic
+        self._recorder = recorder  # None: the process that leads records
+        self._untold: list[CallRecord] = []
+        self._cpu_seconds: dict[str, float] = {}  # of generators, as they told
         self._start = time.monotonic()
+
+    @property
+    def recorder(self) -> Recorder:
+        """Of the process that leads."""
+        assert self._recorder is not None
+        return self._recorder
 
     def now(self) -> float:
         """Seconds of the recording."""
         return time.monotonic() - self._start
 
-    def prepare(self) -> None:
-        """Learn what the catalogue holds, and give users their histories."""
+    def prepare(self, generator: int | None) -> None:
+        """Learn what the catalogue holds; the process that leads also gives users their histories."""
         with Client(RUN.target.url, api_key=KEY) as client:
             answer = client.recommend("load-nobody", num_items=50, deadline_ms=_PREPARE_DEADLINE_MS)
-            self.traffic = Traffic(PROFILE, Shop.of(answer.model_dump(mode="json")["items"]))
-            lots: Any = self.traffic.histories()  # typed dictionaries, drawn
+            shop = Shop.of(answer.model_dump(mode="json")["items"])
+            self.traffic = Traffic(PROFILE, shop, generator or 0)
+            lots: Any = self.traffic.histories() if generator is None else []  # typed dictionaries, drawn
             for lot in lots:
                 client.record_events(lot, deadline_ms=_PREPARE_DEADLINE_MS)
         self._start = time.monotonic()
+
+    def call(self, record: CallRecord) -> None:
+        """A call is over."""
+        if self._recorder is None:
+            self._untold.append(record)
+        else:
+            self._recorder.call(record)
+
+    def tell(self, runner: WorkerRunner) -> None:
+        """Tell the process that leads what is over."""
+        untold, self._untold = self._untold, []
+        calls = [asdict(record) for record in untold]
+        runner.send_message(_CALLS, {"calls": calls, "cpu_seconds": time.process_time()})
+
+    def told(self, message: Message) -> None:
+        """A generator has told what is over."""
+        self._cpu_seconds[message.node_id] = message.data["cpu_seconds"]
+        for fields in message.data["calls"]:
+            self.recorder.call(CallRecord(**fields))
+
+    def set_clock(self, start: float) -> None:
+        """Count seconds as the process that leads does; a machine's processes share what they are counted from."""
+        self._start = start
+
+    def lead(self, runner: MasterRunner) -> None:
+        """Have generators count seconds as this process does."""
+        runner.send_message(_CLOCK, self._start)
 
     def watch(self) -> None:
         """Ask the processes for their metrics, again and again."""
         urls = {"gateway": f"{RUN.target.url}/metrics", "worker": RUN.target.worker_metrics}
         with httpx.Client(headers=HEADERS, timeout=_PATIENCE) as http:
             while True:
-                own = {"process_cpu_seconds_total": time.process_time()}
+                cpu_seconds = time.process_time() + sum(self._cpu_seconds.values())
+                own = {"process_cpu_seconds_total": cpu_seconds}
                 self.recorder.sample(Sample("locust", self.now(), own))
                 for process, url in urls.items():
                     if url is not None:
@@ -109,18 +155,45 @@ class _Test:
         self.recorder.sample(Sample(process, at, values))
 
 
-TEST = _Test()
+NUMBER = int(os.environ[GENERATOR]) if GENERATOR in os.environ else None
+TEST = _Test(Recorder(RUN.recording, RUN.about) if NUMBER is None else None)
 
 
 @events.init.add_listener
 def _prepare(environment: Environment, **_: Any) -> None:
-    TEST.prepare()
+    TEST.prepare(NUMBER)
+    runner = environment.runner
+    if isinstance(runner, WorkerRunner):
+        runner.register_message(_CLOCK, lambda msg, **_: TEST.set_clock(msg.data))
+        gevent.spawn(_tell_always, runner)
+        return
+    if isinstance(runner, MasterRunner):
+        runner.register_message(_CALLS, lambda msg, **_: TEST.told(msg))
     gevent.spawn(TEST.watch)
+
+
+def _tell_always(runner: WorkerRunner) -> None:
+    while True:
+        gevent.sleep(_TELL_SECONDS)
+        TEST.tell(runner)
+
+
+@events.test_start.add_listener
+def _lead(environment: Environment, **_: Any) -> None:
+    if isinstance(environment.runner, MasterRunner):
+        TEST.lead(environment.runner)
+
+
+@events.test_stop.add_listener
+def _tell_rest(environment: Environment, **_: Any) -> None:
+    if isinstance(environment.runner, WorkerRunner):
+        TEST.tell(environment.runner)
 
 
 @events.quitting.add_listener
 def _close(environment: Environment, **_: Any) -> None:
-    TEST.recorder.close()
+    if NUMBER is None:
+        TEST.recorder.close()
 
 
 class Shape(LoadTestShape):
@@ -167,7 +240,7 @@ class _Visitor(User):
         outcomes = self.make(call)
         seconds = TEST.now() - self._due
         record = CallRecord(self.protocol, call.name, self._due, left - self._due, seconds, dict(outcomes))
-        TEST.recorder.call(record)
+        TEST.call(record)
 
     def make(self, call: Call) -> Mapping[str, int]:
         """Make a call; its outcomes."""

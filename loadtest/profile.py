@@ -26,6 +26,10 @@ class Profile(FileSettings):
         description="between two calls of a visitor, on average; a visitor is due again whatever became of the last",
     )
 
+    generators: int = Field(
+        1, ge=1, le=64, description="processes that ask; one is good for 150 calls per second"
+    )
+
     users: int = Field(1_000, ge=1, description="with a history, given to them before the test")
     zipf_exponent: float = Field(
         1.0, ge=0, description="how much more often the frequent ones come; 0: not at all"

@@ -11,6 +11,8 @@ from service.files import write_json
 
 # The environment variable that holds the file's path.
 RUN_FILE = "PADREC_LOADTEST_RUN"
+# And the one that says which of several generators a process is, from 0; the process that leads them has none.
+GENERATOR = "PADREC_LOADTEST_GENERATOR"
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def serving(bundle: Path, folder: Path) -> Iterator[Target]:
     Raises:
         PadrecError: it ended, or was not ready in time.
     """
-    metrics_port = _free_port()
+    metrics_port = free_port()
     settings = {
         "PADREC_GATEWAY__GRPC_PORT": "0",
         "PADREC_WORKER__METRICS_PORT": str(metrics_port),
@@ -77,7 +77,7 @@ def serving(bundle: Path, folder: Path) -> Iterator[Target]:
         reader.join(_STOP_SECONDS)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

@@ -65,14 +65,20 @@ class Shop:
 
 
 class Traffic:
-    """Draws calls; the same ones for the same seed, but for events that name lists, which come from answers."""
+    """Draws calls; the same ones for the same seed, but for events that name lists, which come from answers.
 
-    def __init__(self, profile: Profile, shop: Shop) -> None:
+    Args:
+        profile: what to draw.
+        shop: of what.
+        generator: of the profile's `generators`, from 0; each draws calls of its own.
+    """
+
+    def __init__(self, profile: Profile, shop: Shop, generator: int = 0) -> None:
         self._profile = profile
         self._shop = shop
-        self._random = random.Random(profile.seed)
-        self._ranks = Zipf(profile.users, profile.zipf_exponent, profile.seed)
-        self._newcomers = itertools.count()
+        self._random = random.Random(profile.seed + generator)
+        self._ranks = Zipf(profile.users, profile.zipf_exponent, profile.seed + generator)
+        self._newcomers = itertools.count(generator, profile.generators)
         self._listed: OrderedDict[str, tuple[str, tuple[str, ...]]] = OrderedDict()
 
     def histories(self) -> list[list[dict[str, Any]]]:

@@ -7,6 +7,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
+from loadtest.recording import Recording
+
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "LOADTEST_SOAK_SECONDS": "5",
@@ -27,15 +31,19 @@ def run(*options: str, **settings: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_load_on_a_service_is_reported(service, tmp_path: Path) -> None:
+@pytest.mark.parametrize("generators", [1, 2])
+def test_load_on_a_service_is_reported(service, tmp_path: Path, generators: int) -> None:
     target = ["--url", service.url, "--grpc", service.grpc]
-    done = run("--shape", "soak", *target, "--out", str(tmp_path), **SETTINGS)
+    settings = {**SETTINGS, "LOADTEST_GENERATORS": str(generators)}
+    done = run("--shape", "soak", *target, "--out", str(tmp_path), **settings)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]
     assert {row["kind"] for row in rows} == {"run", "stage", "call", "held"}
     [stage] = [row for row in rows if row["kind"] == "stage"]
     assert stage["failed_lists"] == stage["failed_events"] == {}
     assert stage["goodput"] > 0
+    # A dozen visitors, each due from half to one and a half of every two seconds.
+    assert 5 * 6 / 2 < len(Recording.read(tmp_path / "recording.jsonl").calls) < 5 * 6 * 2
     assert stage["worker_cores"] is None  # nobody said where its metrics are
     outcomes: Counter[str] = Counter()
     for row in rows:

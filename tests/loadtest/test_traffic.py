@@ -72,3 +72,17 @@ def test_some_events_name_a_list_that_was_answered() -> None:
     [event] = traffic.next().body["events"]
     assert event == {"user_id": "ann", "item_id": "b", "recommendation_id": "r1"}
     assert "recommendation_id" not in traffic.next().body["events"][0]
+
+
+def test_generators_draw_calls_of_their_own() -> None:
+    profile = Profile(users=20, generators=3, new_user_share=0.5)
+    new = [
+        {
+            body["user_id"]
+            for call in [traffic.next() for _ in range(200)]
+            if call.num_lists == 1 and (body := call.body)["user_id"].startswith("load-new-")
+        }
+        for traffic in (Traffic(profile, SHOP, number) for number in range(3))
+    ]
+    assert all(len(users) > 20 for users in new)
+    assert len(set().union(*new)) == sum(map(len, new))

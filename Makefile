@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 DEVICE ?= cpu
 LOADTEST ?= ramp
 
-.PHONY: setup demo test lint bench loadtest proto metrics constraints clean
+.PHONY: setup demo test lint bench loadtest faults proto metrics constraints clean
 
 setup: $(VENV)/.done
 
@@ -41,6 +41,11 @@ bench: setup
 # LOADTEST is the shape: ramp, step, spike or soak. See loadtest/README.md.
 loadtest: setup
 	@$(BIN)/python -m loadtest --shape $(LOADTEST) --out build/loadtest/$(LOADTEST)
+
+# What becomes of calls when something breaks under load: a table. It takes five minutes.
+faults: setup
+	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/ensure_packages.sh
+	@$(BIN)/python -m pytest -m fault tests/e2e
 
 # The generated code is committed; a test checks that it is current.
 proto: setup

@@ -8,11 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import httpx
 import pytest
+
+from tests.e2e.traffic import Figures, Traffic
+
+_FIGURES = "figures"
 
 
 @dataclass
@@ -88,3 +92,35 @@ def service(serve, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     history = tmp_path_factory.mktemp("history") / "history.sqlite3"
     with serve(bundle, history, PADREC_GATEWAY__GRPC_PORT="0") as running:
         yield running
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str, Traffic, str], None]:
+    """Records what became of calls under a fault, for the table at the run's end, and demands that none was lost."""
+
+    def record(fault: str, traffic: Traffic, url: str) -> None:
+        figures = traffic.figures(url)
+        record_property(_FIGURES, (fault, figures))
+        assert traffic.faults == []
+        assert figures.lost == 0, asdict(figures)
+        assert figures.sent == sum((traffic.lists + traffic.events).values())
+
+    return record
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What became of calls under each fault, as a table."""
+    told = [
+        value
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        for name, value in report.user_properties
+        if name == _FIGURES and report.when == "call"
+    ]
+    if told:
+        names = [one.name.replace("_", " ") for one in fields(Figures)]
+        terminalreporter.section("faults under load")
+        terminalreporter.line(f"| fault | {' | '.join(names)} |")
+        terminalreporter.line(f"|{' --- |' * (1 + len(names))}")
+        for fault, figures in told:
+            terminalreporter.line(f"| {fault} | {' | '.join(map(str, asdict(figures).values()))} |")

@@ -4,8 +4,6 @@ import os
 import shutil
 import signal
 import socket
-import threading
-from collections import Counter
 from pathlib import Path
 
 import httpx
@@ -13,88 +11,57 @@ import pytest
 
 from service.catalog.bundle import ITEMS, Bundle, seal
 from service.catalog.items import Catalogue
+from tests.children import is_gone, until
+from tests.e2e.traffic import NOBODY, Traffic
 
 
-def test_worker_killed_under_requests(serve, bundle: Path, tmp_path: Path) -> None:
-    """In-flight requests get a list (retried) or 503; nothing hangs; the service recovers by itself."""
-    answers: Counter[int] = Counter()
-    lock = threading.Lock()
-    stop = threading.Event()
-
+@pytest.mark.fault
+@pytest.mark.parametrize("victim", ["worker", "gateway"])
+def test_a_process_that_is_killed_loses_nothing(
+    serve, bundle: Path, tmp_path: Path, tell, victim: str
+) -> None:
+    """Lists are written (sent again to the next worker) or refused; nothing hangs; the service recovers by itself."""
     with serve(bundle, tmp_path / "history.sqlite3") as service:
-        # The deadline is long, so that a slow machine alone fails no request.
-        body = {"user_id": "u", "history": ["1", "2"], "num_items": 50, "deadline_ms": 50_000}
-
-        def call() -> None:
-            with httpx.Client(base_url=service.url, timeout=60) as client:
-                while not stop.is_set():
-                    answer = client.post("/recommend", json=body)
-                    with lock:
-                        answers[answer.status_code] += 1
-                    if answer.status_code == 503:
-                        assert "retry-after" in answer.headers
-                        stop.wait(0.2)
-
-        threads = [threading.Thread(target=call) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for _ in range(2):
-            answered = answers[200]
-            service.wait_until(lambda answered=answered: answers[200] > answered + 10)
-            worker = service.child("worker")
-            os.kill(worker, signal.SIGKILL)
-            answered = answers[200]
-            service.wait_until(lambda answered=answered: answers[200] > answered + 10)
-            assert service.child("worker") != worker
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert set(answers) <= {200, 503}
-    assert answers[200] > 40
+        traffic = Traffic(service.url)
+        with traffic.running(*[traffic.ask] * 4, *[traffic.record] * 2):
+            for _ in range(2):
+                traffic.goes_on(service)
+                killed = service.child(victim)
+                os.kill(killed, signal.SIGKILL)
+                traffic.goes_on(service, 20)
+                assert service.child(victim) != killed
+        tell(f"{victim} killed", traffic, service.url)
+        assert set(traffic.lists) <= {200, 503, NOBODY}
 
 
-@pytest.mark.parametrize("victim", ["gateway", "worker", "launcher"])
-def test_no_acknowledged_event_is_lost(serve, bundle: Path, tmp_path: Path, victim: str) -> None:
+@pytest.mark.fault
+def test_a_gateway_that_is_killed_loses_no_call_of_the_client(
+    serve, bundle: Path, tmp_path: Path, tell
+) -> None:
+    with serve(bundle, tmp_path / "history.sqlite3") as service:
+        traffic = Traffic(service.url)
+        with traffic.running(*[traffic.ask_by_client] * 4):
+            for _ in range(2):
+                traffic.goes_on(service)
+                os.kill(service.child("gateway"), signal.SIGKILL)
+                traffic.goes_on(service)
+        tell("gateway killed, by padrec's client", traffic, service.url)
+        assert set(traffic.lists) == {200}
+
+
+@pytest.mark.fault
+def test_a_launcher_that_is_killed_loses_nothing(serve, bundle: Path, tmp_path: Path, tell) -> None:
     history = tmp_path / "history.sqlite3"
-    acknowledged: list[str] = []
-    stop = threading.Event()
-
-    def write(url: str) -> None:
-        with httpx.Client(base_url=url, timeout=10) as client:
-            for number in range(10_000):
-                if stop.is_set():
-                    return
-                event = {"user_id": "u", "item_id": f"item-{number}", "timestamp": number}
-                try:
-                    answer = client.post("/events", json={"events": [event]})
-                except httpx.HTTPError:
-                    continue
-                if answer.status_code == 200:
-                    acknowledged.append(f"item-{number}")
-
-    settings = {"PADREC_HISTORY__MAX_ITEMS_PER_USER": "10000"}
-    with serve(bundle, history, **settings) as service:
-        writer = threading.Thread(target=write, args=(service.url,))
-        writer.start()
-        service.wait_until(lambda: len(acknowledged) > 30)
-        if victim == "launcher":
+    with serve(bundle, history) as service:
+        traffic = Traffic(service.url)
+        with traffic.running(*[traffic.ask] * 4, *[traffic.record] * 2):
+            traffic.goes_on(service, 20)
             gateway = service.child("gateway")
             service.process.kill()
-            service.process.wait()
-            stop.set()
-            writer.join()
-            wait_for_end(gateway)
-        else:
-            os.kill(service.child(victim), signal.SIGKILL)
-            before = len(acknowledged)
-            service.wait_until(lambda: len(acknowledged) > before + 30)
-            stop.set()
-            writer.join()
-    with serve(bundle, history, **settings) as service:
-        stored = httpx.get(f"{service.url}/users/u/history").json()["item_ids"]
-    assert len(acknowledged) > 30
-    assert set(acknowledged) <= set(stored)
-    assert len(stored) == len(set(stored))
+            # It ends by itself; until then it holds the history.
+            until(lambda: is_gone(gateway))
+    with serve(bundle, history) as service:
+        tell("launcher killed", traffic, service.url)
 
 
 def replace(path: Path) -> str:
@@ -136,15 +103,6 @@ def test_a_bundle_replaced_while_served(serve, bundle: Path, tmp_path: Path) -> 
 
         service.wait_until(is_replaced)
         assert ask().json()["items"][0]["title"] == "Other"
-
-
-def wait_for_end(pid: int) -> None:
-    """The gateway of a killed launcher ends by itself; until then it holds the history."""
-    for _ in range(1_200):
-        if not Path(f"/proc/{pid}").exists():
-            return
-        threading.Event().wait(0.05)
-    pytest.fail("the gateway outlived its launcher")
 
 
 def test_a_port_in_use_is_one_line(padrec_process, bundle: Path) -> None:

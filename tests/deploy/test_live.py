@@ -22,7 +22,6 @@ _PICKED = {"job": ".+", "instance": ".+", "__rate_interval": "20s", "__range": "
 
 # By dashboard and panel: queries that find nothing here, and why.
 MAY_BE_EMPTY = {
-    ("service", "Bundle swaps"): "nothing is swapped",
     ("engine", "GPU busy"): "tests need no GPU",
     ("engine", "GPU memory"): "tests need no GPU",
     ("engine", "GPU memory in use"): "tests need no GPU",

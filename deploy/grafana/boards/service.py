@@ -150,7 +150,8 @@ _LISTS_AND_HISTORIES = (
     ),
     Drawing(
         "Bundle swaps",
-        "Swaps of bundles that are over since each gateway's start, by outcome; nothing before the first.",
+        "Swaps of bundles that are over since each gateway's start, by outcome; after one that failed the bundle "
+        "before it serves on.",
         "short",
         (
             Query(

@@ -1,9 +1,11 @@
-"""deploy/k8s: built by kustomize, sound by Kubernetes' own schemas, and true to the code and the images."""
+"""deploy/k8s: built by kustomize, sound by its schemas and those of the operator, true to code and images."""
 
+import json
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
 from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 
+from deploy.prometheus import build
 from service.config import Settings
 from service.gateway.server import DRAIN_SECONDS as GATEWAY_DRAIN
 from service.telemetry.metrics import WorkerMetrics
@@ -88,18 +92,45 @@ def workloads(resources: tuple[Resource, ...]) -> Iterator[Resource]:
     yield from of_kind(resources, "Deployment").values()
 
 
-def test_the_schemas_of_kubernetes(resources: tuple[Resource, ...]) -> None:
+def validate(resource: Resource) -> None:
+    if resource["apiVersion"] != "monitoring.coreos.com/v1":
+        kubernetes_validate.validate(resource, KUBERNETES, strict=True)
+        return
+    # Made from the schemas of the operator's definitions; they drop what they do not know.
+    known: Any = getattr(prometheus_operator, resource["kind"]).model_validate(resource)
+    assert known.model_dump(mode="json", by_alias=True, exclude_unset=True) == resource
+
+
+@pytest.mark.schema
+def test_the_schemas(resources: tuple[Resource, ...]) -> None:
+    kinds = {one["kind"] for one in resources}
+    assert {"Deployment", "ServiceMonitor", "PrometheusRule"} <= kinds
     for one in resources:
-        # The schema of what the Prometheus operator defines is nowhere to be had offline.
-        if one["apiVersion"] != "monitoring.coreos.com/v1":
-            kubernetes_validate.validate(one, KUBERNETES, strict=True)
+        validate(one)
         if one["kind"] != "Namespace":
             assert one["metadata"]["namespace"] == "padrec"
 
 
+@pytest.mark.schema
+def test_what_is_wrong_is_seen(resources: tuple[Resource, ...]) -> None:
+    for kind, path in (
+        ("ServiceMonitor", ("spec", "endpoint")),
+        ("PrometheusRule", ("spec", "groups", 0, "rule")),
+        ("Deployment", ("spec", "template", "spec", "container")),
+    ):
+        wrong = deepcopy(next(one for one in resources if one["kind"] == kind))
+        part: Any = wrong
+        for step in path[:-1]:
+            part = part[step]
+        part[path[-1]] = []
+        with pytest.raises((AssertionError, kubernetes_validate.ValidationError)):
+            validate(wrong)
+
+
+@pytest.mark.schema
 def test_the_demos_schemas() -> None:
     for one in kustomized(FOLDER / "demo"):
-        kubernetes_validate.validate(one, KUBERNETES, strict=True)
+        validate(one)
         if one["kind"] == "Job":
             command = container(one)["command"][-1]
             made = re.fullmatch(r"padrec (.*) && ln -sfn demo/bundle /bundles/current", command)
@@ -209,6 +240,19 @@ def test_metrics_are_asked_for_where_they_are(resources: tuple[Resource, ...], p
         assert endpoint["path"] in paths
         has_tls = name == "padrec-gateway" and settings(name, resources).gateway.tls_certificate is not None
         assert endpoint.get("scheme", "http") == ("https" if has_tls else "http")
+
+
+def test_the_rules_are_those_of_prometheus(resources: tuple[Resource, ...]) -> None:
+    assert build.FILE.read_text(encoding="utf-8") == build.text(), "run: python -m deploy.prometheus.build"
+    files = sorted(build.RULES.glob("*.yml"))
+    groups = [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
+    assert yaml.safe_load(build.text())["spec"]["groups"] == groups
+    # Kustomize breaks long lines elsewhere.
+    built = of_kind(resources, "PrometheusRule")["padrec"]["spec"]["groups"]
+    words, expected = (json.dumps(one, sort_keys=True).replace("\\n", " ").split() for one in (built, groups))
+    assert words == expected
+    # Rules know gateways and workers by their jobs, which are called as the services that monitors find.
+    assert set(of_kind(resources, "ServiceMonitor")) == {"padrec-gateway", "padrec-worker"}
 
 
 def test_workers_are_scaled_by_a_metric_that_they_have(resources: tuple[Resource, ...]) -> None:

@@ -34,6 +34,9 @@ lint: setup
 	@$(BIN)/mypy
 	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+	@command -v promtool >/dev/null || echo "promtool is not here: what Prometheus reads is not checked"
+	@$(BIN)/python -m pytest --quiet -m schema tests/deploy_files tests/deploy \
+	  $$(command -v promtool >/dev/null || echo --ignore=tests/deploy/test_prometheus.py)
 
 bench: setup
 	@$(BIN)/padrec bench trie --items 1000000

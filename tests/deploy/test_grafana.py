@@ -30,6 +30,7 @@ def test_there_are_dashboards_and_each_has_its_address() -> None:
     assert len(set(addresses)) == len(addresses)
 
 
+@pytest.mark.schema
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
 def test_grafana_knows_all_that_is_in_a_dashboard(path: Path) -> None:
     """Its schema's own types drop what they do not know."""

@@ -22,12 +22,19 @@ def promtool(*arguments: object) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.schema
 def test_the_example_is_valid_and_reads_all_rules() -> None:
     promtool("check", "config", ROOT / "deploy" / "prometheus" / "prometheus.yml")
     promtool("check", "rules", *RULES)
     config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
     [files] = config["rule_files"]
     assert sorted((ROOT / "deploy" / "prometheus").glob(files)) == RULES
+
+
+@pytest.mark.schema
+def test_composes_is_valid() -> None:
+    # Its rules are where the container has them.
+    promtool("check", "config", "--syntax-only", ROOT / "deploy" / "compose" / "prometheus.yml")
 
 
 @pytest.mark.slow

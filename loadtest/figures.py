@@ -74,6 +74,8 @@ def _stage_row(recording: Recording, stage: StageRecord, until: float) -> dict[s
         "goodput": lists[OK] / seconds,
         "refused": lists[REFUSED] / seconds,
         "late": lists[LATE] / seconds,
+        "list_outcomes": dict(sorted(lists.items())),
+        "event_outcomes": dict(sorted(events.items())),
         "failed_lists": _failures(lists),
         "failed_events": _failures(events),
         **_percentiles(answered),

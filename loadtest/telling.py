@@ -7,6 +7,7 @@ from typing import Any
 from loadtest.recording import Sample
 
 _CPU = "process_cpu_seconds_total"
+_MEMORY = "process_resident_memory_bytes"
 _QUEUE = "padrec_queue_duration_seconds"
 _BATCH = "padrec_batch_size"
 _FORCED = "padrec_forced_tokens_total"
@@ -18,6 +19,7 @@ _REQUESTS = "padrec_request_duration_seconds"
 
 SAMPLED = (
     _CPU,
+    _MEMORY,
     *(f"{_QUEUE}_{part}" for part in ("bucket", "sum", "count")),
     *(f"{_BATCH}_{part}" for part in ("sum", "count")),
     *(f"{_REQUESTS}_{part}" for part in ("sum", "count")),
@@ -31,7 +33,7 @@ SAMPLED = (
 
 
 def engine_figures(samples: Sequence[Sample], start: float, end: float) -> dict[str, Any]:
-    """The worker's figures between two times, and each process's share of a core; None where nothing says.
+    """The worker's figures between two times, and each process's cores and memory; None where nothing says.
 
     Tokens of a round are the accepted guesses, the forced ones, and the target's own: one for each list that it wrote.
     """
@@ -55,6 +57,11 @@ def engine_figures(samples: Sequence[Sample], start: float, end: float) -> dict[
         "prefix_hits": _ratio(grown.get(_HITS, 0.0), grown.get(_QUERIES, 0.0)),
         "gateway_ms": _in_ms(_ratio(_sum(gateway, f"{_REQUESTS}_sum"), _sum(gateway, f"{_REQUESTS}_count"))),
         **{f"{name}_cores": _cores(of.get(name, [])) for name in ("gateway", "worker", "locust")},
+        **{
+            f"{name}_mb_{when}": _megabytes(of.get(name, [])[place:][:1])
+            for name in ("gateway", "worker")
+            for when, place in (("start", 0), ("end", -1))
+        },
     }
 
 
@@ -101,6 +108,11 @@ def _ratio(part: float, whole: float) -> float | None:
 
 def _in_ms(seconds: float | None) -> float | None:
     return None if seconds is None else 1_000 * seconds
+
+
+def _megabytes(samples: Sequence[Sample]) -> float | None:
+    used = _mean(samples, _MEMORY)
+    return None if used is None else used / 1e6
 
 
 def _cores(samples: Sequence[Sample]) -> float | None:

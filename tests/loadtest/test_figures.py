@@ -41,6 +41,8 @@ def test_refusals_are_told_from_failures_and_batches_counted_by_list(rows: list[
     assert beyond["lists"] == 18 + 20 + 1 + 3
     assert beyond["goodput"] == 18 + 2
     assert beyond["refused"] == 20 + 1
+    assert beyond["list_outcomes"] == {"deadline": 5, "ok": 100, "refused": 105}
+    assert beyond["event_outcomes"] == {"ok": 5}
     assert beyond["failed_lists"] == {"deadline": 5}
     assert beyond["failed_events"] == {}
 

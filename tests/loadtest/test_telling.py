@@ -7,6 +7,7 @@ from loadtest.telling import engine_figures
 def test_figures_are_of_what_grew_meanwhile() -> None:
     first = {
         "process_cpu_seconds_total": 5.0,
+        "process_resident_memory_bytes": 700e6,
         "padrec_batch_size_sum": 100.0,
         "padrec_batch_size_count": 50.0,
         "padrec_queue_size": 2.0,
@@ -14,6 +15,7 @@ def test_figures_are_of_what_grew_meanwhile() -> None:
     }
     last = {
         "process_cpu_seconds_total": 9.0,
+        "process_resident_memory_bytes": 704e6,
         "padrec_batch_size_sum": 140.0,
         "padrec_batch_size_count": 60.0,
         "padrec_forced_tokens_total": 60.0,
@@ -51,6 +53,10 @@ def test_figures_are_of_what_grew_meanwhile() -> None:
             "gateway_cores": 0.0,
             "worker_cores": 1.0,
             "locust_cores": 0.5,
+            "gateway_mb_start": None,
+            "gateway_mb_end": None,
+            "worker_mb_start": 700.0,
+            "worker_mb_end": 704.0,
         }
     )
 

@@ -4,8 +4,6 @@ Slow: a bundle is swapped.
 """
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,25 +12,26 @@ import pytest
 from tests.deploy.conftest import Monitored
 from tests.deploy.files import ROOT, alerts, headings
 from tests.history.conftest import RedisServer, redis_server
+from tests.pages import NOT_RUN, RUNBOOK, commands, shell
 
 __all__ = ["redis_server"]  # the fixture
 
 pytestmark = pytest.mark.slow
 
-PAGE = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+PAGE = (ROOT / RUNBOOK).read_text(encoding="utf-8")
 SECTIONS = {
     title: re.findall(r"```sh\n(.*?)```", text, flags=re.S)
     for title, text in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, flags=re.M | re.S)
 }
-# As if it were installed; a step of a pipe that fails, fails.
-START = f"""
-padrec() {{ "{sys.executable}" -m service.cli "$@"; }}
-python() {{ "{sys.executable}" "$@"; }}
-set -eo pipefail
-"""
 
 
-@pytest.mark.parametrize("title", [title for title, commands in SECTIONS.items() if commands])
+def test_all_its_commands_stand_in_sections() -> None:
+    run = [line for section in SECTIONS.values() for text in section for line in text.splitlines()]
+    assert run == commands(RUNBOOK)
+    assert set(run).isdisjoint(NOT_RUN)
+
+
+@pytest.mark.parametrize("title", [title for title, texts in SECTIONS.items() if texts])
 def test_its_commands_work(
     monitored: Monitored, bundle: Path, redis_server: RedisServer, tmp_path: Path, title: str
 ) -> None:
@@ -46,19 +45,12 @@ def test_its_commands_work(
         "padrec recommend ann": f"padrec recommend ann --url {monitored.service.url}",
         "padrec swap /srv/bundles/2026-11-24": f"padrec swap {bundle} --url {monitored.service.url}",
     }
-    for commands in SECTIONS[title]:
+    for text in SECTIONS[title]:
         for theirs, ours in own.items():
-            commands = commands.replace(theirs, ours)
-        done = subprocess.run(
-            ["bash", "-c", START + commands],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, f"{commands}{done.stdout}{done.stderr}"
-        assert done.stdout or "VACUUM" in commands, commands
+            text = text.replace(theirs, ours)
+        done = shell(text, tmp_path)
+        assert done.returncode == 0, f"{text}{done.stdout}{done.stderr}"
+        assert done.stdout or "VACUUM" in text, text
 
 
 def test_every_alert_has_a_section_as_have_what_is_behind_several() -> None:

@@ -2,8 +2,12 @@
 
 import re
 import shlex
+from pathlib import Path
 
-from tests.deploy_files.reading import ROOT, check_command, read_dockerfile
+import pytest
+
+from tests.deploy_files.reading import BIN, ROOT, check_command, read_dockerfile
+from tests.pages import NOT_RUN, shell
 
 PAGE = (ROOT / "docs/deploy.md").read_text()
 
@@ -39,3 +43,11 @@ def test_secrets_are_those_of_the_manifests() -> None:
         re.findall(r"secretKeyRef: \{name: ([a-z-]+)", text)
     )
     assert used == set(re.findall(r"padrec-(?:keys|history|gateway-tls|worker-tls)", PAGE))
+
+
+@pytest.mark.parametrize("command", [one for one in NOT_RUN if "kubectl" in one and " create " in one])
+def test_kubectl_reads_its_commands(command: str, tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text("[]")
+    done = shell(f"{BIN}/{command} --dry-run=client", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(" created (dry run)\n")

@@ -1,4 +1,4 @@
-"""The commands and programs of the pages for callers, as they stand; only training is cut short, and ports are free."""
+"""The commands and programs of pages, as they stand; only training is cut short, and ports are free."""
 
 import re
 import subprocess
@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.pages import DEPLOY, NOT_RUN, README, ROOT, blocks, commands, shell, shown
+
 OFFICE = "../shared/data/amazon-office"
 REST, GRPC = "http://127.0.0.1:8000", "127.0.0.1:9000"
 
 
-def blocks(page: str) -> list[tuple[str, str]]:
+def runnable(page: str) -> list[tuple[str, str]]:
     """Kind and text of what can be run, in its order."""
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    return re.findall(r"```(sh|python)\n(.*?)```", text, flags=re.S)
+    return [(kind, text) for kind, text in blocks(f"docs/{page}") if kind in ("sh", "python")]
 
 
 def run(kind: str, text: str, folder: Path) -> str:
@@ -31,17 +31,25 @@ def run(kind: str, text: str, folder: Path) -> str:
 @pytest.mark.parametrize("page", ["rest.md", "grpc.md", "events.md", "client.md"])
 def test_what_callers_are_told_works(service, page: str, tmp_path: Path) -> None:
     (tmp_path / "proto").symlink_to(ROOT / "proto")
-    for kind, text in blocks(page):
+    for kind, text in runnable(page):
         run(kind, text.replace(REST, service.url).replace(GRPC, service.grpc), tmp_path)
 
 
 @pytest.mark.parametrize("page", ["catalogue.md", "model.md"])
 def test_what_builders_are_told_works(page: str, tmp_path: Path) -> None:
     office = (ROOT / OFFICE).resolve()
-    for kind, text in blocks(page):
+    for kind, text in runnable(page):
         if OFFICE in text and not office.is_dir():
             pytest.skip(f"the page's data set is not at {OFFICE}")
         run(kind, text.replace(OFFICE, str(office)), tmp_path)
+
+
+def test_what_operators_are_told_works(service, tmp_path: Path) -> None:
+    for command in [*shown(README), *commands(DEPLOY)]:
+        if command not in NOT_RUN:
+            done = shell(command.replace(REST, service.url), tmp_path)
+            assert done.returncode == 0, f"{command}{done.stderr}"
+            assert done.stdout, command
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))

@@ -11,19 +11,15 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line
-    for block in re.findall(r"```sh\n(.*?)```", README, flags=re.S)
-    for line in block.strip().splitlines()
-]
+from tests.pages import NOT_RUN, README, ROOT, commands
+
+COMMANDS = commands(README)
 OFFICE = "../shared/data/amazon-office"
 PORT = 8000
 
 
 def test_make_targets_exist() -> None:
-    targets = [command.split()[1] for command in COMMANDS if command.startswith("make ")]
+    targets = [command.split()[1] for command in COMMANDS if command in NOT_RUN]
     assert targets == ["demo", "test"]
     for target in targets:
         dry_run = subprocess.run(
@@ -33,7 +29,7 @@ def test_make_targets_exist() -> None:
 
 
 def test_linked_files_exist() -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+    for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / README).read_text(encoding="utf-8")):
         assert (ROOT / target).is_file(), target
 
 
@@ -44,12 +40,12 @@ def test_commands_on_real_data(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    commands = [
+    told = [
         re.sub(rf"\b{PORT}\b", str(port), command.replace(OFFICE, str(office)))
         for command in COMMANDS
-        if command.startswith(("padrec ", "curl "))
+        if command not in NOT_RUN
     ]
-    assert [command.split()[1] for command in commands] == [
+    assert [command.split()[1] for command in told] == [
         "data",
         "bundle",
         "evaluate",
@@ -57,7 +53,7 @@ def test_commands_on_real_data(tmp_path: Path) -> None:
         "-s",
         "recommend",
     ]
-    *before, serve, curl, client = map(shlex.split, commands)
+    *before, serve, curl, client = map(shlex.split, told)
     for command in before:
         done = run(command, tmp_path)
         assert done.returncode == 0, done.stderr

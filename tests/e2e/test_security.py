@@ -18,11 +18,10 @@ from service.rpc.generated.padrec.v1 import recommender_pb2_grpc
 from service.rpc.tls import ClientTls
 from tests.certificates import Certificates
 from tests.history.conftest import free_port
+from tests.pages import shell
 
 PAGE = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
 COMMANDS, SETTINGS = (re.findall(rf"```{kind}\n(.*?)```", PAGE, flags=re.S) for kind in ("sh", "toml"))
-# As if it were installed.
-PADREC = f'padrec() {{ "{sys.executable}" -m service.cli "$@"; }}; python() {{ "{sys.executable}" "$@"; }}; set -e\n'
 
 
 @pytest.fixture
@@ -42,14 +41,7 @@ def folder(bundle: Path, certificates: Certificates, tmp_path: Path) -> Path:
 
 
 def run(commands: str, folder: Path) -> str:
-    done = subprocess.run(
-        ["bash", "-c", PADREC + commands],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    done = shell(commands, folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

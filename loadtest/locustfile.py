@@ -161,6 +161,8 @@ TEST = _Test(Recorder(RUN.recording, RUN.about) if NUMBER is None else None)
 
 @events.init.add_listener
 def _prepare(environment: Environment, **_: Any) -> None:
+    # Locust's own tables, which know REST alone and print every error that it met; the report has all.
+    logging.getLogger("locust.stats_logger").setLevel(logging.WARNING)
     TEST.prepare(NUMBER)
     runner = environment.runner
     if isinstance(runner, WorkerRunner):
@@ -203,18 +205,19 @@ class Shape(LoadTestShape):
         super().__init__()
         stages = SHAPES[RUN.shape](PROFILE, lambda stage: TEST.recorder.was_held(stage, DEADLINE))
         self._schedule = Schedule(stages, self._begin)
+        self._number = self._per_second = 0
 
     def tick(self) -> tuple[int, float] | None:
-        """How many visitors there are now, all at once; None: it is over."""
-        stage = self._schedule.at(TEST.now())
-        if stage is None:
+        """How many visitors there are now, and how many may come or go in a second; None: it is over."""
+        if self._schedule.at(TEST.now()) is None:
             return None
-        number = visitors(stage.rate, PROFILE.think_seconds)
-        return number, number
+        return self._number, self._per_second
 
     def _begin(self, stage: Stage, start: float) -> None:
         say(f"{stage.name}: {stage.rate:.3g} calls per second for {stage.seconds:g} s")
         TEST.recorder.stage(stage, start)
+        before, self._number = self._number, visitors(stage.rate, PROFILE.think_seconds)
+        self._per_second = max(before, self._number)  # all at once
 
 
 class _Visitor(User):
@@ -293,21 +296,10 @@ class GrpcVisitor(_Visitor):
 
     def make(self, call: Call) -> Mapping[str, int]:
         """Call it."""
-        failure, left = None, time.perf_counter()
         try:
-            outcomes = self._make(call)
+            return self._make(call)
         except grpc.RpcError as error:
-            failure, outcomes = error, {of_rpc_error(error): max(1, call.num_lists)}
-        # For Locust's own statistics, of which the report takes nothing; HTTP's client tells them itself.
-        self.environment.events.request.fire(
-            request_type=self.protocol,
-            name=call.name,
-            response_time=1_000 * (time.perf_counter() - left),
-            response_length=0,
-            exception=failure,
-            context={},
-        )
-        return outcomes
+            return {of_rpc_error(error): max(1, call.num_lists)}
 
     def _make(self, call: Call) -> Mapping[str, int]:
         options = {"timeout": DEADLINE, "metadata": self._metadata}

@@ -58,6 +58,34 @@ def test_load_on_a_service_is_reported(service, tmp_path: Path, generators: int)
     assert json.loads((tmp_path / "again" / "report.json").read_text())["rows"] == rows
 
 
+def test_a_spike_comes_and_goes_at_once(service, tmp_path: Path) -> None:
+    stages = {
+        "LOADTEST_CALM_SECONDS": "4",
+        "LOADTEST_SPIKE_SECONDS": "3",
+        "LOADTEST_SPIKE_FACTOR": "8",
+        "LOADTEST_SETTLE_SECONDS": "1",
+    }
+    target = ["--url", service.url, "--grpc", service.grpc]
+    done = run("--shape", "spike", *target, "--out", str(tmp_path), **(SETTINGS | stages))
+    assert done.returncode == 0, done.stderr
+    assert [line.split(":")[0] for line in done.stderr.splitlines()[1:]] == ["before", "spike", "after"]
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    before, spike, after = (row for row in rows if row["kind"] == "stage")
+    assert spike["calls"] > 3 * before["calls"]
+    assert spike["calls"] > 3 * after["calls"]
+
+
+def test_steps_follow_each_other(service, tmp_path: Path) -> None:
+    stages = {"LOADTEST_STEP_SECONDS": "3", "LOADTEST_STEP_FACTORS": "[1, 4]"}
+    done = run("--shape", "step", "--url", service.url, "--out", str(tmp_path), **(SETTINGS | stages))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    one, four = (row for row in rows if row["kind"] == "stage")
+    assert (one["stage"], four["stage"]) == ("1 times", "4 times")
+    assert set(four["list_outcomes"]) == {"ok"}
+    assert {row["protocol"] for row in rows if row["kind"] == "call"} == {"rest"}
+
+
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
     done = run("--shape", "hill", "--out", str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")

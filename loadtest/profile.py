@@ -27,7 +27,10 @@ class Profile(FileSettings):
     )
 
     generators: int = Field(
-        1, ge=1, le=64, description="processes that ask; one asks for 200 calls per second without getting late"
+        1,
+        ge=1,
+        le=64,
+        description="processes that ask; one asks for 200 calls per second without getting late",
     )
 
     users: int = Field(1_000, ge=1, description="with a history, given to them before the test")

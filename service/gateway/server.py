@@ -5,8 +5,9 @@ import os
 import signal
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from service.gateway.grpc import GrpcServer
 from service.gateway.keys import KeyRing
 from service.gateway.recommender import Recommender
 from service.gateway.rest import create_app
-from service.gateway.swap import Swaps
+from service.gateway.swap import Connect, Swaps
 from service.gateway.withdrawals import Withdrawals
 from service.history.opening import open_store, open_withdrawals
 from service.processes import LAUNCHER, beat, end_with_supervisor
@@ -66,12 +67,39 @@ def run_gateway(bundle_path: Path, settings: Settings, *, sockets: list[socket.s
         for listener in listeners:
             stack.enter_context(listener)
         bundle = Bundle.open(bundle_path, only=[ITEMS, POPULAR])
-        asyncio.run(_serve(bundle, settings, settings.gateway.worker, listeners))
+        worker_tls = worker_client_tls(settings.gateway)
+
+        def connect(address: str, catalog_version: str) -> WorkerClient:
+            return WorkerClient(address, catalog_version, worker_tls, sent_along)
+
+        asyncio.run(serve(bundle, settings, connect, settings.gateway.worker, listeners))
 
 
-async def _serve(
-    bundle: Bundle, settings: Settings, worker_address: str, listeners: list[socket.socket]
+async def serve(
+    bundle: Bundle,
+    settings: Settings,
+    connect: Connect,
+    worker_address: str,
+    listeners: list[socket.socket],
+    *,
+    on_listening: Callable[[], None] = lambda: None,
+    stop: asyncio.Event | None = None,
 ) -> None:
+    """Serve a bundle, then answer what is in flight and return: after `stop`, and in the main thread after a signal.
+
+    Args:
+        bundle: its catalogue and popular list are read.
+        settings: all but where the workers are.
+        connect: a client of the workers at an address.
+        worker_address: of those that serve the bundle.
+        listeners: bound sockets; closed at the end.
+        on_listening: called when requests are taken.
+        stop: once set, it ends; None: signals alone end it.
+
+    Raises:
+        InputError: the gRPC port is in use, or a file that a setting names cannot be used.
+        BundleError: the bundle is torn.
+    """
     gateway = settings.gateway
     tls = server_tls(gateway)
     if tls is not None:
@@ -81,11 +109,6 @@ async def _serve(
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     store = open_store(settings.history)
-    worker_tls = worker_client_tls(gateway)
-
-    def connect(address: str, catalog_version: str) -> WorkerClient:
-        return WorkerClient(address, catalog_version, worker_tls, sent_along)
-
     edition = Edition.read(bundle, connect(worker_address, bundle.manifest.catalog_version))
     metrics = GatewayMetrics(registry)
     withdrawals = Withdrawals(open_withdrawals(settings.history), gateway.max_withdrawn_items, metrics)
@@ -96,7 +119,12 @@ async def _serve(
         await withdrawals.start()
         config = http_config(create_app(recommender, swaps, keys, tracing), tls)
         grpc_server = await _grpc_server(recommender, keys, tls, tracing)
-        await _Server(config, grpc_server, recommender).serve(listeners)
+        server = _Server(config, grpc_server, recommender, on_listening)
+        stopping = asyncio.create_task(server.stop_after(stop or asyncio.Event()))
+        try:
+            await server.serve(listeners)
+        finally:
+            stopping.cancel()
     finally:
         beating.cancel()
         await swaps.close()
@@ -145,10 +173,19 @@ class _Server(uvicorn.Server):
     """HTTP, and the gRPC server beside it: both end together."""
 
     def __init__(
-        self, config: uvicorn.Config, grpc_server: GrpcServer | None, recommender: Recommender
+        self,
+        config: uvicorn.Config,
+        grpc_server: GrpcServer | None,
+        recommender: Recommender,
+        on_listening: Callable[[], None],
     ) -> None:
         super().__init__(config)
-        self._grpc_server, self._recommender = grpc_server, recommender
+        self._grpc_server, self._recommender, self._on_listening = grpc_server, recommender, on_listening
+
+    async def stop_after(self, stop: asyncio.Event) -> None:
+        """End as after a signal, once this is set."""
+        await stop.wait()
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say no to who asks whether it is ready; then take no more requests, and finish those that run."""
@@ -175,6 +212,7 @@ class _Server(uvicorn.Server):
             await self._serve_locally(local_socket)
         for listener in sockets or ():
             _log.info("gateway listening", url=_url(listener, "https" if self.config.is_ssl else "http"))
+        self._on_listening()
 
     async def _serve_locally(self, path: Path) -> None:
         """The same application on a Unix socket, without the TLS that the base class gives to all its sockets."""
@@ -192,7 +230,8 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """As the base class does, but without raising the signal again at the end: `run_gateway` returns."""
-        signals = (signal.SIGINT, signal.SIGTERM)
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        signals = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
         before = {number: signal.signal(number, self.handle_exit) for number in signals}
         try:
             yield

@@ -43,8 +43,18 @@ def metadata_of(error: PadrecError) -> tuple[tuple[str, str], ...]:
 
 def error_of(status: grpc.aio.AioRpcError) -> PadrecError:
     """The error that a call's status stands for."""
-    code, details = status.code(), status.details() or status.code().name
-    retry_after = _retry_after(status)
+    code = status.code()
+    return error_from(code, status.details() or code.name, _retry_after(status))
+
+
+def error_from(code: grpc.StatusCode, details: str, retry_after: float = 1.0) -> PadrecError:
+    """The error that a status of a worker stands for.
+
+    Args:
+        code: not OK.
+        details: why.
+        retry_after: seconds after which a retry makes sense, where it does.
+    """
     match code:
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return QueueFullError(details, retry_after)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from service.gateway.server import DRAIN_SECONDS as GATEWAY_DRAIN
-from service.worker.process import DRAIN_SECONDS as WORKER_DRAIN
+from service.worker.worker import DRAIN_SECONDS as WORKER_DRAIN
 from tests.deploy_files.reading import ROOT, check_command, read_dockerfile, settings_of
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -21,7 +21,7 @@ from deploy.prometheus import build
 from service.config import Settings
 from service.gateway.server import DRAIN_SECONDS as GATEWAY_DRAIN
 from service.telemetry.metrics import WorkerMetrics
-from service.worker.process import DRAIN_SECONDS as WORKER_DRAIN
+from service.worker.worker import DRAIN_SECONDS as WORKER_DRAIN
 from tests.deploy_files.reading import BIN, ROOT, USER, check_command, read_dockerfile, settings_of
 
 KUBERNETES = "1.37"

@@ -17,7 +17,7 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (a few minutes the first time)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --quiet -c constraints.txt $$(grep '^torch==' constraints.txt)
-	@$(PIP) install --quiet -c constraints.txt -e '.[model,build,plot,tracing,gpu,dev,load]'
+	@$(PIP) install --quiet -c constraints.txt -e '.[model,build,plot,tracing,gpu,dev,load,ray]'
 	@touch $@
 
 demo: setup

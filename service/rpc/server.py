@@ -1,27 +1,25 @@
 """The worker's side of the internal protocol: a shell that translates, around a handler that decides."""
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, aclosing, nullcontext
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import grpc
-import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from service.errors import PadrecError, UnavailableError
+from service.rpc.answering import Answering, Handler, as_told
 from service.rpc.generated.padrec.worker.v1 import worker_pb2, worker_pb2_grpc
 from service.rpc.listen import UNIX, add_port, join_host_port, split_host_port
 from service.rpc.messages import (
-    WorkerDescription,
     description_to_message,
     items_to_message,
     list_to_message,
     request_from_message,
 )
-from service.rpc.status import CatalogMismatchError, code_of, metadata_of
+from service.rpc.status import code_of, metadata_of
 from service.rpc.tls import ServerTls
-from service.types import DecodedItem, DecodedList, DecodeRequest
+from service.types import DecodedList
 
 _SERVICES = ("", "padrec.worker.v1.Worker")
 _OPTIONS = (
@@ -40,24 +38,6 @@ _OPTIONS = (
 Around = Callable[[Mapping[str, str]], AbstractContextManager[object]]
 
 
-class Handler(Protocol):
-    """What answers the calls."""
-
-    async def decode(self, request: DecodeRequest, deadline: float | None) -> DecodedList:
-        """Write a list; `deadline` by `time.monotonic`. Cancelled when the caller went away."""
-        ...
-
-    def decode_stream(
-        self, request: DecodeRequest, deadline: float | None
-    ) -> AsyncGenerator[tuple[DecodedItem, ...] | DecodedList, None]:
-        """As `decode`, and before the list its items as they are accepted."""
-        ...
-
-    def describe(self) -> WorkerDescription:
-        """What is served now."""
-        ...
-
-
 class WorkerServer:
     """Listens from `start` on, takes requests between `serve` and `drain`.
 
@@ -70,7 +50,8 @@ class WorkerServer:
     def __init__(self, listen: str, tls: ServerTls | None = None, around: Around | None = None) -> None:
         self._listen, self._tls = listen, tls
         self._server = grpc.aio.server(options=_OPTIONS)
-        self._servicer = _Servicer(around or (lambda _metadata: nullcontext()))
+        self._answering = Answering()
+        self._servicer = _Servicer(self._answering, around or (lambda _metadata: nullcontext()))
         self._health = health.aio.HealthServicer()
 
     async def start(self) -> str:
@@ -91,15 +72,14 @@ class WorkerServer:
 
     async def serve(self, handler: Handler) -> None:
         """Take requests from now on."""
-        self._servicer.handler = handler
+        self._answering.begin(handler)
         await self._report(health_pb2.HealthCheckResponse.SERVING)
 
     async def drain(self) -> None:
         """Take no more requests; those that were taken still get their reply."""
         # Those who watch its health turn to other workers before they are refused.
         await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
-        self._servicer.refusal = "the worker is draining"
-        self._servicer.handler = None
+        self._answering.end()
 
     async def stop(self, grace: float) -> None:
         """Close; calls that are not done after `grace` seconds are cancelled."""
@@ -113,17 +93,15 @@ class WorkerServer:
 class _Servicer:
     """The calls of `proto/padrec/worker/v1/worker.proto`."""
 
-    def __init__(self, around: Around) -> None:
-        self._around = around
-        self.handler: Handler | None = None
-        self.refusal = "the worker is starting"
+    def __init__(self, answering: Answering, around: Around) -> None:
+        self._answering, self._around = answering, around
 
     async def Decode(  # noqa: N802
         self, message: worker_pb2.DecodeRequest, context: Any
     ) -> worker_pb2.DecodeReply:
         try:
             with self._around(_metadata(context)):
-                handler, serves = self._serving_catalogue(message.catalog_version)
+                handler, serves = self._answering.handler_of(message.catalog_version)
                 decoded = await handler.decode(request_from_message(message), _deadline(context))
         except Exception as error:
             await _abort(context, error)
@@ -134,7 +112,7 @@ class _Servicer:
     ) -> AsyncIterator[worker_pb2.DecodeUpdate]:
         try:
             with self._around(_metadata(context)):
-                handler, serves = self._serving_catalogue(message.catalog_version)
+                handler, serves = self._answering.handler_of(message.catalog_version)
                 # Closed at once when the caller goes away, so that the request is dropped.
                 async with aclosing(
                     handler.decode_stream(request_from_message(message), _deadline(context))
@@ -151,24 +129,9 @@ class _Servicer:
         self, message: worker_pb2.DescribeRequest, context: Any
     ) -> worker_pb2.DescribeReply:
         try:
-            return description_to_message(self._serving().describe())
+            return description_to_message(self._answering.handler().describe())
         except Exception as error:
             await _abort(context, error)
-
-    def _serving_catalogue(self, version: str) -> tuple[Handler, WorkerDescription]:
-        """Who answers requests in rows of this catalogue, and what is served."""
-        handler = self._serving()
-        serves = handler.describe()
-        if version != serves.catalog_version:
-            raise CatalogMismatchError(
-                f"the request speaks catalogue '{version}', the worker serves '{serves.catalog_version}'"
-            )
-        return handler, serves
-
-    def _serving(self) -> Handler:
-        if self.handler is None:
-            raise UnavailableError(self.refusal)
-        return self.handler
 
 
 def _deadline(context: Any) -> float | None:
@@ -181,8 +144,6 @@ def _metadata(context: Any) -> dict[str, str]:
 
 
 async def _abort(context: Any, error: Exception) -> NoReturn:
-    if not isinstance(error, PadrecError):
-        structlog.get_logger(__name__).exception("call failed", exc_info=error)
-        error = PadrecError("internal error of the worker")
-    await context.abort(code_of(error), str(error), metadata_of(error))
+    told = as_told(error)
+    await context.abort(code_of(told), str(told), metadata_of(told))
     raise AssertionError("abort raises")

@@ -25,6 +25,18 @@ _ALL: dict[str, Any] = {
 }
 
 
+class _Worker(WorkerReplica):
+    # Serve awaits it at the replica's end.
+    async def __del__(self) -> None:
+        await self.end()
+
+
+class _Gateway(GatewayReplica):
+    # The same.
+    async def __del__(self) -> None:
+        await self.end()
+
+
 class Arguments(BaseModel):
     """Of the application."""
 
@@ -43,15 +55,14 @@ def app(arguments: Arguments) -> serve.Application:
     settings = load_settings(arguments.config)
     room = settings.worker.max_batch + settings.worker.max_queue
     workers = serve.deployment(
-        WorkerReplica,
+        _Worker,
         name="Worker",
         max_ongoing_requests=room + _MORE_REQUESTS,
-        max_queued_requests=settings.worker.max_queue,
         graceful_shutdown_timeout_s=WORKER_DRAIN_SECONDS + _LAST_SECONDS,
         **_ALL,
     )
     gateways = serve.deployment(
-        GatewayReplica,
+        _Gateway,
         name="Gateway",
         graceful_shutdown_timeout_s=(
             settings.gateway.drain_delay_seconds + GATEWAY_DRAIN_SECONDS + _LAST_SECONDS

@@ -11,11 +11,12 @@ from deploy.ray.life import Life
 from deploy.ray.ports import listen_from
 from service.catalog.bundle import ITEMS, POPULAR, Bundle
 from service.config import Settings
+from service.errors import InputError
 from service.gateway.server import serve
 from service.telemetry.logs import configure_logging
 from service.telemetry.requests import sent_along
 
-# The application itself, beside names of others.
+# In place of an address: the workers of the same application.
 _OWN = ""
 
 
@@ -37,25 +38,36 @@ class GatewayReplica:
     ) -> None:
         configure_logging(settings.log)
         opened = await asyncio.to_thread(Bundle.open, Path(bundle), only=[ITEMS, POPULAR])
-        listener, settings = _listen(settings)
-
-        def connect(_address: str, catalog_version: str) -> ServeWorkers:
-            return ServeWorkers(workers, catalog_version, sent_along)
-
-        listening, self._stop = asyncio.Event(), asyncio.Event()
-        self._life = Life(
-            serve(opened, settings, connect, _OWN, [listener], on_listening=listening.set, stop=self._stop)
-        )
-        await self._life.has_begun(listening)
+        self._listening, self._stop = asyncio.Event(), asyncio.Event()
+        self._life = Life(self._serve(opened, settings, workers))
+        await self._life.has_begun(self._listening)
 
     async def check_health(self) -> None:
         """For Serve, which replaces a replica where this raises."""
         self._life.check()
 
-    async def __del__(self) -> None:
-        """For Serve, at the replica's end: what runs is answered."""
+    async def end(self) -> None:
+        """At the replica's end: what runs is answered."""
         self._stop.set()
         await self._life.is_over()
+
+    async def _serve(self, bundle: Bundle, settings: Settings, workers: DeploymentHandle) -> None:
+        def connect(address: str, catalog_version: str) -> ServeWorkers:
+            if address != _OWN:
+                raise InputError("with Ray Serve another bundle is another application; see docs/deploy.md")
+            return ServeWorkers(workers, catalog_version, sent_along)
+
+        listener, settings = _listen(settings)
+        with listener:
+            await serve(
+                bundle,
+                settings,
+                connect,
+                _OWN,
+                [listener],
+                on_listening=self._listening.set,
+                stop=self._stop,
+            )
 
 
 def _listen(settings: Settings) -> tuple[socket.socket, Settings]:

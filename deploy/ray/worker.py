@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 
-from ray import serve
-
 from deploy.ray.answers import Refusal, Update, Written
 from deploy.ray.life import Life
 from deploy.ray.ports import listen_from
@@ -42,7 +40,7 @@ class CallsFront:
 
     async def start(self) -> str:
         """See `Front`."""
-        return str(serve.get_replica_context().replica_id.to_full_id_str())
+        return "Ray Serve"
 
     async def serve(self, handler: DecodeHandler) -> None:
         """See `Front`."""
@@ -130,8 +128,8 @@ class WorkerReplica:
         """For Serve, which replaces a replica where this raises."""
         self._life.check()
 
-    async def __del__(self) -> None:
-        """For Serve, at the replica's end: what runs is finished."""
+    async def end(self) -> None:
+        """At the replica's end: what runs is finished."""
         self._worker.stop()
         await self._life.is_over()
         self._tracing.close()

@@ -104,8 +104,9 @@ class Worker:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it ended because its engine did, so that only a new process can go on."""
-        return self._last == "hung" or (self._last == "ended" and self.engine_loop.failure is not None)
+        """Whether it ended because its engine failed while it served, so that only a new process can go on."""
+        failed = self._last == "hung" or (self._last == "ended" and self.engine_loop.failure is not None)
+        return self._was_ready and failed
 
     async def live(self) -> None:
         """Listen, load, serve, drain; returns after `stop`, or when the engine failed while it served.

@@ -6,7 +6,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from ray import exceptions
     from ray.serve import exceptions as serve_exceptions
+    from ray.serve import schema
 
     from deploy.ray import app, client, gateway, worker
 
-__all__ = ["app", "client", "exceptions", "gateway", "serve_exceptions", "worker"]
+__all__ = ["app", "client", "exceptions", "gateway", "schema", "serve_exceptions", "worker"]

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -85,7 +84,7 @@ async def serve(
     on_listening: Callable[[], None] = lambda: None,
     stop: asyncio.Event | None = None,
 ) -> None:
-    """Serve a bundle, then answer what is in flight and return: after `stop`, and in the main thread after a signal.
+    """Serve a bundle until SIGINT or SIGTERM, or until `stop`, then answer what is in flight and return.
 
     Args:
         bundle: its catalogue and popular list are read.
@@ -94,7 +93,7 @@ async def serve(
         worker_address: of those that serve the bundle.
         listeners: bound sockets; closed at the end.
         on_listening: called when requests are taken.
-        stop: once set, it ends; None: signals alone end it.
+        stop: once set, it ends, and signals are others' affair; None: signals end it, which the main thread gets.
 
     Raises:
         InputError: the gRPC port is in use, or a file that a setting names cannot be used.
@@ -119,12 +118,7 @@ async def serve(
         await withdrawals.start()
         config = http_config(create_app(recommender, swaps, keys, tracing), tls)
         grpc_server = await _grpc_server(recommender, keys, tls, tracing)
-        server = _Server(config, grpc_server, recommender, on_listening)
-        stopping = asyncio.create_task(server.stop_after(stop or asyncio.Event()))
-        try:
-            await server.serve(listeners)
-        finally:
-            stopping.cancel()
+        await _Server(config, grpc_server, recommender, on_listening, stop).serve(listeners)
     finally:
         beating.cancel()
         await swaps.close()
@@ -178,14 +172,15 @@ class _Server(uvicorn.Server):
         grpc_server: GrpcServer | None,
         recommender: Recommender,
         on_listening: Callable[[], None],
+        stop: asyncio.Event | None,
     ) -> None:
         super().__init__(config)
-        self._grpc_server, self._recommender, self._on_listening = grpc_server, recommender, on_listening
+        self._grpc_server, self._recommender = grpc_server, recommender
+        self._on_listening, self._stop = on_listening, stop
 
-    async def stop_after(self, stop: asyncio.Event) -> None:
-        """End as after a signal, once this is set."""
-        await stop.wait()
-        self.should_exit = True
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to end, asked ten times a second."""
+        return await super().on_tick(counter) or (self._stop is not None and self._stop.is_set())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say no to who asks whether it is ready; then take no more requests, and finish those that run."""
@@ -230,8 +225,7 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """As the base class does, but without raising the signal again at the end: `run_gateway` returns."""
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        signals = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
+        signals = (signal.SIGINT, signal.SIGTERM) if self._stop is None else ()
         before = {number: signal.signal(number, self.handle_exit) for number in signals}
         try:
             yield

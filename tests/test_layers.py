@@ -77,3 +77,8 @@ def test_the_client_is_light() -> None:
     heavy = TORCH | {"fastapi", "grpc", "numpy", "pyarrow", "starlette", "structlog", "uvicorn"}
     code = f"import sys, service.client; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SERVICE)))
+def test_nothing_needs_ray(file: Path) -> None:
+    assert "ray" not in {name.split(".")[0] for name in imports(file)}

@@ -23,6 +23,9 @@ NOT_RUN: Mapping[str, str] = {
     "kubectl apply -k deploy/k8s/overlays/cpu": "needs a cluster; tests/deploy_files builds it and reads the objects",
     "kubectl apply -k deploy/k8s/demo": "needs a cluster; tests/deploy_files builds it and reads the objects",
     "kubectl -n padrec rollout status deployment/padrec-gateway": "needs a cluster",
+    "padrec demo --prepare": "trains for minutes; `padrec demo` is run by tests/e2e/test_demo.py",
+    "serve run --address local deploy/ray/one-machine.yaml": "serves until it is stopped; tests/e2e/test_ray.py runs "
+    "it with free ports",
 }
 
 _PROGRAMS = ("padrec", "make", "curl", "python", "promtool", "redis-cli", "docker", "kubectl", "git", "pip")

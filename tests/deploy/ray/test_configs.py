@@ -22,6 +22,7 @@ def test_there_are_configs() -> None:
     assert [path.name for path in CONFIGS] == ["cluster.yaml", "one-machine.yaml"]
 
 
+@pytest.mark.schema
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_serve_takes_it(path: Path) -> None:
     config = application(path)

@@ -76,14 +76,18 @@ class ServeWorkers:
         """
         until = time.monotonic() + timeout
         call, update = await _retried(self._begin_stream, request, until)
+        is_over = False
         try:
             while isinstance(update[0], DecodedItem):
                 for item in update:
                     yield item
                 update = _unless_refused(await _before(until, call, anext(call)))
+            is_over = True
             yield update
         finally:
-            call.cancel()
+            # One that is over ends by itself, and is not counted as left.
+            if not is_over:
+                call.cancel()
 
     async def ready(self) -> bool:
         """Whether a replica takes requests now; False too when none says so within a second."""

@@ -30,6 +30,7 @@ from tests.history.conftest import free_port
 
 ROOT = Path(__file__).parents[2]
 CALLERS = 6
+CANCELLED = 'padrec_worker_requests_total{outcome="cancelled"}'
 ASKED_FOR = {"history": ["3", "4", "5"], "num_items": 10, "deadline_ms": 50_000}
 
 
@@ -203,6 +204,7 @@ def comparable(value: Any) -> Any:
 def test_rest_answers_are_those_without_ray(ray: Ray, plain: Service) -> None:
     for request in REQUESTS:
         assert answer_of(ray, *request) == answer_of(plain, *request), request
+    assert sum(ray.counted(CANCELLED)) == 0  # a stream that was read to its end is none that was left
 
 
 def test_grpc_answers_are_those_without_ray(ray: Ray, plain: Service) -> None:
@@ -241,14 +243,13 @@ def test_a_deadline_is_kept(ray: Ray) -> None:
 
 
 def test_a_caller_who_leaves_drops_the_work(ray: Ray) -> None:
-    cancelled = 'padrec_worker_requests_total{outcome="cancelled"}'
-    before = sum(ray.counted(cancelled))
+    before = sum(ray.counted(CANCELLED))
     body = {"user_id": "u", **ASKED_FOR, "num_items": 50}
 
     def has_cancelled() -> bool:
         with suppress(httpx.TimeoutException):
             httpx.post(f"{ray.url}/recommend", json=body, timeout=0.03)
-        return sum(ray.counted(cancelled)) > before
+        return sum(ray.counted(CANCELLED)) > before
 
     until(has_cancelled)
 

@@ -185,6 +185,7 @@ async def told(handle: Handle) -> list[Any]:
 async def test_a_stream_tells_items_then_the_list() -> None:
     handle = Handle(answers(None), updates=(ITEMS[:1], ITEMS[1:], WRITTEN))
     assert await told(handle) == [*ITEMS, WRITTEN]
+    assert not handle.calls[0].is_cancelled
 
 
 async def test_a_stream_is_asked_again_until_it_has_told_something() -> None:

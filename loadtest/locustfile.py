@@ -72,15 +72,19 @@ DEADLINE = PROFILE.deadline_ms / 1000
 
 
 class _Test:
-    """What all visitors share.
+    """What all visitors of a process share.
+
+    Args:
+        generator: which of several it is; None: the process that leads them, or does all, and records.
 
     Attributes:
         traffic: filled by `prepare`.
     """
 
-    def __init__(self, recorder: Recorder | None) -> None:
+    def __init__(self, generator: int | None) -> None:
         self.traffic: Traffic
-        self._recorder = recorder  # None: the process that leads records
+        self._generator = generator
+        self._recorder = Recorder(RUN.recording, RUN.about) if generator is None else None
         self._untold: list[CallRecord] = []
         self._cpu_seconds: dict[str, float] = {}  # of generators, as they told
         self._start = time.monotonic()
@@ -95,13 +99,13 @@ class _Test:
         """Seconds of the recording."""
         return time.monotonic() - self._start
 
-    def prepare(self, generator: int | None) -> None:
+    def prepare(self) -> None:
         """Learn what the catalogue holds; the process that leads also gives users their histories."""
         with Client(RUN.target.url, api_key=KEY) as client:
             answer = client.recommend("load-nobody", num_items=50, deadline_ms=_PREPARE_DEADLINE_MS)
             shop = Shop.of(answer.model_dump(mode="json")["items"])
-            self.traffic = Traffic(PROFILE, shop, generator or 0)
-            lots: Any = self.traffic.histories() if generator is None else []  # typed dictionaries, drawn
+            self.traffic = Traffic(PROFILE, shop, self._generator or 0)
+            lots: Any = self.traffic.histories() if self._recorder else []  # typed dictionaries, drawn
             for lot in lots:
                 client.record_events(lot, deadline_ms=_PREPARE_DEADLINE_MS)
         self._start = time.monotonic()
@@ -155,15 +159,14 @@ class _Test:
         self.recorder.sample(Sample(process, at, values))
 
 
-NUMBER = int(os.environ[GENERATOR]) if GENERATOR in os.environ else None
-TEST = _Test(Recorder(RUN.recording, RUN.about) if NUMBER is None else None)
+TEST = _Test(int(os.environ[GENERATOR]) if GENERATOR in os.environ else None)
 
 
 @events.init.add_listener
 def _prepare(environment: Environment, **_: Any) -> None:
     # Locust's own tables, which know REST alone and print every error that it met; the report has all.
     logging.getLogger("locust.stats_logger").setLevel(logging.WARNING)
-    TEST.prepare(NUMBER)
+    TEST.prepare()
     runner = environment.runner
     if isinstance(runner, WorkerRunner):
         runner.register_message(_CLOCK, lambda msg, **_: TEST.set_clock(msg.data))
@@ -194,7 +197,7 @@ def _tell_rest(environment: Environment, **_: Any) -> None:
 
 @events.quitting.add_listener
 def _close(environment: Environment, **_: Any) -> None:
-    if NUMBER is None:
+    if not isinstance(environment.runner, WorkerRunner):
         TEST.recorder.close()
 
 

@@ -11,14 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from service.build import (
-    Prepared,
-    build_bundle,
-    build_catalogue,
-    train_list_draft,
-)
+from service.build import build_bundle
 from service.catalog.bundle import Bundle
 from service.data.dataset import Dataset
+from service.drafts import train_list_draft
 from service.engine.beam import NUM_BEAMS
 from service.engine.engine import Engine
 from service.engine.reference import find_items, write_list
@@ -27,6 +23,7 @@ from service.model.draft import check_draft, load_draft
 from service.model.presets import preset_named
 from service.model.target import load_target, target_digest
 from service.model.vocabulary import PromptText, read_layout
+from service.prepared import Prepared, build_catalogue
 from service.training import written_lists
 from service.training.item_ids import given_semantic_ids
 from service.training.loop import Progress
@@ -294,7 +291,7 @@ def test_a_stop_among_the_lists_goes_on_from_those_that_are_written(
 
     monkeypatch.setattr(written_lists, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(
-        "service.build.Engine", lambda *args, **options: Engine(*args, **{**options, "max_batch": 4})
+        "service.drafts.Engine", lambda *args, **options: Engine(*args, **{**options, "max_batch": 4})
     )
     write, calls = Engine.write, itertools.count()
 

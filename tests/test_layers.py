@@ -15,13 +15,24 @@ ROWS = [
     {"model", "gateway"},
     {"engine", "training", "client"},
     {"worker", "evaluation"},
-    {"build", "child", "control", "launch", "cli", "teachers"},
+    {"build", "child", "control", "drafts", "launch", "cli", "prepared", "targets", "teachers"},
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 
 # The gateway, and all it may import, stays free of torch; so does the command line until a command needs it.
 TORCH = {"torch", "transformers"}
-MAY_IMPORT_TORCH = {"model", "engine", "training", "worker", "evaluation", "build", "cli", "teachers"}
+MAY_IMPORT_TORCH = {
+    "model",
+    "engine",
+    "training",
+    "worker",
+    "evaluation",
+    "build",
+    "cli",
+    "drafts",
+    "targets",
+    "teachers",
+}
 
 
 def imports(file: Path) -> set[str]:

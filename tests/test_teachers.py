@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from service import teachers
-from service.build import Prepared, build_bundle, build_catalogue, train_list_target
+from service.build import build_bundle
 from service.catalog.bundle import Bundle
 from service.data.dataset import Dataset
 from service.data.split import LeaveOneOut
 from service.errors import InputError
 from service.model.presets import SelfDistillation, preset_named
+from service.prepared import Prepared, build_catalogue
+from service.targets import train_list_target
 from service.training.item_ids import given_semantic_ids
 from service.training.sasrec import SasRecRecipe
 from service.training.teacher import ItemKnn

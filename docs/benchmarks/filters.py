@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from service.build import prepared_cases
 from service.catalog.allowed import allowed_rows
 from service.catalog.bundle import Bundle
 from service.catalog.filters import Filter, Filters
@@ -24,6 +23,7 @@ from service.data.dataset import Dataset
 from service.engine.engine import Engine
 from service.model.draft import load_draft
 from service.model.target import load_target, pick_device, pick_dtype
+from service.prepared import prepared_cases
 from service.types import DecodeRequest
 
 NUM_ITEMS, BATCH = 10, 8

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from service.build import Prepared, build_catalogue, prepared_cases
 from service.data.dataset import Dataset
 from service.evaluation.metrics import ranking_metrics
 from service.model.presets import preset_named
 from service.model.target import pick_device
+from service.prepared import Prepared, build_catalogue, prepared_cases
 from service.teachers import teacher_for
 from service.training.item_ids import given_semantic_ids
 from service.training.teacher import Teacher, excludes_seen

@@ -20,11 +20,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from service.build import Prepared, build_catalogue
 from service.catalog.layout import code_token_names
 from service.data.dataset import Dataset
 from service.model.presets import preset_named
 from service.model.vocabulary import layout_of
+from service.prepared import Prepared, build_catalogue
 from service.training.item_ids import given_semantic_ids
 from service.training.lists import ListSampler
 from service.training.target import train_target

@@ -116,13 +116,13 @@ def bench_decode(
 
     A list's latency is that of its batch, from the prompt to the last item.
     """
-    from service.build import prepared_cases
     from service.catalog.bundle import Bundle
     from service.data.dataset import Dataset
     from service.evaluation.decode_bench import Question, measure_decode, requests_of
     from service.evaluation.report import write_report
     from service.model.target import load_target, pick_device, pick_dtype
     from service.model.vocabulary import check_layout
+    from service.prepared import prepared_cases
 
     batches, baselines = _numbers("--batch", batch), _baselines(compare)
     sizes = [

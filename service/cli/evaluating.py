@@ -14,10 +14,10 @@ from service.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from service.build import Prepared
     from service.catalog.bundle import Bundle
     from service.evaluation.quality import Ranker
     from service.model.draft import Draft
+    from service.prepared import Prepared
 
 SPECULATIVE = "speculative"
 _SHORT = {"ndcg@10_p": "p", "ms_per_list_p50": "ms p50", "equal_to_list": "equal"}
@@ -82,7 +82,6 @@ def evaluate(
     Intervals are of 95%, by the bootstrap over users; p says how probable so large a difference to the first method is
     by chance.
     """
-    from service.build import prepared_cases
     from service.catalog.bundle import Bundle
     from service.data.dataset import Dataset
     from service.engine.engine import Engine
@@ -97,6 +96,7 @@ def evaluate(
     )
     from service.evaluation.report import write_report
     from service.model.target import load_target, pick_device, pick_dtype
+    from service.prepared import prepared_cases
 
     check_json(json_file)
     chosen = pick_device(device)

@@ -188,10 +188,11 @@ def train_target(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a target to write lists; the same command goes on after a stop."""
-    from service.build import CHECKPOINT, Prepared, build_catalogue, train_list_target
     from service.data.dataset import Dataset
     from service.files import new_folder, write_json
     from service.model.target import pick_device
+    from service.prepared import Prepared, build_catalogue
+    from service.targets import CHECKPOINT, train_list_target
 
     data = Dataset.open(dataset)
     ids = _semantic_ids(data, semantic_ids)
@@ -241,12 +242,13 @@ def train_draft(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a draft on lists that its target writes; the same command goes on after a stop."""
-    from service.build import Prepared, train_list_draft
     from service.data.dataset import Dataset
+    from service.drafts import train_list_draft
     from service.files import new_folder, write_json
     from service.model.draft import WEIGHTS, features_named, variant_named
     from service.model.presets import preset_named
     from service.model.target import pick_device
+    from service.prepared import Prepared
 
     data = Dataset.open(dataset)
     chosen = preset_named(preset)
@@ -287,10 +289,10 @@ class _Source:
 
 
 def _source_of(target: Path, data: "Dataset", semantic_ids: Path | None, preset: "Preset") -> _Source:
-    from service.build import build_catalogue
     from service.catalog.bundle import MANIFEST, Bundle
     from service.model.target import read_config
     from service.model.vocabulary import read_layout
+    from service.prepared import build_catalogue
 
     if (target / MANIFEST).is_file():
         if semantic_ids is not None:

@@ -48,7 +48,6 @@ def bench_soak(
     import torch
     from prometheus_client import CollectorRegistry
 
-    from service.build import prepared_cases
     from service.catalog.bundle import Bundle
     from service.cli.serving import build_engine
     from service.data.dataset import Dataset
@@ -57,6 +56,7 @@ def bench_soak(
     from service.evaluation.report import write_report
     from service.evaluation.soak import mixed_requests, resident_bytes, soak, soak_figures
     from service.model.target import load_target, pick_device, pick_dtype
+    from service.prepared import prepared_cases
     from service.telemetry.metrics import WorkerMetrics
     from service.worker.loop import EngineLoop
     from service.worker.scheduler import Scheduler

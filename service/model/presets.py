@@ -3,7 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from service.catalog.bundle import DecodingDefaults
+from service.catalog.layout import TokenLayout
 from service.errors import InputError
+from service.types import MAX_NUM_ITEMS, Decoding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +130,23 @@ class Preset:
     training: TrainingRecipe
     draft: DraftRecipe
     shares_codes: bool = False
+
+    def decoding(self, positions: int, layout: TokenLayout, decoding: Decoding = "list") -> DecodingDefaults:
+        """How lists are made by a target of so many positions.
+
+        Raises:
+            InputError: they do not hold the history and an item.
+        """
+        left = positions - layout.prompt_length(self.max_history_items)
+        if left < layout.tokens_per_item:
+            raise InputError(
+                f"target: {positions} positions cannot hold {self.max_history_items} items of history"
+            )
+        return DecodingDefaults(
+            max_history_items=self.max_history_items,
+            max_num_items=min(MAX_NUM_ITEMS, left // layout.tokens_per_item),
+            decoding=decoding,
+        )
 
     def for_beams(self) -> "Preset":
         """Without what makes lists better and beams worse."""

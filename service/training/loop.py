@@ -35,6 +35,11 @@ class Progress:
     metrics: dict[str, float]
 
 
+# Told every step, and what begins, in a line.
+OnProgress = Callable[[Progress], None]
+OnStage = Callable[[str], None]
+
+
 def train(
     model: nn.Module,
     recipe: Recipe,
@@ -44,7 +49,7 @@ def train(
     fingerprint: str,
     validate: Callable[[], dict[str, float]],
     metric: str,
-    on_progress: Callable[[Progress], None],
+    on_progress: OnProgress,
 ) -> dict[str, Any]:
     """Train `model`, on the device it is on, and leave its best weights in it.
 

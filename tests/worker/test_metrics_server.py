@@ -6,13 +6,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from service.errors import InputError
-from service.rpc.listen import listen_tcp
 from service.worker.metrics_server import metrics_server
-
-
-def free_port() -> int:
-    with listen_tcp("127.0.0.1", 0) as free:
-        return int(free.getsockname()[1])
+from tests.history.conftest import free_port
 
 
 def registry(value: float) -> CollectorRegistry:

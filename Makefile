@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 DEVICE ?= cpu
 LOADTEST ?= ramp
+GATEWAYS ?= 1
 
 .PHONY: setup demo test lint bench loadtest faults proto metrics constraints clean
 
@@ -41,9 +42,10 @@ lint: setup
 bench: setup
 	@$(BIN)/padrec bench trie --items 1000000
 
-# LOADTEST is the shape: ramp, step, spike or soak. See loadtest/README.md.
+# LOADTEST is the shape: ramp, step, spike or soak; GATEWAYS is how many stand in front of the worker. See
+# loadtest/README.md.
 loadtest: setup
-	@$(BIN)/python -m loadtest --shape $(LOADTEST) --out build/loadtest/$(LOADTEST)
+	@$(BIN)/python -m loadtest --shape $(LOADTEST) --gateways $(GATEWAYS) --out build/loadtest/$(LOADTEST)
 
 # What becomes of calls when something breaks under load: a table. It takes five minutes.
 faults: setup

@@ -4,8 +4,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,15 +13,16 @@ from typing import Annotated, Any
 
 import typer
 
+from loadtest.processes import free_ports, running
 from loadtest.profile import DEFAULT, Profile, load_profile
 from loadtest.recording import Recording
 from loadtest.report import write_reports
 from loadtest.run import GENERATOR, RUN_FILE, Run, Target, command_line
-from loadtest.serving import build_demo, free_port, serving
+from loadtest.serving import build_demo, serving
 from loadtest.shapes import check_shape
 from service.cli.display import say
 from service.cli.reporting import print_rows
-from service.errors import PadrecError
+from service.errors import InputError, PadrecError
 
 _LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 _PACKAGES = ("padrec", "locust", "gevent", "grpcio", "torch")
@@ -37,8 +37,15 @@ def loadtest(
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("build/loadtest"),
     bundle: Annotated[Path | None, typer.Option(help="To be served; default: that of 'padrec demo'.")] = None,
     demo: Annotated[Path, typer.Option(help="Where the demo keeps its bundle.")] = Path(".demo"),
-    url: Annotated[str | None, typer.Option(help="A service that runs already; none is started.")] = None,
-    grpc: Annotated[str | None, typer.Option(help="host:port of its gRPC; default: REST alone.")] = None,
+    gateways: Annotated[int, typer.Option(min=1, help="That stand in front of its worker.")] = 1,
+    url: Annotated[
+        list[str] | None,
+        typer.Option(help="A service that runs already; none is started. Again for each further gateway."),
+    ] = None,
+    grpc: Annotated[
+        list[str] | None,
+        typer.Option(help="host:port of its gRPC, again for each further --url; default: REST alone."),
+    ] = None,
     worker_metrics: Annotated[str | None, typer.Option(help="URL of its worker's /metrics.")] = None,
     device: Annotated[str | None, typer.Option(help="What it runs on, for the report.")] = None,
     recording: Annotated[
@@ -50,9 +57,10 @@ def loadtest(
         out.mkdir(parents=True, exist_ok=True)
         if recording is None:
             recording = out / "recording.jsonl"
-            settings = load_profile(profile)
-            target = None if url is None else Target(url.rstrip("/"), grpc, worker_metrics)
-            _run(check_shape(shape), settings, target, bundle, demo, recording, device)
+            shape, settings = check_shape(shape), load_profile(profile)
+            given = _given(url or [], grpc or [], worker_metrics, gateways)
+            with nullcontext(given) if given else _started(bundle, demo, out, gateways) as target:
+                _run(shape, settings, target, recording, device)
         rows = write_reports(Recording.read(recording), out)
     except PadrecError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -64,26 +72,34 @@ def loadtest(
     print(f"\nthe report: {out / 'report.html'}, {out / 'report.json'}")
 
 
-def _run(
-    shape: str,
-    profile: Profile,
-    target: Target | None,
-    bundle: Path | None,
-    demo: Path,
-    recording: Path,
-    device: str | None,
-) -> None:
-    """Do a load test, on a service of its own where there is no target."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="padrec-loadtest-")))
-        if target is None:
-            served = bundle or build_demo(demo)
-            say("starting the service")
-            target = stack.enter_context(serving(served, folder))
-        run = Run(target, shape, profile, recording.absolute(), _about(shape, profile, device))
-        run.write(folder / "run.json")
-        say(f"putting load on {target.url}: {shape}")
-        _locust(profile, folder / "run.json", recording.with_name("locust.log"))
+def _given(urls: list[str], grpc: list[str], worker_metrics: str | None, gateways: int) -> Target | None:
+    """The service that runs already, if one does."""
+    if urls and gateways > 1:
+        raise InputError(
+            "--gateways are those of a service that is started; of another, give each one's --url"
+        )
+    if grpc and len(grpc) != len(urls):
+        raise InputError(f"--grpc: none, or one for each --url, and not {len(grpc)} for {len(urls)}")
+    if not urls:
+        return None
+    return Target(tuple(url.rstrip("/") for url in urls), tuple(grpc), worker_metrics)
+
+
+def _started(bundle: Path | None, demo: Path, logs: Path, gateways: int) -> AbstractContextManager[Target]:
+    """A service of the test's own, which ends with the block."""
+    served = bundle or build_demo(demo)
+    say("starting the service")
+    return serving(served, logs, gateways)
+
+
+def _run(shape: str, profile: Profile, target: Target, recording: Path, device: str | None) -> None:
+    """Do a load test."""
+    about = _about(shape, profile, len(target.urls), device)
+    with TemporaryDirectory(prefix="padrec-loadtest-") as folder:
+        run_file = Path(folder) / "run.json"
+        Run(target, shape, profile, recording.absolute(), about).write(run_file)
+        say(f"putting load on {', '.join(target.urls)}: {shape}")
+        _locust(profile, run_file, recording.with_name("locust.log"))
 
 
 def _locust(profile: Profile, run_file: Path, log: Path) -> None:
@@ -96,38 +112,28 @@ def _locust(profile: Profile, run_file: Path, log: Path) -> None:
     leads = ["--headless", "--only-summary", "--stop-timeout", str(patience), "--logfile", str(log)]
     with ExitStack() as stack:
         if profile.generators > 1:
-            port = str(free_port())
+            port = str(free_ports(1)[0])
             leads += ["--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port]
             leads += ["--expect-workers", str(profile.generators)]
             leads += ["--expect-workers-max-wait", str(_START_SECONDS)]
             for number in range(profile.generators):
                 its_log = log.with_name(f"{log.stem}-{number}{log.suffix}")
                 follows = ["--worker", "--master-port", port, "--logfile", str(its_log)]
-                stack.enter_context(_process([*command, *follows], {**environment, GENERATOR: str(number)}))
+                stack.enter_context(running([*command, *follows], {**environment, GENERATOR: str(number)}))
         done = subprocess.run([*command, *leads], env=environment, stdout=subprocess.DEVNULL, check=False)
     if done.returncode != 0:
         raise PadrecError(f"locust ended with exit code {done.returncode}; {log} says why")
 
 
-@contextmanager
-def _process(command: list[str], environment: dict[str, str]) -> Iterator[None]:
-    """A process that is told to end, if it has not ended by then."""
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _about(shape: str, profile: Profile, device: str | None) -> dict[str, Any]:
+def _about(shape: str, profile: Profile, gateways: int, device: str | None) -> dict[str, Any]:
     return {
-        "command": command_line(shape),
+        "command": command_line(shape, gateways),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "device": device or f"{platform.processor() or platform.machine()} CPU, {os.cpu_count()} cores",
         "shape": shape,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "load_average": list(os.getloadavg()),
+        "gateways": gateways,
         "profile": profile.model_dump(mode="json"),
     }
 

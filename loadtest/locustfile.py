@@ -12,6 +12,7 @@ import os
 import random
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,13 +60,15 @@ _TELL_SECONDS = 0.2
 # Messages between the processes of Locust.
 _CLOCK, _CALLS = "padrec-clock", "padrec-calls"
 _PREPARE_DEADLINE_MS = 30_000
-# Connections that one gateway is asked over; more than ever wait at the same time.
+# Connections that each gateway is asked over; more than ever wait at the same time.
 _MAX_CONNECTIONS = 2_000
 _PATIENCE = 2.0  # seconds after a deadline, until a call counts as broken
 _PERCENT = 100
 
 RUN = Run.read(Path(os.environ[RUN_FILE]))
 PROFILE = RUN.profile
+# Which of several generators this process is; None: the one that leads them, or does all.
+NUMBER = int(os.environ[GENERATOR]) if GENERATOR in os.environ else None
 KEY = os.environ.get("PADREC_API_KEY")
 HEADERS = {"Authorization": f"Bearer {KEY}"} if KEY else {}
 DEADLINE = PROFILE.deadline_ms / 1000
@@ -101,7 +104,7 @@ class _Test:
 
     def prepare(self) -> None:
         """Learn what the catalogue holds; the process that leads also gives users their histories."""
-        with Client(RUN.target.url, api_key=KEY) as client:
+        with Client(RUN.target.urls[0], api_key=KEY) as client:
             answer = client.recommend("load-nobody", num_items=50, deadline_ms=_PREPARE_DEADLINE_MS)
             shop = Shop.of(answer.model_dump(mode="json")["items"])
             self.traffic = Traffic(PROFILE, shop, self._generator or 0)
@@ -138,28 +141,30 @@ class _Test:
         runner.send_message(_CLOCK, self._start)
 
     def watch(self) -> None:
-        """Ask the processes for their metrics, again and again."""
-        urls = {"gateway": f"{RUN.target.url}/metrics", "worker": RUN.target.worker_metrics}
+        """Ask the processes for their metrics, again and again; one that is slow holds up no other."""
+        asked = [("gateway", number, f"{url}/metrics") for number, url in enumerate(RUN.target.urls)]
+        if RUN.target.worker_metrics is not None:
+            asked.append(("worker", 0, RUN.target.worker_metrics))
         with httpx.Client(headers=HEADERS, timeout=_PATIENCE) as http:
+            for process, number, url in asked:
+                gevent.spawn(self._ask_always, http, process, number, url)
             while True:
                 cpu_seconds = time.process_time() + sum(self._cpu_seconds.values())
                 own = {"process_cpu_seconds_total": cpu_seconds}
                 self.recorder.sample(Sample("locust", self.now(), own))
-                for process, url in urls.items():
-                    if url is not None:
-                        self._ask(http, process, url)
                 gevent.sleep(_SAMPLE_SECONDS)
 
-    def _ask(self, http: httpx.Client, process: str, url: str) -> None:
-        at = self.now()
-        try:
-            values = sampled(http.get(url).raise_for_status().text, SAMPLED)
-        except httpx.HTTPError:  # it is busy, and asked again soon
-            return
-        self.recorder.sample(Sample(process, at, values))
+    def _ask_always(self, http: httpx.Client, process: str, number: int, url: str) -> None:
+        while True:
+            at = self.now()
+            # One that is busy is asked again soon.
+            with suppress(httpx.HTTPError):
+                values = sampled(http.get(url).raise_for_status().text, SAMPLED)
+                self.recorder.sample(Sample(process, at, values, number))
+            gevent.sleep(_SAMPLE_SECONDS)
 
 
-TEST = _Test(int(os.environ[GENERATOR]) if GENERATOR in os.environ else None)
+TEST = _Test(NUMBER)
 
 
 @events.init.add_listener
@@ -224,7 +229,7 @@ class Shape(LoadTestShape):
 
 
 class _Visitor(User):
-    """Asks when it is due."""
+    """Asks when it is due, always the same gateway, as over a connection that is kept."""
 
     abstract = True
     protocol = ""
@@ -254,10 +259,10 @@ class _Visitor(User):
 
 
 class RestVisitor(FastHttpUser, _Visitor):
-    """Over HTTP, by connections that all share, as those of a backend do."""
+    """Over HTTP, by connections that all of a gateway share, as those of a backend do."""
 
-    host = RUN.target.url
     protocol = "rest"
+    turns = RUN.target.turns(NUMBER or 0, PROFILE.generators)
     weight = max(1, round(_PERCENT * (1 - PROFILE.grpc_share)))
     client_pool = HTTPClientPool(
         concurrency=_MAX_CONNECTIONS,
@@ -265,6 +270,10 @@ class RestVisitor(FastHttpUser, _Visitor):
         network_timeout=DEADLINE + _PATIENCE,
     )
     default_headers = HEADERS
+
+    def __init__(self, environment: Environment) -> None:
+        self.host = RUN.target.urls[next(self.turns)]
+        super().__init__(environment)
 
     def make(self, call: Call) -> Mapping[str, int]:
         """Post it."""
@@ -286,15 +295,19 @@ class RestVisitor(FastHttpUser, _Visitor):
 
 
 class GrpcVisitor(_Visitor):
-    """Over gRPC, by one channel that all share."""
+    """Over gRPC, by one channel that all of a gateway share."""
 
     protocol = "grpc"
+    turns = RUN.target.turns(NUMBER or 0, PROFILE.generators)
     weight = max(1, round(_PERCENT * PROFILE.grpc_share))
-    abstract = RUN.target.grpc is None or PROFILE.grpc_share == 0
-    stub: recommender_pb2_grpc.RecommenderStub
+    abstract = not RUN.target.grpc or PROFILE.grpc_share == 0
+    stubs = tuple(
+        recommender_pb2_grpc.RecommenderStub(grpc.insecure_channel(address)) for address in RUN.target.grpc
+    )
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
+        self._stub = self.stubs[next(self.turns)]
         self._metadata = [(name.lower(), value) for name, value in HEADERS.items()]
 
     def make(self, call: Call) -> Mapping[str, int]:
@@ -307,23 +320,19 @@ class GrpcVisitor(_Visitor):
     def _make(self, call: Call) -> Mapping[str, int]:
         options = {"timeout": DEADLINE, "metadata": self._metadata}
         if call.name == EVENTS:
-            self.stub.RecordEvents(ParseDict(call.body, pb.RecordEventsRequest()), **options)
+            self._stub.RecordEvents(ParseDict(call.body, pb.RecordEventsRequest()), **options)
             return {OK: 1}
         if call.name == BATCH:
             asked = pb.BatchRecommendRequest(requests=map(_message, call.body["requests"]))
-            results = self.stub.BatchRecommend(asked, **options).results
+            results = self._stub.BatchRecommend(asked, **options).results
             return of_grpc_batch([result.error.code for result in results])
         if call.name == RECOMMEND:
-            _listed(self.stub.Recommend(_message(call.body), **options))
+            _listed(self._stub.Recommend(_message(call.body), **options))
             return {OK: 1}
-        for update in self.stub.RecommendStream(_message(call.body), **options):
+        for update in self._stub.RecommendStream(_message(call.body), **options):
             if update.WhichOneof("update") == "done":
                 _listed(update.done)
         return {OK: 1}
-
-
-if not GrpcVisitor.abstract:
-    GrpcVisitor.stub = recommender_pb2_grpc.RecommenderStub(grpc.insecure_channel(RUN.target.grpc))
 
 
 def _message(body: Mapping[str, Any]) -> pb.RecommendRequest:

@@ -62,11 +62,13 @@ class Sample:
         process: `gateway`, `worker` or `locust`.
         at: when, in seconds of the recording.
         values: by name, and where there are labels `name{label=value,…}`.
+        number: which of several gateways it is, from 0.
     """
 
     process: str
     at: float
     values: Mapping[str, float]
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """One load test: what it is told, in a file that the load generator reads."""
 
+import itertools
 import json
 import shlex
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,14 +22,22 @@ class Target:
     """A service.
 
     Attributes:
-        url: of its gateway.
-        grpc: `host:port` of its gRPC; None: REST alone is asked.
+        urls: of its gateways, at least one.
+        grpc: `host:port` of each gateway's gRPC; none: REST alone is asked.
         worker_metrics: URL of its worker's /metrics; None: the worker is not asked.
     """
 
-    url: str
-    grpc: str | None = None
+    urls: tuple[str, ...]
+    grpc: tuple[str, ...] = ()
     worker_metrics: str | None = None
+
+    def turns(self, generator: int, generators: int) -> Iterator[int]:
+        """Which gateway each visitor of a generator asks, by its place in `urls`, the first visitor first.
+
+        Every gateway gets as many as every other, of one generator and of all, or one more.
+        """
+        first = generator * len(self.urls) // generators
+        return (number % len(self.urls) for number in itertools.count(first))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +72,12 @@ class Run:
         """What `write` wrote."""
         fields = json.loads(file.read_text(encoding="utf-8"))
         profile = Profile.model_construct(**Profile.model_validate(fields["profile"]).model_dump())
-        target, recording = Target(**fields["target"]), Path(fields["recording"])
+        urls, grpc = (tuple(fields["target"].pop(name)) for name in ("urls", "grpc"))
+        target, recording = Target(urls, grpc, **fields["target"]), Path(fields["recording"])
         return cls(target, fields["shape"], profile, recording, fields["about"])
 
 
-def command_line(shape: str) -> str:
+def command_line(shape: str, gateways: int) -> str:
     """The command as a reader would type it."""
-    return shlex.join([f"LOADTEST={shape}", "make", "loadtest"])
+    several = [f"GATEWAYS={gateways}"] if gateways > 1 else []
+    return shlex.join([f"LOADTEST={shape}", *several, "make", "loadtest"])

@@ -1,23 +1,26 @@
 """A service for a load test: on free ports, with gRPC, the worker's metrics and a history of its own."""
 
 import os
-import re
-import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import httpx
+
+from loadtest.processes import free_ports, running
 from loadtest.run import Target
 from service.errors import PadrecError
+from service.processes import SUPERVISOR_PID
 
-_START_SECONDS = 180.0
-_STOP_SECONDS = 30.0
-_POLL_SECONDS = 0.05
-# The load generator and the gateway need cores too: a pass's threads that wait for a core make all of it wait.
+# A worker with a GPU captures its graphs first.
+_START_SECONDS = 300.0
+_POLL_SECONDS = 0.1
+_ANSWER_SECONDS = 2.0
+# The load generator and the gateways need cores too: a pass's threads that wait for a core make all of it wait.
 _SHARING_CORES = {"PADREC_WORKER__NUM_THREADS": "1"}
 _PADREC = (sys.executable, "-m", "service.cli")
 
@@ -37,68 +40,64 @@ def build_demo(folder: Path) -> Path:
 
 
 @contextmanager
-def serving(bundle: Path, folder: Path) -> Iterator[Target]:
-    """A service of a bundle, which ends with the block.
+def serving(bundle: Path, logs: Path, gateways: int = 1) -> Iterator[Target]:
+    """A service of a bundle, which ends with the block: one worker, and gateways that share it and a history.
 
     Args:
         bundle: the folder.
-        folder: for its history and its log.
+        logs: the folder of `worker.log`, `gateway-0.log` and so on.
+        gateways: how many, at least 1.
 
     Raises:
-        PadrecError: it ended, or was not ready in time.
+        PadrecError: a process ended, or not all were ready in time.
     """
-    metrics_port = free_port()
-    settings = {
-        "PADREC_GATEWAY__GRPC_PORT": "0",
-        "PADREC_WORKER__METRICS_PORT": str(metrics_port),
-        "PADREC_HISTORY__URL": f"sqlite:///{(folder / 'history.sqlite3').absolute()}",
-        "PADREC_LOG__LEVEL": "info",
-        "PADREC_LOG__FORMAT": "console",
-    }
-    log = folder / "service.log"
-    told: dict[str, str] = {}
-    process = subprocess.Popen(
-        [*_PADREC, "serve", str(bundle), "--port", "0"],
-        env={**_SHARING_CORES, **os.environ, **settings},
-        stderr=subprocess.PIPE,
-        text=True,
+    metrics_port, *ports = free_ports(1 + 2 * gateways)
+    rest, grpc = ports[:gateways], ports[gateways:]
+    target = Target(
+        tuple(f"http://127.0.0.1:{port}" for port in rest),
+        tuple(f"127.0.0.1:{port}" for port in grpc),
+        f"http://127.0.0.1:{metrics_port}/metrics",
     )
-    reader = threading.Thread(target=_read, args=(process, log, told), daemon=True)
-    reader.start()
-    try:
-        _wait(process, told, log)
-        yield Target(told["url"], told["grpc"], f"http://127.0.0.1:{metrics_port}/metrics")
-    finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        reader.join(_STOP_SECONDS)
+    with ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory(prefix="padrec-loadtest-"))
+        settings = {
+            "PADREC_WORKER__LISTEN": f"unix:{folder}/worker",
+            "PADREC_WORKER__METRICS_PORT": str(metrics_port),
+            "PADREC_GATEWAY__WORKER": f"unix:{folder}/worker",
+            "PADREC_HISTORY__URL": f"sqlite:///{folder}/history.sqlite3",
+            "PADREC_LOG__LEVEL": "info",
+            "PADREC_LOG__FORMAT": "console",
+            SUPERVISOR_PID: str(os.getpid()),
+        }
+        environment = {**_SHARING_CORES, **os.environ, **settings}
+
+        def start(log: str, command: str, *options: str) -> "subprocess.Popen[bytes]":
+            whole = [*_PADREC, command, str(bundle), *options]
+            return stack.enter_context(running(whole, environment, logs / log))
+
+        processes = [start("worker.log", "worker")]
+        for number, (port, grpc_port) in enumerate(zip(rest, grpc, strict=True)):
+            options = ("--port", str(port), "--grpc-port", str(grpc_port))
+            processes.append(start(f"gateway-{number}.log", "gateway", *options))
+        _wait(processes, target.urls, logs)
+        yield target
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-def _read(process: "subprocess.Popen[str]", log: Path, told: dict[str, str]) -> None:
-    """Keep what the service says, and where it listens."""
-    assert process.stderr is not None
-    with process.stderr, log.open("w", encoding="utf-8") as kept:
-        for line in process.stderr:
-            kept.write(line)
-            kept.flush()
-            if "gRPC gateway listening" in line and (found := re.search(r"127\.0\.0\.1:\d+", line)):
-                told["grpc"] = found.group()
-            if line.startswith("serving "):
-                told["url"] = line.split(" at ")[1].strip()
-
-
-def _wait(process: "subprocess.Popen[str]", told: dict[str, str], log: Path) -> None:
+def _wait(processes: Sequence["subprocess.Popen[bytes]"], urls: Sequence[str], logs: Path) -> None:
+    """Until every gateway is ready, and so the worker."""
     deadline = time.monotonic() + _START_SECONDS
-    while not {"url", "grpc"} <= set(told):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise PadrecError(f"the service did not start; {log} says why")
-        time.sleep(_POLL_SECONDS)
+    for url in urls:
+        while not _is_ready(url):
+            has_ended = any(process.poll() is not None for process in processes)
+            if has_ended or time.monotonic() > deadline:
+                raise PadrecError(
+                    f"the service did not start; worker.log and gateway-*.log in {logs} say why"
+                )
+            time.sleep(_POLL_SECONDS)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/ready", timeout=_ANSWER_SECONDS, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False

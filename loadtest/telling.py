@@ -1,7 +1,7 @@
-"""What gateway and worker say of themselves, from their /metrics, over a stage."""
+"""What gateways and worker say of themselves, from their /metrics, over a stage."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from loadtest.recording import Sample
@@ -35,17 +35,20 @@ SAMPLED = (
 def engine_figures(samples: Sequence[Sample], start: float, end: float) -> dict[str, Any]:
     """The worker's figures between two times, and each process's cores and memory; None where nothing says.
 
-    Tokens of a round are the accepted guesses, the forced ones, and the target's own: one for each list that it wrote.
+    Several gateways are told of as one: calls of all of them, and the cores and memory that they took together, where
+    each says how much. Tokens of a round are the accepted guesses, the forced ones, and the target's own: one for each
+    list that it wrote.
     """
-    within = [sample for sample in samples if start <= sample.at <= end]
-    of: dict[str, list[Sample]] = {}
-    for sample in within:
-        of.setdefault(sample.process, []).append(sample)
-    worker = of.get("worker", [])
+    of: dict[str, dict[int, list[Sample]]] = {}
+    for sample in samples:
+        its = of.setdefault(sample.process, {}).setdefault(sample.number, [])
+        if start <= sample.at <= end:
+            its.append(sample)
+    worker = of.get("worker", {}).get(0, [])
     grown = _growth(worker)
     list_rounds, forced = grown.get(f"{_BATCH}_sum", 0.0), grown.get(_FORCED, 0.0)
     tokens = list_rounds + forced + grown.get(_ACCEPTED, 0.0)
-    gateway = _growth(of.get("gateway", []))
+    gateways = [_growth(its) for its in of.get("gateway", {}).values()]
     return {
         "queue_ms_p50": _in_ms(_quantile(grown, 0.5)),
         "queue_ms_p99": _in_ms(_quantile(grown, 0.99)),
@@ -55,10 +58,15 @@ def engine_figures(samples: Sequence[Sample], start: float, end: float) -> dict[
         "forced_share": _ratio(forced, tokens),
         "kv_cache_usage": _mean(worker, _USAGE),
         "prefix_hits": _ratio(grown.get(_HITS, 0.0), grown.get(_QUERIES, 0.0)),
-        "gateway_ms": _in_ms(_ratio(_sum(gateway, f"{_REQUESTS}_sum"), _sum(gateway, f"{_REQUESTS}_count"))),
-        **{f"{name}_cores": _cores(of.get(name, [])) for name in ("gateway", "worker", "locust")},
+        "gateway_ms": _in_ms(
+            _ratio(_sum(gateways, f"{_REQUESTS}_sum"), _sum(gateways, f"{_REQUESTS}_count"))
+        ),
         **{
-            f"{name}_mb_{when}": _megabytes(of.get(name, [])[place:][:1])
+            f"{name}_cores": _together(map(_cores, of.get(name, {}).values()))
+            for name in ("gateway", "worker", "locust")
+        },
+        **{
+            f"{name}_mb_{when}": _together(_megabytes(its[place:][:1]) for its in of.get(name, {}).values())
             for name in ("gateway", "worker")
             for when, place in (("start", 0), ("end", -1))
         },
@@ -93,8 +101,21 @@ def _quantile(grown: Mapping[str, float], share: float) -> float | None:
     return below
 
 
-def _sum(grown: Mapping[str, float], name: str) -> float:
-    return sum(value for key, value in grown.items() if key == name or key.startswith(f"{name}{{"))
+def _sum(grown: Iterable[Mapping[str, float]], name: str) -> float:
+    """Of all processes, whatever the labels."""
+    return sum(
+        value for its in grown for key, value in its.items() if key == name or key.startswith(f"{name}{{")
+    )
+
+
+def _together(figures: Iterable[float | None]) -> float | None:
+    """Their sum; None where there are none, or one is not known: the others' would be too little."""
+    total = None
+    for figure in figures:
+        if figure is None:
+            return None
+        total = figure + (total or 0.0)
+    return total
 
 
 def _mean(samples: Sequence[Sample], name: str) -> float | None:

@@ -5,11 +5,17 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.recording import Recording
+from loadtest.run import Target
+from loadtest.serving import serving
+from loadtest.traffic import EVENTS, LISTS
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
@@ -31,19 +37,48 @@ def run(*options: str, **settings: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.fixture(scope="module")
+def target(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    with serving(bundle, tmp_path_factory.mktemp("logs"), gateways=2) as started:
+        yield started
+
+
+@pytest.fixture
+def options(target: Target) -> list[str]:
+    """That name both gateways."""
+    return [*(f"--url={url}" for url in target.urls), *(f"--grpc={address}" for address in target.grpc)]
+
+
+def calls_of_each(target: Target) -> list[Counter[str]]:
+    """How many calls of visitors each gateway has answered, by protocol."""
+    calls, counts = (*LISTS, EVENTS), []
+    for url in target.urls:
+        counts.append(Counter[str]())
+        for family in text_string_to_metric_families(httpx.get(f"{url}/metrics").text):
+            for one in family.samples:
+                if one.name == "padrec_request_duration_seconds_count" and one.labels["method"] in calls:
+                    counts[-1][one.labels["protocol"]] += int(one.value)
+    return counts
+
+
 @pytest.mark.parametrize("generators", [1, 2])
-def test_load_on_a_service_is_reported(service, tmp_path: Path, generators: int) -> None:
-    target = ["--url", service.url, "--grpc", service.grpc]
+def test_load_on_a_service_is_reported(target, options, tmp_path: Path, generators: int) -> None:
     settings = {**SETTINGS, "LOADTEST_GENERATORS": str(generators)}
-    done = run("--shape", "soak", *target, "--out", str(tmp_path), **settings)
+    before = calls_of_each(target)
+    done = run("--shape", "soak", *options, "--out", str(tmp_path), **settings)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]
     assert {row["kind"] for row in rows} == {"run", "stage", "call", "held"}
+    assert rows[0]["gateways"] == 2
+    for earlier, later in zip(before, calls_of_each(target), strict=True):
+        assert later["rest"] > earlier["rest"]
+        assert later["grpc"] > earlier["grpc"]
     [stage] = [row for row in rows if row["kind"] == "stage"]
     assert stage["failed_lists"] == stage["failed_events"] == {}
     assert stage["goodput"] > 0
     # A dozen visitors, each due from half to one and a half of every two seconds.
     assert 5 * 6 / 2 < len(Recording.read(tmp_path / "recording.jsonl").calls) < 5 * 6 * 2
+    assert stage["gateway_cores"] > 0
     assert stage["worker_cores"] is None  # nobody said where its metrics are
     outcomes: Counter[str] = Counter()
     for row in rows:
@@ -58,15 +93,14 @@ def test_load_on_a_service_is_reported(service, tmp_path: Path, generators: int)
     assert json.loads((tmp_path / "again" / "report.json").read_text())["rows"] == rows
 
 
-def test_a_spike_comes_and_goes_at_once(service, tmp_path: Path) -> None:
+def test_a_spike_comes_and_goes_at_once(options, tmp_path: Path) -> None:
     stages = {
         "LOADTEST_CALM_SECONDS": "4",
         "LOADTEST_SPIKE_SECONDS": "3",
         "LOADTEST_SPIKE_FACTOR": "8",
         "LOADTEST_SETTLE_SECONDS": "1",
     }
-    target = ["--url", service.url, "--grpc", service.grpc]
-    done = run("--shape", "spike", *target, "--out", str(tmp_path), **(SETTINGS | stages))
+    done = run("--shape", "spike", *options, "--out", str(tmp_path), **(SETTINGS | stages))
     assert done.returncode == 0, done.stderr
     assert [line.split(":")[0] for line in done.stderr.splitlines()[1:]] == ["before", "spike", "after"]
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]
@@ -75,9 +109,9 @@ def test_a_spike_comes_and_goes_at_once(service, tmp_path: Path) -> None:
     assert spike["calls"] > 3 * after["calls"]
 
 
-def test_steps_follow_each_other(service, tmp_path: Path) -> None:
+def test_steps_follow_each_other(target, tmp_path: Path) -> None:
     stages = {"LOADTEST_STEP_SECONDS": "3", "LOADTEST_STEP_FACTORS": "[1, 4]"}
-    done = run("--shape", "step", "--url", service.url, "--out", str(tmp_path), **(SETTINGS | stages))
+    done = run("--shape", "step", "--url", target.urls[0], "--out", str(tmp_path), **(SETTINGS | stages))
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]
     one, four = (row for row in rows if row["kind"] == "stage")

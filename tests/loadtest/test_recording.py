@@ -18,13 +18,17 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     recorder.stage(Stage("a", 3.0, 5.0), 1.0)
     recorder.call(CALL)
     recorder.sample(Sample("worker", 2.0, {"x{le=1}": 3.0}))
+    recorder.sample(Sample("gateway", 2.5, {"x": 4.0}, number=1))
     recorder.close()
     recorder.call(CALL)  # an answer that comes when all is over
     read = Recording.read(tmp_path / "r.jsonl")
     assert read.about == ABOUT
     assert read.stages == [StageRecord("a", 3.0, 5.0, 1.0)]
     assert read.calls == [CALL]
-    assert read.samples == [Sample("worker", 2.0, {"x{le=1}": 3.0})]
+    assert read.samples == [
+        Sample("worker", 2.0, {"x{le=1}": 3.0}),
+        Sample("gateway", 2.5, {"x": 4.0}, number=1),
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "no json", '{"kind": "call"}', '{"kind": "other"}'])

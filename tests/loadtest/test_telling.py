@@ -61,6 +61,42 @@ def test_figures_are_of_what_grew_meanwhile() -> None:
     )
 
 
+def gateway(number: int, at: float, cpu: float, megabytes: float, seconds: float, count: float) -> Sample:
+    labels = "{method=recommend,protocol=grpc,status=OK}"
+    values = {
+        "process_cpu_seconds_total": cpu,
+        "process_resident_memory_bytes": megabytes * 1e6,
+        f"padrec_request_duration_seconds_sum{labels}": seconds,
+        f"padrec_request_duration_seconds_count{labels}": count,
+    }
+    return Sample("gateway", at, values, number)
+
+
+def test_several_gateways_are_told_of_together() -> None:
+    samples = [
+        gateway(0, 1.0, cpu=10.0, megabytes=200, seconds=5.0, count=50),
+        gateway(1, 1.5, cpu=90.0, megabytes=210, seconds=70.0, count=7_000),
+        gateway(0, 9.0, cpu=14.0, megabytes=201, seconds=6.0, count=60),
+        gateway(1, 9.5, cpu=92.0, megabytes=215, seconds=71.0, count=7_090),
+    ]
+    figures = engine_figures(samples, 0.0, 10.0)
+    assert figures["gateway_ms"] == pytest.approx(1_000 * 2 / 100)
+    assert figures["gateway_cores"] == pytest.approx(4 / 8 + 2 / 8)
+    assert (figures["gateway_mb_start"], figures["gateway_mb_end"]) == (410, 416)
+
+
+def test_what_all_gateways_take_is_not_told_where_one_does_not_say() -> None:
+    samples = [
+        gateway(0, 1.0, cpu=10.0, megabytes=200, seconds=5.0, count=50),
+        gateway(0, 9.0, cpu=14.0, megabytes=201, seconds=6.0, count=60),
+        gateway(1, 19.0, cpu=92.0, megabytes=215, seconds=71.0, count=7_090),  # afterwards
+    ]
+    figures = engine_figures(samples, 0.0, 10.0)
+    assert figures["gateway_ms"] == pytest.approx(100)
+    assert figures["gateway_cores"] is None
+    assert figures["gateway_mb_start"] is None
+
+
 def test_nothing_is_told_where_nobody_says() -> None:
     assert set(engine_figures([], 0.0, 10.0).values()) == {None}
 

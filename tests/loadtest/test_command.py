@@ -1,0 +1,27 @@
+from pathlib import Path
+
+import pytest
+
+from loadtest.__main__ import loadtest
+
+URLS = ["http://a:1", "http://b:1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"url": URLS, "grpc": ["a:2"]}, "error: --grpc: none, or one for each --url, and not 1 for 2"),
+        ({"grpc": ["a:2"]}, "error: --grpc: none, or one for each --url, and not 1 for 0"),
+        (
+            {"url": URLS, "gateways": 2},
+            "error: --gateways are those of a service that is started; of another, give each one's --url",
+        ),
+    ],
+)
+def test_gateways_that_do_not_fit_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: dict, complaint: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        loadtest(out=tmp_path, **options)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [complaint]

@@ -21,12 +21,13 @@ from service.training.loop import OnProgress, OnStage
 from service.training.own_beam import OwnBeam
 from service.training.sasrec import SasRecRecipe
 from service.training.target import train_target
-from service.training.teacher import Teacher
+from service.training.teacher import ItemKnn, LogLinearPool, Teacher
 from service.types import MAX_NUM_ITEMS
 
 VALIDATION_METRIC = "ndcg@10"
 # In the work folder, that of what comes after its teacher.
 OWN = "own"
+_NUM_NEAR = 10  # items that may stand in for one of a history
 CHECKPOINT = "config.json"  # the file that every transformers checkpoint holds
 
 
@@ -70,6 +71,8 @@ def train_list_target(
         ),
     )
 
+    near = ItemKnn(train, len(catalogue)).nearest(_NUM_NEAR)
+
     def sampler(teacher: Teacher, recipe: TrainingRecipe, seed: int) -> ListSampler:
         return ListSampler(
             train,
@@ -81,6 +84,8 @@ def train_list_target(
             list_items=preset.list_items,
             temperature=recipe.temperature,
             history_dropout=recipe.history_dropout,
+            history_substitution=recipe.history_substitution,
+            near=near,
             history_loss=recipe.history_loss,
             seed=seed,
         )
@@ -110,7 +115,17 @@ def train_list_target(
         copy = copy_for_inference(model, pick_dtype("auto", device))
         engine = Engine(copy, catalogue, layout, max_batch=recipe.batch_size)
         own = OwnBeam(engine, len(catalogue), device)
-        record["self_distillation"] = learn(own, by_itself, work / OWN, seed + 1)
+        record["self_distillation"] = learn(
+            _with_a_say(own, teacher, recipe), by_itself, work / OWN, seed + 1
+        )
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return {"preset": preset.name, "seed": seed, "parameters": model.num_parameters(), **record}
+
+
+def _with_a_say(own: OwnBeam, teacher: Teacher, recipe: TrainingRecipe) -> Teacher:
+    """The beam's opinion and, as far as the recipe says, its teacher's, as sure of itself as where it taught alone."""
+    weight = 0.0 if recipe.self_distillation is None else recipe.self_distillation.teacher_weight
+    if weight == 0:
+        return own
+    return LogLinearPool([(1 - weight, own), (weight / recipe.temperature, teacher)])

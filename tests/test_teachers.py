@@ -95,10 +95,10 @@ ITSELF = dataclasses.replace(
 
 
 def build_by_itself(
-    dataset: Path, out: Path, on_progress=lambda _: None, **options
+    dataset: Path, out: Path, on_progress=lambda _: None, recipe=ITSELF, **options
 ) -> tuple[Bundle, list[str]]:
     stages: list[str] = []
-    preset = dataclasses.replace(TINY, training=ITSELF)
+    preset = dataclasses.replace(TINY, training=recipe)
     values = {"device": CPU, "draft": None, "on_stage": stages.append, "on_progress": on_progress}
     return build_bundle(Dataset.open(dataset), preset, out, **values | options), stages
 
@@ -125,6 +125,16 @@ def test_then_it_learns_from_its_own_beam(dataset: Path, tmp_path: Path) -> None
     again, _ = build_by_itself(dataset, tmp_path / "b")
     assert digests(again) == digests(bundle)
     assert not (tmp_path / "b.work").exists()
+
+
+def test_its_teacher_may_have_a_say_in_that(dataset: Path, tmp_path: Path) -> None:
+    alone, _ = build_by_itself(dataset, tmp_path / "alone")
+    own = dataclasses.replace(ITSELF.self_distillation, teacher_weight=0.3)
+    both, _ = build_by_itself(
+        dataset, tmp_path / "both", recipe=dataclasses.replace(ITSELF, self_distillation=own)
+    )
+    assert both.manifest.training["self_distillation"]["recipe"]["steps"] == 2
+    assert digests(both) != digests(alone)
 
 
 def test_a_target_that_is_asked_by_beam_does_not(dataset: Path, tmp_path: Path) -> None:

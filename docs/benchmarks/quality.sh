@@ -19,8 +19,9 @@ for seed in ${SEEDS:-0 1 2}; do
   [ -f "$work/$seed/manifest.json" ] || (
     time padrec bundle build "$dataset" --preset "$preset" --device "$device" --seed "$seed" --out "$work/$seed"
   ) 2>&1 | tee "$work/$seed-build.log"
-  evaluate main --decoding list --decoding beam --baseline popularity --baseline item-knn --baseline sasrec --seed "$seed" "$@"
+  evaluate main --decoding list --decoding beam --baseline popularity --baseline item-knn --baseline sasrec --seed "$seed" "$@" & main=$!
   evaluate float32 --decoding list --speculative --dtype float32 --baseline popularity "$@"
+  wait "$main"
 done
 seed=${SEEDS:-0}
 seed=${seed%% *}

@@ -40,13 +40,18 @@ class SelfDistillation:
         steps: as a share of those before.
         learning_rate: as a share of that before.
         history_dropout: as of `TrainingRecipe`; more than there, as the target is to meet what is new to it.
+        history_substitution: likewise.
         temperature: of the beam's probabilities.
+        teacher_weight: of what the teacher thinks of the beam's items; the rest is the beam's. The weighted geometric
+            mean of both ranks.
     """
 
     steps: float = 0.2
     learning_rate: float = 0.3
     history_dropout: float = 0.4
+    history_substitution: float = 0.0
     temperature: float = 1.0
+    teacher_weight: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +61,7 @@ class TrainingRecipe(Recipe):
     Attributes:
         history_loss: weight of the next-item loss on the history, beside 1 for the list.
         history_dropout: chance that an item of a history is left out when it is drawn for training.
+        history_substitution: chance that another item, near to it, stands in its place.
         knn_weight: of item-kNN in the teacher's opinion; the rest is SASRec's, which is trained first if it has any.
         temperature: of the teacher's probabilities.
         self_distillation: what comes after; None: nothing.
@@ -66,6 +72,7 @@ class TrainingRecipe(Recipe):
     validation_users: int = 512
     history_loss: float = 0.1
     history_dropout: float = 0.2
+    history_substitution: float = 0.0
     knn_weight: float
     temperature: float = 0.3
     self_distillation: SelfDistillation | None = None
@@ -81,6 +88,7 @@ class TrainingRecipe(Recipe):
             steps=steps,
             learning_rate=own.learning_rate * self.learning_rate,
             history_dropout=own.history_dropout,
+            history_substitution=own.history_substitution,
             temperature=own.temperature,
             validate_every=steps,
             self_distillation=None,
@@ -206,8 +214,9 @@ PRESETS = {
                 learning_rate=1e-3,
                 validate_every=1250,
                 validation_users=2048,
+                history_substitution=0.2,
                 knn_weight=0.7,
-                self_distillation=SelfDistillation(),
+                self_distillation=SelfDistillation(history_substitution=0.3, teacher_weight=0.15),
             ),
             draft=DraftRecipe(
                 steps=600,

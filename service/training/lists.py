@@ -80,6 +80,9 @@ class ListSampler:
         temperature: at which lists are drawn.
         history_dropout: chance that an item of a history, the last one aside, is left out: the mean over histories,
             each of which has its own.
+        history_substitution: chance that an item of a history gives its place to one of those near to it, likewise
+            (CoSeRec, arXiv 2108.06479): a history that nobody had, so new to the target however often it learned.
+        near: rows that may stand in for each item, [num_items, n]; not needed where none is asked to.
         history_loss: weight of the loss on the prompt's items, beside 1 for the list's.
         seed: of all randomness.
     """
@@ -96,11 +99,15 @@ class ListSampler:
         list_items: int,
         temperature: float,
         history_dropout: float = 0.0,
+        history_substitution: float = 0.0,
+        near: IntArray | None = None,
         history_loss: float = 0.0,
         seed: int = 0,
     ) -> None:
         if layout.between is not None:
             raise ValueError("targets are trained on prompts of items alone")
+        if history_substitution > 0 and near is None:
+            raise ValueError("nothing is said to be near to items that are to give their places")
         self.layout = layout
         self._rows = train.items.astype(np.int64)
         self._teacher = teacher
@@ -110,6 +117,8 @@ class ListSampler:
         self._list_items = min(list_items, len(codes))
         self._temperature = temperature
         self._dropout = history_dropout
+        self._substitution = history_substitution
+        self._near = near if history_substitution > 0 else None
         self._history_loss = history_loss
         self._seed = seed
         self._excludes_seen = excludes_seen(train)
@@ -129,13 +138,17 @@ class ListSampler:
         return self._batch(histories, lengths, lists.cpu().numpy(), is_listed.cpu().numpy(), worth)
 
     def _histories(self, last: IntArray, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-        """Those that end at `last` [batch], with dropout, padded on the right by any item, and their lengths."""
+        """Those that end at `last` [batch], as they are shown, padded on the right by any item, and their lengths."""
         lengths = np.minimum(last + 1 - self._user_begin[last], self._max_history)
         column = np.arange(lengths.max())
         is_last = column == lengths[:, None] - 1
         chance = 2 * self._dropout * rng.random((len(last), 1))
         kept = (column < lengths[:, None]) & (is_last | (rng.random(is_last.shape) >= chance))
         rows = self._rows[np.minimum(last[:, None] + 1 - lengths[:, None] + column, len(self._rows) - 1)]
+        if self._near is not None:
+            gives_way = rng.random(rows.shape) < 2 * self._substitution * rng.random((len(last), 1))
+            stand_in = self._near[rows, rng.integers(self._near.shape[1], size=rows.shape)]
+            rows = np.where(gives_way, stand_in, rows)
         kept_first = np.argsort(~kept, axis=1, kind="stable")
         return np.take_along_axis(rows, kept_first, axis=1), kept.sum(axis=1)
 

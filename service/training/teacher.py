@@ -47,7 +47,7 @@ class LogLinearPool:
     """Several teachers' opinion: the weighted geometric mean of their probabilities.
 
     Attributes:
-        weighted: teachers and their weights, positive, of sum 1.
+        weighted: teachers and their weights, positive, of sum 1 for a mean.
     """
 
     weighted: Sequence[tuple[float, Teacher]]
@@ -144,6 +144,19 @@ class ItemKnn:
             ranked.append(self._fill(best, barred, k))
         return ranked
 
+    def nearest(self, count: int) -> IntArray:
+        """The rows nearest to each item, nearest first, [num_items, count].
+
+        Where there are fewer they come again, and what is near to nothing is near to itself.
+        """
+        begin, rows = self._near.indptr.astype(np.int64), np.arange(self.num_items)
+        of_row = np.repeat(rows, np.diff(begin))
+        nearest_first = self._near.indices[np.lexsort((-self._near.data, of_row))].astype(np.int64)
+        lengths = np.diff(begin)[:, None]
+        places = begin[:-1, None] + np.arange(count) % np.maximum(lengths, 1)
+        padded = np.append(nearest_first, 0)  # an item without any may be the last one
+        return np.where(lengths > 0, padded[places], rows[:, None])
+
     def _fill(self, best: IntArray, barred: npt.NDArray[np.integer], k: int) -> IntArray:
         if len(best) == k:
             return best
@@ -165,7 +178,10 @@ class ItemKnn:
 def _on_device(matrix: sparse.csr_matrix, device: torch.device | None) -> torch.Tensor:
     """The same in float32."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+        # It is checked: what torch warns of are its other sparse tensors.
+        warnings.filterwarnings(
+            "ignore", "Sparse (CSR tensor support is in beta|invariant checks are implicitly)"
+        )
         return torch.sparse_csr_tensor(
             torch.as_tensor(matrix.indptr.astype(np.int64)),
             torch.as_tensor(matrix.indices.astype(np.int64)),

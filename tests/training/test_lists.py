@@ -65,6 +65,21 @@ def test_an_epoch_asks_for_what_follows_every_item(make_interactions) -> None:
     ]
 
 
+def test_items_of_a_history_give_their_places_to_near_ones(make_interactions) -> None:
+    near = np.array([[5, 4], [5, 5], [4, 4], [0, 0], [1, 1], [2, 2]])
+    substituting = sampler(make_interactions, history_substitution=0.3, near=near, max_history_items=4)
+    plain = sampler(make_interactions, max_history_items=4)
+    changed = total = 0
+    for step in range(60):
+        before, after = plain.batch(step, 7), substituting.batch(step, 7)
+        for row in range(7):
+            pairs = list(zip(parse(before, row)[0], parse(after, row)[0], strict=True))
+            assert all(new == old or new in near[old] for old, new in pairs)
+            changed += sum(new != old for old, new in pairs)
+            total += len(pairs)
+    assert changed / total == pytest.approx(0.3, abs=0.06)
+
+
 def test_items_come_back_where_users_meet_them_again(make_interactions) -> None:
     batch = sampler(make_interactions, [[5, 5, 5], [5, 4]], temperature=1e-6).batch(0, 5)
     assert {tuple(parse(batch, row)[1]) for row in range(5)} == {(5, 4, 3)}

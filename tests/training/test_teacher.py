@@ -62,3 +62,9 @@ def test_seen_items_are_left_out_where_nobody_comes_back_to_them(
     make_interactions, histories: list[list[int]], excludes: bool
 ) -> None:
     assert excludes_seen(make_interactions(histories)) == excludes
+
+
+def test_what_is_nearest_to_each_item(make_interactions) -> None:
+    knn = ItemKnn(make_interactions([[0, 1, 2], [0, 1], [3]]), 5)
+    assert knn.nearest(3).tolist() == [[1, 2, 1], [2, 0, 2], [1, 0, 1], [3, 3, 3], [4, 4, 4]]
+    assert ItemKnn(make_interactions([[3]]), 5).nearest(1).tolist() == [[0], [1], [2], [3], [4]]

@@ -1,6 +1,7 @@
-"""Training state on disk: a model, its optimiser and where it stood, in safetensors; replaced as a whole."""
+"""Training state on disk: a model, its optimisers and where it stood, in safetensors; replaced as a whole."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim import Optimizer
 
 _MODEL, _OPTIMIZER = "model.", "optimizer."
 
 
-def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, meta: dict[str, Any]) -> None:
-    """Write one file that holds all of `meta` (JSON), the weights, and the optimiser's state by parameter name."""
-    names = _names(model, optimizer)
+def save_state(path: Path, model: nn.Module, optimizers: Sequence[Optimizer], meta: dict[str, Any]) -> None:
+    """Write one file that holds all of `meta` (JSON), the weights, and the optimisers' state by parameter name."""
     tensors = {f"{_MODEL}{name}": value.detach().contiguous() for name, value in model.named_parameters()}
-    for index, state in optimizer.state_dict()["state"].items():
-        for key, value in state.items():
-            tensors[f"{_OPTIMIZER}{names[index]}:{key}"] = torch.as_tensor(value).contiguous()
+    for optimizer in optimizers:
+        names = _names(model, optimizer)
+        for index, state in optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                tensors[f"{_OPTIMIZER}{names[index]}:{key}"] = torch.as_tensor(value).contiguous()
     _write(path, tensors, {"meta": json.dumps(meta)})
 
 
@@ -32,19 +35,20 @@ def load_meta(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put the saved weights and optimiser state into `model` and `optimizer`, built as they were then."""
+def load_state(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    """Put the saved weights and optimisers' state into `model` and `optimizers`, built as they were then."""
     with safe_open(path, framework="pt") as file:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(file.get_tensor(f"{_MODEL}{name}"))
-        position = {name: index for index, name in enumerate(_names(model, optimizer))}
-        state: dict[int, dict[str, torch.Tensor]] = {}
+        kept: dict[str, dict[str, torch.Tensor]] = {}
         for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
             if key.startswith(_OPTIMIZER):
                 name, field = key.removeprefix(_OPTIMIZER).rsplit(":", 1)
-                state.setdefault(position[name], {})[field] = file.get_tensor(key)
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+                kept.setdefault(name, {})[field] = file.get_tensor(key)
+    for optimizer in optimizers:
+        state = {index: kept[name] for index, name in enumerate(_names(model, optimizer)) if name in kept}
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -66,7 +70,7 @@ def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str
     scratch.rename(path)
 
 
-def _names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+def _names(model: nn.Module, optimizer: Optimizer) -> list[str]:
     """Names of the parameters in the optimiser's order, which its groups decide."""
     name_of = {id(parameter): name for name, parameter in model.named_parameters()}
     return [name_of[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]

@@ -182,6 +182,7 @@ PRESETS = {
                 micro_batch_size=32,
                 learning_rate=3e-3,
                 validate_every=300,
+                history_substitution=0.8,
                 knn_weight=1.0,
             ),
             # A minute on two CPU cores, half of it the target's: few lists, many guesses in each.

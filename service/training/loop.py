@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,11 +13,10 @@ from torch import nn
 
 from service.model.checkpoints import load_meta, load_state, load_weights, save_state, save_weights
 from service.model.presets import Recipe
+from service.training.optimizers import optimizers_for
 
 STATE = "state.safetensors"
 SAVE_SECONDS = 60.0
-# Where a draft stands and how sure it is: scalars and embeddings, of more dimensions than one for convenience.
-_NOT_DECAYED = ("position.", "log_sharpness")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +66,20 @@ def train(
     Returns:
         The training record: the recipe, the best step and its metrics.
     """
-    optimizer = _optimizer(model, recipe)
+    optimizers = optimizers_for(model, recipe)
     state_file = work / STATE
     meta = load_meta(state_file)
     if meta is None or meta["fingerprint"] != fingerprint:
         meta = {"fingerprint": fingerprint, "step": 0, "loss": math.nan, "metrics": {}, "best": None}
     else:
-        load_state(state_file, model, optimizer)
+        load_state(state_file, model, optimizers)
 
     saved_at = time.monotonic()
     with _training_mode(model):
         while meta["step"] < recipe.steps:
             step = meta["step"]
             loss = gather_gradient(step)
-            _update(model, optimizer, _rate(step, recipe))
+            _update(model, optimizers, _rate(step, recipe))
             meta["loss"] = loss if math.isnan(meta["loss"]) else 0.98 * meta["loss"] + 0.02 * loss
             meta["step"] = step + 1
             validates = (step + 1) % recipe.validate_every == 0 or step + 1 == recipe.steps
@@ -92,7 +91,7 @@ def train(
                     meta["best"] = {"step": step + 1, "metrics": meta["metrics"]}
                     save_weights(_best_file(work, meta), model)
             if validates or time.monotonic() - saved_at >= SAVE_SECONDS:
-                save_state(state_file, model, optimizer, meta)
+                save_state(state_file, model, optimizers, meta)
                 _forget_lesser(work, meta)
                 saved_at = time.monotonic()
             on_progress(Progress(step + 1, recipe.steps, meta["loss"], meta["metrics"]))
@@ -125,28 +124,14 @@ def _training_mode(model: nn.Module) -> Iterator[None]:
         model.eval()
 
 
-def _update(model: nn.Module, optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """One step of the optimiser with the gradient that was gathered."""
+def _update(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:
+    """One step with the gradient that was gathered."""
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    groups: list[dict[str, Any]] = [
-        {"params": [], "weight_decay": recipe.weight_decay},
-        {"params": [], "weight_decay": 0.0},
-    ]
-    for name, parameter in model.named_parameters():
-        groups[0 if decays(name, parameter) else 1]["params"].append(parameter)
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
-
-
-def decays(name: str, parameter: torch.Tensor) -> bool:
-    """Whether weight decay is good for a parameter of this name: matrices alone."""
-    return parameter.ndim >= 2 and not name.startswith(_NOT_DECAYED)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
 
 def _rate(step: int, recipe: Recipe) -> float:

@@ -13,7 +13,8 @@ from service.model.draft import VARIANTS, Draft, DraftConfig, guesses_items
 from service.model.presets import DraftRecipe, Preset, preset_named
 from service.model.target import build_target
 from service.training.draft import Lesson, train_draft
-from service.training.loop import Progress, decays
+from service.training.loop import Progress
+from service.training.optimizers import decays, optimizers_for
 from service.training.readings import Reader
 from service.training.written_lists import WrittenBatches, WrittenLists
 
@@ -282,3 +283,16 @@ def test_weights_decay_and_nothing_else(target) -> None:
     assert decayed == {f"{name}.weight" for name in matrices} | {"slot_heads", "item_rest"}
     of_target = {name for name, parameter in target.named_parameters() if not decays(name, parameter)}
     assert all("norm" in name for name in of_target)
+
+
+def test_every_parameter_has_one_optimizer(target) -> None:
+    draft = make_draft(target, "slots", "fused")
+    held = {
+        type(optimizer).__name__: {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for optimizer in optimizers_for(draft, RECIPE)
+    }
+    names = {id(parameter): name for name, parameter in draft.named_parameters()}
+    by_muon = {"q_proj", "kv_proj", "o_proj", "gate_up_proj", "down_proj"}
+    assert {names[key] for key in held["Muon"]} == {f"{name}.weight" for name in by_muon}
+    assert held["Muon"] | held["AdamW"] == set(names)
+    assert not held["Muon"] & held["AdamW"]

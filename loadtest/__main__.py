@@ -17,11 +17,11 @@ from loadtest.processes import free_ports, running
 from loadtest.profile import DEFAULT, Profile, load_profile
 from loadtest.recording import Recording
 from loadtest.report import write_reports
-from loadtest.run import GENERATOR, RUN_FILE, Run, Target, command_line
+from loadtest.run import GENERATOR, RUN_FILE, Run, Target
 from loadtest.serving import build_demo, serving
 from loadtest.shapes import check_shape
 from service.cli.display import say
-from service.cli.reporting import print_rows
+from service.cli.reporting import command_line, print_rows
 from service.errors import InputError, PadrecError
 
 _LOCUSTFILE = Path(__file__).with_name("locustfile.py")
@@ -127,7 +127,7 @@ def _locust(profile: Profile, run_file: Path, log: Path) -> None:
 
 def _about(shape: str, profile: Profile, gateways: int, device: str | None) -> dict[str, Any]:
     return {
-        "command": command_line(shape, gateways),
+        "command": command_line("python", "-m", "loadtest"),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "device": device or f"{platform.processor() or platform.machine()} CPU, {os.cpu_count()} cores",
         "shape": shape,

@@ -1,10 +1,11 @@
 """Processes that a load test starts, and ports for them."""
 
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from service.rpc.listen import listen_tcp
 
 _STOP_SECONDS = 30.0
 
@@ -37,7 +38,5 @@ def running(
 def free_ports(count: int) -> list[int]:
     """So many ports of 127.0.0.1 that nobody listens on, each another."""
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for free in sockets:
-            free.bind(("127.0.0.1", 0))
+        sockets = [stack.enter_context(listen_tcp("127.0.0.1", 0)) for _ in range(count)]
         return [int(free.getsockname()[1]) for free in sockets]

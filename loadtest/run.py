@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,9 +74,3 @@ class Run:
         urls, grpc = (tuple(fields["target"].pop(name)) for name in ("urls", "grpc"))
         target, recording = Target(urls, grpc, **fields["target"]), Path(fields["recording"])
         return cls(target, fields["shape"], profile, recording, fields["about"])
-
-
-def command_line(shape: str, gateways: int) -> str:
-    """The command as a reader would type it."""
-    several = [f"GATEWAYS={gateways}"] if gateways > 1 else []
-    return shlex.join([f"LOADTEST={shape}", *several, "make", "loadtest"])

@@ -59,8 +59,11 @@ def train_list_target(
     model = build_target(preset, len(tokenizer), positions, seed).to(device)
     recipe = preset.training
     cases = prepared.validation_cases(recipe.validation_users, seed)
+    knn = ItemKnn(train, len(catalogue), device=device)
+    near = knn.nearest(_NUM_NEAR)
     teacher = teacher_for(
         recipe,
+        knn,
         prepared.split,
         catalogue.codes,
         device=device,
@@ -70,8 +73,6 @@ def train_list_target(
             f"training the teacher: epoch {epoch}, at most {most}, {VALIDATION_METRIC} {value:.4f}"
         ),
     )
-
-    near = ItemKnn(train, len(catalogue)).nearest(_NUM_NEAR)
 
     def sampler(teacher: Teacher, recipe: TrainingRecipe, seed: int) -> ListSampler:
         return ListSampler(
@@ -109,23 +110,17 @@ def train_list_target(
         )
 
     record = learn(teacher, recipe, work, seed)
-    by_itself = recipe.by_itself()
-    if by_itself is not None:
+    itself = recipe.self_distillation
+    if itself is not None:
         on_stage("training the target on: its own beam is the teacher")
         copy = copy_for_inference(model, pick_dtype("auto", device))
         engine = Engine(copy, catalogue, layout, max_batch=recipe.batch_size)
-        own = OwnBeam(engine, len(catalogue), device)
-        record["self_distillation"] = learn(
-            _with_a_say(own, teacher, recipe), by_itself, work / OWN, seed + 1
-        )
+        own: Teacher = OwnBeam(engine, len(catalogue), device)
+        if itself.teacher_weight > 0:
+            # As sure of itself as it was when it taught alone.
+            say = itself.teacher_weight / recipe.temperature
+            own = LogLinearPool([(1 - itself.teacher_weight, own), (say, teacher)])
+        record["self_distillation"] = learn(own, itself.after(recipe), work / OWN, seed + 1)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return {"preset": preset.name, "seed": seed, "parameters": model.num_parameters(), **record}
-
-
-def _with_a_say(own: OwnBeam, teacher: Teacher, recipe: TrainingRecipe) -> Teacher:
-    """The beam's opinion and, as far as the recipe says, its teacher's, as sure of itself as where it taught alone."""
-    weight = 0.0 if recipe.self_distillation is None else recipe.self_distillation.teacher_weight
-    if weight == 0:
-        return own
-    return LogLinearPool([(1 - weight, own), (weight / recipe.temperature, teacher)])

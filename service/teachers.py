@@ -57,6 +57,7 @@ def sasrec_for(
 
 def teacher_for(
     recipe: TrainingRecipe,
+    knn: ItemKnn,
     split: LeaveOneOut,
     codes: Int32Array,
     *,
@@ -69,6 +70,7 @@ def teacher_for(
 
     Args:
         recipe: of the target.
+        knn: of the training part.
         split: in catalogue rows.
         codes: of all items, [num_items, L].
         device: where to train it, and where its scores are.
@@ -78,7 +80,7 @@ def teacher_for(
     """
     weighted: list[tuple[float, Teacher]] = []
     if recipe.knn_weight > 0:
-        weighted.append((recipe.knn_weight, ItemKnn(split.train, len(codes), device=device)))
+        weighted.append((recipe.knn_weight, knn))
     if recipe.knn_weight < 1:
         if file.exists():
             model = SasRec(len(codes), SasRecRecipe(), codes).to(device)

@@ -39,12 +39,17 @@ def short(monkeypatch) -> None:
     monkeypatch.setattr(teachers, "SasRecRecipe", lambda: recipe)
 
 
+def item_knn(prepared: Prepared) -> ItemKnn:
+    return ItemKnn(prepared.split.train, len(prepared.catalogue))
+
+
 def test_it_is_trained_once(prepared: Prepared, tmp_path: Path) -> None:
     epochs: list[int] = []
 
     def teacher():
         return teachers.teacher_for(
             POOLED,
+            item_knn(prepared),
             prepared.split,
             prepared.catalogue.codes,
             device=CPU,
@@ -62,6 +67,7 @@ def test_it_is_trained_once(prepared: Prepared, tmp_path: Path) -> None:
 def test_item_knn_alone_needs_no_training(prepared: Prepared, tmp_path: Path) -> None:
     knn = teachers.teacher_for(
         TINY.training,
+        item_knn(prepared),
         prepared.split,
         prepared.catalogue.codes,
         device=CPU,

@@ -22,7 +22,7 @@ from service.model.target import pick_device
 from service.prepared import Prepared, build_catalogue, prepared_cases
 from service.teachers import teacher_for
 from service.training.item_ids import given_semantic_ids
-from service.training.teacher import Teacher, excludes_seen
+from service.training.teacher import ItemKnn, Teacher, excludes_seen
 
 NUM_ITEMS, AT_ONCE = 10, 250
 
@@ -112,6 +112,7 @@ def teacher(prepared: Prepared, knn_weight: float, device: torch.device, seed: i
     with tempfile.TemporaryDirectory() as work:
         return teacher_for(
             recipe,
+            ItemKnn(prepared.split.train, len(prepared.catalogue), device=device),
             prepared.split,
             prepared.catalogue.codes,
             device=device,

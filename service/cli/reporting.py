@@ -31,6 +31,6 @@ def check_json(file: Path | None) -> None:
         check_new_file(file, overwrite=True)
 
 
-def command_line() -> str:
-    """The command as a reader would type it."""
-    return shlex.join(["padrec", *sys.argv[1:]])
+def command_line(*program: str) -> str:
+    """The command as a reader would type it; of `padrec` where no other program is named."""
+    return shlex.join([*(program or ("padrec",)), *sys.argv[1:]])

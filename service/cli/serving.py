@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # What a start may take longer to learn what guessing costs; a CPU that is slower than that learns it in service.
 _WARM_UP_SECONDS = {"cpu": 3.0, "cuda": 60.0}
+_PIPED_WIDTH = 10_000  # characters; lines are only as long as they have to be
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Settings in TOML; PADREC_* variables win.")
@@ -207,12 +208,15 @@ def print_answer(answer: dict[str, Any]) -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table("rank", "item", Column("title", no_wrap=True), "score", box=None, pad_edge=False)
+    # Where a terminal is too narrow it is titles that are cut, and nothing is in a pipe.
+    rank, item_id, score = (Column(name, no_wrap=True) for name in ("rank", "item", "score"))
+    table = Table(rank, item_id, Column("title"), score, box=None, pad_edge=False)
     for item in answer["items"]:
-        score = "" if item["score"] is None else f"{item['score']:.3f}"
+        value = "" if item["score"] is None else f"{item['score']:.3f}"
         # `Text`, for a title may hold what rich would take for markup.
-        table.add_row(str(item["rank"]), Text(item["item_id"]), Text(item["title"]), score)
-    console = Console(width=None if sys.stdout.isatty() else 110)
+        title = Text(item["title"], no_wrap=True, overflow="ellipsis")
+        table.add_row(str(item["rank"]), Text(item["item_id"]), title, value)
+    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
     console.print(table)
     notes = [f"{answer['timings']['total_ms']:.0f} ms", f"model {answer['model_version']}"]
     if answer["fallback"]:

@@ -53,6 +53,20 @@ class SelfDistillation:
     temperature: float = 1.0
     teacher_weight: float = 0.0
 
+    def after(self, first: "TrainingRecipe") -> "TrainingRecipe":
+        """Its recipe after that one: of a training as any other, which is validated once, at its end."""
+        steps = max(1, round(self.steps * first.steps))
+        return replace(
+            first,
+            steps=steps,
+            learning_rate=self.learning_rate * first.learning_rate,
+            history_dropout=self.history_dropout,
+            history_substitution=self.history_substitution,
+            temperature=self.temperature,
+            validate_every=steps,
+            self_distillation=None,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRecipe(Recipe):
@@ -76,23 +90,6 @@ class TrainingRecipe(Recipe):
     knn_weight: float
     temperature: float = 0.3
     self_distillation: SelfDistillation | None = None
-
-    def by_itself(self) -> "TrainingRecipe | None":
-        """That of `self_distillation`, a training as any other; it is validated once, at its end."""
-        own = self.self_distillation
-        if own is None:
-            return None
-        steps = max(1, round(own.steps * self.steps))
-        return replace(
-            self,
-            steps=steps,
-            learning_rate=own.learning_rate * self.learning_rate,
-            history_dropout=own.history_dropout,
-            history_substitution=own.history_substitution,
-            temperature=own.temperature,
-            validate_every=steps,
-            self_distillation=None,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,10 @@
+import sys
 from pathlib import Path
 
 import pytest
 
 from loadtest.__main__ import loadtest
+from service.cli.reporting import command_line
 
 URLS = ["http://a:1", "http://b:1"]
 
@@ -25,3 +27,9 @@ def test_gateways_that_do_not_fit_are_refused(
         loadtest(out=tmp_path, **options)
     assert ended.value.code == 2
     assert capsys.readouterr().err.splitlines() == [complaint]
+
+
+def test_the_report_names_the_command_that_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["x", "--bundle", "a bundle", "--gateways", "8"])
+    expected = "python -m loadtest --bundle 'a bundle' --gateways 8"
+    assert command_line("python", "-m", "loadtest") == expected

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.profile import Profile
-from loadtest.run import Run, Target, command_line
+from loadtest.run import Run, Target
 
 TARGETS = [
     Target(("http://a:1",)),
@@ -43,8 +43,3 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path, target: Target) -> None
     run = Run(target, "soak", Profile(rate=7), tmp_path / "recording.jsonl", {"shape": "soak"})
     run.write(tmp_path / "run.json")
     assert Run.read(tmp_path / "run.json") == run
-
-
-def test_the_command_names_several_gateways() -> None:
-    assert command_line("ramp", 1) == "LOADTEST=ramp make loadtest"
-    assert command_line("ramp", 8) == "LOADTEST=ramp GATEWAYS=8 make loadtest"

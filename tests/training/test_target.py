@@ -117,8 +117,9 @@ def weights(model: torch.nn.Module) -> list[torch.Tensor]:
 
 
 def test_it_learns(train) -> None:
-    _, record, losses = train("w", recipe=replace(RECIPE, steps=60, validate_every=30))
-    assert losses[-1] < 0.85 * losses[0]
+    # So few steps have to be large ones.
+    _, record, losses = train("w", recipe=replace(RECIPE, steps=60, validate_every=30, learning_rate=6e-3))
+    assert losses[-1] < 0.8 * losses[0]
     assert record["best"]["step"] == 60
 
 

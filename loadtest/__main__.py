@@ -38,6 +38,9 @@ def loadtest(
     bundle: Annotated[Path | None, typer.Option(help="To be served; default: that of 'padrec demo'.")] = None,
     demo: Annotated[Path, typer.Option(help="Where the demo keeps its bundle.")] = Path(".demo"),
     gateways: Annotated[int, typer.Option(min=1, help="That stand in front of its worker.")] = 1,
+    history: Annotated[
+        str | None, typer.Option(help="URL of its store, as redis://…; default: a file that ends with it.")
+    ] = None,
     url: Annotated[
         list[str] | None,
         typer.Option(help="A service that runs already; none is started. Again for each further gateway."),
@@ -58,8 +61,8 @@ def loadtest(
         if recording is None:
             recording = out / "recording.jsonl"
             shape, settings = check_shape(shape), load_profile(profile)
-            given = _given(url or [], grpc or [], worker_metrics, gateways)
-            with nullcontext(given) if given else _started(bundle, demo, out, gateways) as target:
+            given = _given(url or [], grpc or [], worker_metrics, gateways, history)
+            with nullcontext(given) if given else _started(bundle, demo, out, gateways, history) as target:
                 _run(shape, settings, target, recording, device)
         rows = write_reports(Recording.read(recording), out)
     except PadrecError as error:
@@ -72,12 +75,16 @@ def loadtest(
     print(f"\nthe report: {out / 'report.html'}, {out / 'report.json'}")
 
 
-def _given(urls: list[str], grpc: list[str], worker_metrics: str | None, gateways: int) -> Target | None:
+def _given(
+    urls: list[str], grpc: list[str], worker_metrics: str | None, gateways: int, history: str | None
+) -> Target | None:
     """The service that runs already, if one does."""
     if urls and gateways > 1:
         raise InputError(
             "--gateways are those of a service that is started; of another, give each one's --url"
         )
+    if urls and history:
+        raise InputError("--history is that of a service that is started; another has its own already")
     if grpc and len(grpc) != len(urls):
         raise InputError(f"--grpc: none, or one for each --url, and not {len(grpc)} for {len(urls)}")
     if not urls:
@@ -85,11 +92,13 @@ def _given(urls: list[str], grpc: list[str], worker_metrics: str | None, gateway
     return Target(tuple(url.rstrip("/") for url in urls), tuple(grpc), worker_metrics)
 
 
-def _started(bundle: Path | None, demo: Path, logs: Path, gateways: int) -> AbstractContextManager[Target]:
+def _started(
+    bundle: Path | None, demo: Path, logs: Path, gateways: int, history: str | None
+) -> AbstractContextManager[Target]:
     """A service of the test's own, which ends with the block."""
     served = bundle or build_demo(demo)
     say("starting the service")
-    return serving(served, logs, gateways)
+    return serving(served, logs, gateways, history)
 
 
 def _run(shape: str, profile: Profile, target: Target, recording: Path, device: str | None) -> None:

@@ -40,13 +40,14 @@ def build_demo(folder: Path) -> Path:
 
 
 @contextmanager
-def serving(bundle: Path, logs: Path, gateways: int = 1) -> Iterator[Target]:
+def serving(bundle: Path, logs: Path, gateways: int = 1, history: str | None = None) -> Iterator[Target]:
     """A service of a bundle, which ends with the block: one worker, and gateways that share it and a history.
 
     Args:
         bundle: the folder.
         logs: the folder of `worker.log`, `gateway-0.log` and so on.
         gateways: how many, at least 1.
+        history: URL of the store, which keeps what the test writes; None: a file that ends with the block.
 
     Raises:
         PadrecError: a process ended, or not all were ready in time.
@@ -64,7 +65,7 @@ def serving(bundle: Path, logs: Path, gateways: int = 1) -> Iterator[Target]:
             "PADREC_WORKER__LISTEN": f"unix:{folder}/worker",
             "PADREC_WORKER__METRICS_PORT": str(metrics_port),
             "PADREC_GATEWAY__WORKER": f"unix:{folder}/worker",
-            "PADREC_HISTORY__URL": f"sqlite:///{folder}/history.sqlite3",
+            "PADREC_HISTORY__URL": history or f"sqlite:///{folder}/history.sqlite3",
             "PADREC_LOG__LEVEL": "info",
             "PADREC_LOG__FORMAT": "console",
             SUPERVISOR_PID: str(os.getpid()),

@@ -1,11 +1,14 @@
 """Rows of a measurement: as a table on stdout, and as JSON where asked for."""
 
+import re
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from service.files import check_new_file
+
+_LOGIN = re.compile(r"//[^/\s]*@")
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
@@ -32,5 +35,5 @@ def check_json(file: Path | None) -> None:
 
 
 def command_line(*program: str) -> str:
-    """The command as a reader would type it; of `padrec` where no other program is named."""
-    return shlex.join([*(program or ("padrec",)), *sys.argv[1:]])
+    """The command as a reader would type it, without logins of URLs; of `padrec` where no other program is named."""
+    return shlex.join([*(program or ("padrec",)), *(_LOGIN.sub("//", word) for word in sys.argv[1:])])

@@ -18,9 +18,13 @@ URLS = ["http://a:1", "http://b:1"]
             {"url": URLS, "gateways": 2},
             "error: --gateways are those of a service that is started; of another, give each one's --url",
         ),
+        (
+            {"url": URLS, "history": "redis://c:3"},
+            "error: --history is that of a service that is started; another has its own already",
+        ),
     ],
 )
-def test_gateways_that_do_not_fit_are_refused(
+def test_what_does_not_fit_the_service_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: dict, complaint: str
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -30,6 +34,7 @@ def test_gateways_that_do_not_fit_are_refused(
 
 
 def test_the_report_names_the_command_that_ran(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["x", "--bundle", "a bundle", "--gateways", "8"])
-    expected = "python -m loadtest --bundle 'a bundle' --gateways 8"
+    words = ["x", "--bundle", "a bundle", "--gateways", "8", "--history", "redis://me:sec@ret@host:1/0"]
+    monkeypatch.setattr(sys, "argv", words)
+    expected = "python -m loadtest --bundle 'a bundle' --gateways 8 --history redis://host:1/0"
     assert command_line("python", "-m", "loadtest") == expected

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,6 +86,7 @@ def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
     import structlog
     import torch
 
+    from service.engine.beam import NUM_BEAMS
     from service.engine.engine import Engine
     from service.engine.load import ByLoad, warm_up
     from service.engine.tree import TreeShape
@@ -117,12 +119,16 @@ def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
         max_items=bundle.manifest.decoding.max_num_items,
         num_prefixes=settings.kept_prompts,
     )
-    decoding = bundle.manifest.decoding
-    engine.reserve(bundle.layout.prompt_length(decoding.max_history_items))
+    log, decoding = structlog.get_logger(__name__), bundle.manifest.decoding
+    longest_prompt = bundle.layout.prompt_length(decoding.max_history_items)
+    engine.reserve(longest_prompt)
     if trees is not None:
         seconds = _WARM_UP_SECONDS.get(device.type, 0.0)
         found = warm_up(engine, trees, _popular_requests(bundle, catalogue), seconds)
-        structlog.get_logger(__name__).info("speculation measured", best_by_batch=found)
+        log.info("speculation measured", best_by_batch=found)
+    started = time.perf_counter()
+    captured = engine.make_ready(longest_prompt, NUM_BEAMS if decoding.decoding == "beam" else 0)
+    log.info("graphs captured", count=captured, seconds=round(time.perf_counter() - started, 3))
     return engine
 
 

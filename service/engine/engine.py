@@ -20,6 +20,7 @@ from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.engine.beam import MOST_BEAMS, num_beams_of
 from service.engine.constraint import NOT_ALLOWED
+from service.engine.covering import covering_prefills, covering_rounds, groups
 from service.engine.flight import Flight
 from service.engine.incoming import Prompt
 from service.engine.load import Always, TreeChoice, label_of
@@ -299,6 +300,37 @@ class Engine:
         passes.reserve(places, passes.shapes.most_prompt_tokens(longest_prompt, passes.most_incoming))
         if self._prefixes is not None:
             self._prefixes.reserve(longest_prompt)
+
+    @torch.inference_mode()
+    def make_ready(self, longest_prompt: int, num_beams: int = 0) -> int:
+        """Capture graphs into which passes fit that are neither sampled nor explained; `reserve` first.
+
+        Args:
+            longest_prompt: in tokens.
+            num_beams: of a search for a next item, to make ready as well; 0: lists alone.
+
+        Returns:
+            How many, 0 where there are none.
+        """
+        passes, before = self._passes, self._passes.num_captured
+        if not passes.captures:
+            return 0
+        # Nothing is in flight, so all that these compute is nobody's.
+        longest = longest_prompt + passes.widths.tokens
+        for least, most in groups(self.max_batch):
+            counts = {min(most, least << power) for power in range(most.bit_length())}
+            likely = [tree for count in sorted(counts) for tree in self._trees.likely(count)]
+            for tree in dict.fromkeys(likely):
+                for shape in covering_rounds(passes.shapes, tree, least, most, longest, passes.widths):
+                    if passes.fitting(shape) == shape:
+                        passes.round(shape, 0)
+        for least, most in groups(passes.most_incoming):
+            for beams in {0, num_beams}:
+                for arriving in covering_prefills(passes.shapes, least, most, longest_prompt, beams):
+                    if passes.fitting(arriving) == arriving:
+                        passes.incoming.put(self._layout, arriving, [], self.max_batch)
+                        passes.prefill(arriving)
+        return passes.num_captured - before
 
     def _num_kept(self, history: tuple[int, ...]) -> int:
         """Tokens of a prompt with this history that are worth keeping; the last one is read again, so that one is."""

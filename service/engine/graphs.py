@@ -70,6 +70,11 @@ class Graphs:
         self._graphs: OrderedDict[Hashable, Graph] = OrderedDict()
         self._times_met: OrderedDict[Hashable, int] = OrderedDict()  # of those without a graph
 
+    @property
+    def captures(self) -> bool:
+        """Whether there are any to come."""
+        return self._capture is not None
+
     def fitting(self, shape: SizedShape) -> SizedShape:
         """The shape to compute for this one: itself, or one with a graph that covers it while it is met rarely."""
         if self._capture is None or shape in self._graphs:

@@ -27,6 +27,7 @@ _LEAD = 1.05  # of another tree over the one that is chosen
 _HOLD = 8  # rounds between two comparisons, which take as long as a few kernels
 _TRIES = 5
 _WORTH_A_TRY = 0.7  # of the best at half the size
+_HARDLY_LESS = 0.9
 
 
 class TreeChoice(Protocol):
@@ -40,6 +41,10 @@ class TreeChoice(Protocol):
 
     def choose(self, batch: int) -> Tree:
         """What the next round guesses, for so many lists; None: nothing."""
+        ...
+
+    def likely(self, batch: int) -> Collection[Tree]:
+        """What `choose` may soon say for so many lists, as far as that is known."""
         ...
 
     def note(self, tree: Tree, batch: int, num_tokens: int, seconds: float | None) -> None:
@@ -65,6 +70,10 @@ class Always(TreeChoice):
     def choose(self, batch: int) -> Tree:
         """See `TreeChoice`."""
         return self._tree
+
+    def likely(self, batch: int) -> Collection[Tree]:
+        """See `TreeChoice`."""
+        return (self._tree,)
 
     def note(self, tree: Tree, batch: int, num_tokens: int, seconds: float | None) -> None:
         """See `TreeChoice`."""
@@ -112,6 +121,14 @@ class ByLoad(TreeChoice):
             return trees[turn % len(trees)]
         self._holds[size] = _HOLD - 1
         return self._best(size)
+
+    def likely(self, batch: int) -> Collection[Tree]:
+        """See `TreeChoice`: those that are worth hardly less than the best."""
+        size = _size(batch)
+        if not self._knows(size):
+            return ()
+        enough = self._worth(self._best(size), size) * _HARDLY_LESS
+        return [tree for tree in self._trees_for(size) if self._worth(tree, size) >= enough]
 
     def knows(self, batch: int) -> bool:
         """Whether all trees worth a try were tried with so many lists, and often enough with any."""

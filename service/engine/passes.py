@@ -116,6 +116,11 @@ class Passes:
         """Graphs, since memory moved last."""
         return self._graphs.num_captured
 
+    @property
+    def captures(self) -> bool:
+        """Whether prefills and rounds are graphs here."""
+        return self._graphs.captures
+
     def fitting(self, shape: SizedShape) -> SizedShape:
         """The shape in which to compute what has this one."""
         return self._graphs.fitting(shape)

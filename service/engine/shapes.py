@@ -8,9 +8,10 @@ import torch
 from service.engine.states import Summary, Widths
 from service.engine.tree import TreeShape
 
+FEW_ROWS = 4  # times as many rows cost hardly more
 _FEW_TOKENS = 128
 _NOT_MUCH_MORE = 1.5  # tokens
-_FEW_ROWS = 4  # times as many rows
+_NOT_MUCH_MORE_FOR_DRAFT = 4.0  # what is new to it is a small part of a round
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,9 @@ class RoundShape:
         """See `Sized`."""
         return (
             (self.tree, self.is_sampled, self.is_traced) == (other.tree, other.is_sampled, other.is_traced)
-            and _is_near(self.num_tokens, other.num_tokens)
-            and other.batch <= self.batch <= _FEW_ROWS * other.batch
-            and _is_near(self.news, other.news)
+            and is_near(self.num_tokens, other.num_tokens)
+            and other.batch <= self.batch <= FEW_ROWS * other.batch
+            and is_near_for_draft(self.news, other.news)
             and self.longest >= other.longest
             and self.draft_places >= other.draft_places
             and self.wanted >= other.wanted
@@ -84,8 +85,8 @@ class PrefillShape:
         return (
             (self.is_padded, self.is_sampled, self.num_beams)
             == (other.is_padded, other.is_sampled, other.num_beams)
-            and _is_near(self.num_tokens, other.num_tokens)
-            and other.batch <= self.batch <= _FEW_ROWS * other.batch
+            and is_near(self.num_tokens, other.num_tokens)
+            and other.batch <= self.batch <= FEW_ROWS * other.batch
             and self.most >= other.most
             and self.num_places >= other.num_places
         )
@@ -127,6 +128,10 @@ class Shapes:
         power = max(self.tokens, 1 << (count - 1).bit_length())
         grain = power if power <= _FEW_TOKENS else power // (2 * sizes)
         return -(-count // grain) * grain
+
+    def news_for(self, count: int) -> int:
+        """Tokens that the draft reads: a small part of a round, so few sizes."""
+        return self.tokens_for(count, sizes=2)
 
     def places_for(self, count: int) -> int:
         """Places of a cache that a pass looks at."""
@@ -197,7 +202,7 @@ class Shapes:
             return RoundShape(
                 batch=self._batch_for(batch, max_batch),
                 num_tokens=self.tokens_for(num_tokens),
-                news=self.tokens_for(news, sizes=2),  # a small part of a round, so few sizes
+                news=self.news_for(news),
                 longest=longest,
                 draft_places=draft_places,
                 tree=tree,
@@ -222,6 +227,11 @@ class Shapes:
         return self.places_for(longest), self.places_for(longest + widths.pending)
 
 
-def _is_near(num_tokens: int, of_other: int) -> bool:
+def is_near(num_tokens: int, of_other: int) -> bool:
     """Whether a pass over so many tokens has room for the other's, and takes not much longer."""
     return of_other <= num_tokens <= max(_FEW_TOKENS, _NOT_MUCH_MORE * of_other)
+
+
+def is_near_for_draft(num_tokens: int, of_other: int) -> bool:
+    """Likewise a round in which the draft reads so many."""
+    return of_other <= num_tokens <= max(_FEW_TOKENS, _NOT_MUCH_MORE_FOR_DRAFT * of_other)

@@ -16,6 +16,7 @@ from service.engine.steps import Steps
 from service.engine.tree import TreeShape
 from service.types import DecodedList, DecodeRequest
 from tests.engine.conftest import Setting, assert_equal, random_draft, random_requests, random_setting
+from tests.engine.test_graphs import Captured
 
 gpu_steps = pytest.importorskip("service.engine.gpu.steps", reason="Triton is for Linux alone")
 gpu_extensions = pytest.importorskip("service.engine.gpu.extensions", reason="Triton is for Linux alone")
@@ -126,6 +127,26 @@ def test_a_list_that_the_prefill_finished_outlives_those_that_are_dropped_before
     [done] = engine.round()
     assert_equal(done, write_list(setting.model, setting.catalogue.codes, setting.layout, forced))
     assert engine.num_running == 1
+
+
+def test_what_is_made_ready_before_lists_come_changes_none_of_them(monkeypatch) -> None:
+    monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))
+    monkeypatch.setattr(passes, "Steps", gpu_steps.KernelSteps)
+    monkeypatch.setattr(passes, "KernelSteps", gpu_steps.KernelSteps)
+    if DEVICE == "cpu":
+        monkeypatch.setattr(passes, "capture_on", lambda _: Captured)
+    setting = random_setting(np.random.default_rng(2).integers(5, size=(40, 2)), (5, 5))
+    setting.model.to(DEVICE)
+    draft = random_draft(setting, "slots").to(DEVICE)
+    tree = TreeShape(num_passes=1, width=1, num_candidates=2, num_places=6, share=2)
+    engine = Engine(setting.model, setting.catalogue, setting.layout, 2, draft, Always(tree), max_items=3)
+    longest = setting.layout.prompt_length(3)
+    engine.reserve(longest)
+    assert engine.make_ready(longest) == engine.num_captured > 0
+    for number in range(2):  # as it was, and with what the first lists left
+        requests = [DecodeRequest(f"{number} {user}", (user, number), 2 + user) for user in range(2)]
+        for request, done in zip(requests, engine.write(requests), strict=True):
+            assert_equal(done, write_list(setting.model, setting.catalogue.codes, setting.layout, request))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,100 @@
+"""Few shapes into which every pass of a service fits, to be made ready before the first caller comes.
+
+A graph that is captured under a caller's deadline makes all lists in flight wait, and a worker that has just started,
+or meets more load than ever before, would capture many at once.
+"""
+
+from collections.abc import Callable, Iterator
+
+from service.engine.shapes import FEW_ROWS, PrefillShape, RoundShape, Shapes, is_near, is_near_for_draft
+from service.engine.states import Widths
+from service.engine.tree import TreeShape
+
+
+def groups(most: int) -> Iterator[tuple[int, int]]:
+    """Least and most rows of passes that fit into one of the most, the largest first, for all up to `most`."""
+    while most:
+        least = _power_below(-(-most // FEW_ROWS)) + 1
+        yield least, most
+        most = least - 1
+
+
+def covering_rounds(
+    shapes: Shapes, tree: TreeShape | None, least: int, most: int, longest: int, widths: Widths
+) -> Iterator[RoundShape]:
+    """Of rounds with this tree, for `least` to `most` lists of which none is sampled or explained, the largest first.
+
+    Args:
+        shapes: what sizes are rounded up to, which are few.
+        tree: what is guessed; None: nothing.
+        least: a group's, likewise `most`.
+        most: lists.
+        longest: tokens of a list, its prompt included.
+        widths: how much room a list has.
+    """
+    guesses = 0 if tree is None else tree.share or tree.num_places
+    places, draft_places = shapes.largest(longest, widths)
+    for num_tokens in _sizes(
+        shapes.tokens_for, is_near, least * (1 + guesses), most * (widths.pending + guesses)
+    ):
+        news = [0]
+        if tree is not None:
+            # A pass guesses an item at most. What was written without guesses may be more, and comes once.
+            lists = min(most, num_tokens // (1 + guesses))
+            of_list = (1 + tree.num_passes) * widths.pending
+            news = list(_sizes(shapes.news_for, is_near_for_draft, least, lists * of_list))
+        for num_news in news:
+            yield RoundShape(
+                batch=most,
+                num_tokens=num_tokens,
+                news=num_news,
+                longest=places,
+                draft_places=draft_places,
+                tree=tree,
+                wanted=widths.items,
+                is_sampled=False,
+            )
+
+
+def covering_prefills(
+    shapes: Shapes, least: int, most: int, longest: int, num_beams: int
+) -> Iterator[PrefillShape]:
+    """Of prefills of `least` to `most` prompts of which none is sampled, the largest first.
+
+    Args:
+        shapes: what sizes are rounded up to, which are few.
+        least: a group's, likewise `most`.
+        most: prompts.
+        longest: tokens of a prompt.
+        num_beams: of a search for each prompt's next item; 0: lists begin.
+    """
+    for num_tokens in _sizes(shapes.tokens_for, is_near, least, shapes.most_prompt_tokens(longest, most)):
+        yield PrefillShape(
+            batch=most,
+            num_tokens=num_tokens,
+            most=min(num_tokens, shapes.tokens_for(longest)),
+            num_places=shapes.places_for(longest),
+            is_padded=shapes.pads,
+            is_sampled=False,
+            num_beams=num_beams,
+        )
+
+
+def _power_below(count: int) -> int:
+    """The largest power of two that is less, or 0."""
+    return 1 << (count - 1).bit_length() - 1 if count > 1 else 0
+
+
+def _sizes(
+    rounded: Callable[[int], int], near: Callable[[int, int], bool], least: int, most: int
+) -> Iterator[int]:
+    """Sizes to one of which each count from `least` to `most` is near, the largest first."""
+    counts = [rounded(least)]
+    while counts[-1] < rounded(most):
+        counts.append(rounded(counts[-1] + 1))
+    size = counts[-1]
+    yield size
+    for count in reversed(counts):
+        if not near(size, count):
+            size = count
+            yield size

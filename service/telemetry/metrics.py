@@ -127,6 +127,7 @@ class WorkerMetrics:
         accepted_tokens_per_slot: the same; label slot.
         num_waiting: requests in the queue now.
         kv_cache_usage: lists in flight over those there is room for.
+        captured_graphs: prefills and rounds of one shape each that are captured; 0 where there are none.
         prefix_queries: prompts of which a beginning might have been known.
         prefix_hits: those of which one was.
         requests: requests that got their reply; label outcome (`ok`, `queue_full`, `deadline`, ...).
@@ -193,6 +194,11 @@ class WorkerMetrics:
         self.num_waiting = Gauge("padrec_queue_size", "Requests that wait now.", registry=registry)
         self.kv_cache_usage = Gauge(
             "padrec_kv_cache_usage_ratio", "Lists in flight over those there is room for.", registry=registry
+        )
+        self.captured_graphs = Gauge(
+            "padrec_captured_graphs",
+            "CUDA graphs that the engine has captured; while it captures one all lists in flight wait. 0 on a CPU.",
+            registry=registry,
         )
         self.prefix_queries = Counter(
             "padrec_prefix_cache_queries",

@@ -33,6 +33,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def num_captured(self) -> int:
+        """Graphs so far; 0 where there are none."""
+        ...
+
+    @property
     def prefix_counts(self) -> tuple[int, int]:
         """Prompts so far that might have been known, and those of which a beginning was."""
         ...
@@ -139,6 +144,7 @@ class EngineLoop:
         self._metrics.kv_cache_usage.set(engine.num_running / engine.max_batch)
         self._round(engine)
         self._metrics.kv_cache_usage.set(engine.num_running / engine.max_batch)
+        self._metrics.captured_graphs.set(engine.num_captured)
 
     def _admit(self, engine: Engine) -> None:
         admitted = self._scheduler.admit(engine.max_batch - engine.num_running)

@@ -29,6 +29,7 @@ class FakeEngine:
         self.max_batch = max_batch
         self.guessing = "4x1x20"
         self.num_rounds = self.batch = 0
+        self.num_captured = 3
         self.prefix_counts = (0, 0)
         self.permits = permits
         self.errors: dict[str, list[Exception]] = {"add": [], "round": [], "drop": []}

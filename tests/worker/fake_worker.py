@@ -19,6 +19,7 @@ HOLD, BUG, DEVICE = 1, 2, 3
 class FakeEngine:
     max_batch = 4
     guessing = "none"
+    num_captured = 0
     prefix_counts = (0, 0)
 
     def __init__(self, bundle):

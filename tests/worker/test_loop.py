@@ -106,6 +106,7 @@ def test_lists_are_written_and_counted(start, fake_engine) -> None:
     assert count("padrec_prefix_cache_queries_total") == 3
     assert count("padrec_prefix_cache_hits_total") == 2
     assert count("padrec_kv_cache_usage_ratio") == 0
+    assert count("padrec_captured_graphs") == 3
     assert count("padrec_round_duration_seconds_count", {"phase": "prefill"}) == 2
     assert count("padrec_round_duration_seconds_count", {"phase": "decode"}) == 4
 

@@ -107,8 +107,15 @@ _CACHE = (
     ),
 )
 
-# Where there is an NVIDIA GPU, and what reads its metrics is installed.
+# Where there is an NVIDIA GPU; all but the graphs need what reads its metrics.
 _GPU = (
+    Drawing(
+        "CUDA graphs",
+        "Shapes of passes that are captured. While one is, all lists in flight wait; a worker captures most as it "
+        "starts, so later it rises slowly. 0 on a CPU.",
+        "short",
+        (Query(value("padrec_captured_graphs"), "{{instance}}"),),
+    ),
     Drawing(
         "GPU busy",
         "Share of the latest moments in which the GPU computed something. How much of it was used it does not "

@@ -29,10 +29,10 @@ from service.engine.prefixes import Prefix, Prefixes
 from service.engine.sampling import noise_of
 from service.engine.states import Result
 from service.engine.trace import Trace
-from service.engine.transfer import sent
 from service.engine.tree import TreeShape
 from service.model.draft import Draft
 from service.model.memory import check_memory
+from service.model.transfer import sent
 from service.types import MAX_NUM_ITEMS, DecodedItem, DecodedList, DecodeRequest
 
 

@@ -24,10 +24,10 @@ from service.engine.states import NUM_SUMMARIES, ListStates, Result, Summary, Wi
 from service.engine.steps import Steps
 from service.engine.target_pass import Reading, TargetPass
 from service.engine.trace import RoundRecord, Tracer
-from service.engine.transfer import sent
 from service.engine.tree import Trees, TreeShape
 from service.model.draft import Draft
 from service.model.kernels import HAS_TRITON, runs_triton
+from service.model.transfer import sent
 
 if HAS_TRITON:
     from service.engine.gpu.steps import KernelSteps

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from service.engine.kv_cache import KvCache
-from service.engine.transfer import sent
+from service.model.transfer import sent
 
 History = tuple[int, ...]
 

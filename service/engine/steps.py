@@ -14,10 +14,10 @@ from service.engine.sampling import Sampling
 from service.engine.shapes import RoundShape, Shapes
 from service.engine.states import ListStates, Result, Widths
 from service.engine.target_pass import Reading, TargetPass
-from service.engine.transfer import sent
 from service.engine.tree import Trees, TreeShape
 from service.engine.verify import Accepted, decide
 from service.model.kernels import Spans
+from service.model.transfer import sent
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.catalog.trie import Int64Array
 from service.engine.states import ListStates, Result, Widths
-from service.engine.transfer import sent
 from service.engine.tree import ROOT, Trees
 from service.engine.verify import Accepted
+from service.model.transfer import sent
 from service.types import Round, TracedToken
 
 _GUESS, _REAL = 1, 2  # bits of what kind a place is

@@ -19,6 +19,7 @@ from service.catalog.layout import TokenLayout
 from service.catalog.trie import Int32Array
 from service.model.draft import Draft, KeysAndValues
 from service.model.presets import DraftRecipe
+from service.model.transfer import sent
 from service.training.guesses import Segments, decisions, pick_anchors, segments
 from service.training.lists import Epochs
 from service.training.loop import Progress, train
@@ -149,9 +150,7 @@ class Lesson:
             reading: of the same.
             draws: uniform in (0, 1), which pick the anchors, [batch, K * (L + 1)].
         """
-        starts, rows, draws_ = (
-            torch.as_tensor(array, device=self._device) for array in (batch.starts, batch.rows, draws)
-        )
+        starts, rows, draws_ = (sent(array, self._device) for array in (batch.starts, batch.rows, draws))
         is_decision = decisions(reading.allowed)
         path = segments(
             is_decision,
@@ -163,13 +162,13 @@ class Lesson:
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._device.type == "cuda"):
             guesses = self._guess(self._context(batch, reading.states), starts, path)
             if self._draft.config.guesses_items:
-                free_until = torch.as_tensor(batch.free_until, device=self._device)
+                free_until = sent(batch.free_until, self._device)
                 return self._item_losses(guesses, reading, is_decision, rows, free_until, path)
             return self._code_losses(guesses, reading, rows, path)
 
     def _context(self, batch: WrittenBatch, states: tuple[torch.Tensor, ...]) -> _Context:
-        tokens = torch.as_tensor(batch.tokens, device=self._device)
-        slots = torch.as_tensor(batch.slots, device=self._device)
+        tokens = sent(batch.tokens, self._device)
+        slots = sent(batch.slots, self._device)
         features = self._draft.features_of([state.float() for state in states])
         embeddings = self._target.get_input_embeddings()(tokens).float()
         before = F.pad(features[:, :-1], (0, 0, 1, 0))

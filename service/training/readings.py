@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from service.catalog.layout import TokenLayout
 from service.catalog.trie import Int32Array
 from service.model.memory import memory_of
+from service.model.transfer import sent
 from service.training.guesses import allowed_codes
 from service.training.written_lists import IntArray, WrittenBatch, WrittenBatches
 
@@ -63,15 +64,15 @@ class Reader:
         """One pass over whole lists."""
         device = self.target.device
         output = self.target.base_model(
-            input_ids=torch.as_tensor(batch.tokens, device=device),
-            attention_mask=torch.as_tensor(batch.attention, device=device),
+            input_ids=sent(batch.tokens, device),
+            attention_mask=sent(batch.attention, device),
             use_cache=False,
             output_hidden_states=bool(self._feature_layers),
         )
         normed: torch.Tensor = output.last_hidden_state
         states = tuple(output.hidden_states[layer] for layer in self._feature_layers) or (normed,)
         starts, rows, free_until = (
-            torch.as_tensor(array, device=device) for array in (batch.starts, batch.rows, batch.free_until)
+            sent(array, device) for array in (batch.starts, batch.rows, batch.free_until)
         )
         allowed = allowed_codes(free_until, rows, self.codes, self.one_hot)
         num_places, num_levels = allowed.shape[1:3]
@@ -138,7 +139,7 @@ class Readings:
     def _keep(self, kept: Reading, indices: IntArray, batch: WrittenBatch) -> None:
         reading = self._reader.read(batch)
         where, places = self._places(indices, batch)
-        is_token = torch.as_tensor(batch.attention, device=where.device)
+        is_token = sent(batch.attention, where.device)
         for of_all, states in zip(kept.states, reading.states, strict=True):
             of_all[places[is_token]] = states[is_token]
         kept.allowed[where] = reading.allowed
@@ -146,6 +147,6 @@ class Readings:
 
     def _places(self, indices: IntArray, batch: WrittenBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The numbers of lists on the device, [batch], and where their tokens stand, [batch, length]; padding, past."""
-        where = torch.as_tensor(indices, device=self._begin.device)
+        where = sent(indices, self._begin.device)
         column = torch.arange(batch.tokens.shape[1], device=where.device)
         return where, self._begin[where].unsqueeze(1) + column

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from service.catalog.trie import Int32Array
 from service.data.dataset import Interactions
+from service.model.transfer import sent
 from service.training.teacher import Histories, IntArray, without_seen
 
 _INITIAL_STD = 0.02
@@ -135,7 +136,7 @@ class SasRec(nn.Module):
         """See `Teacher`."""
         self.eval()
         padded, lengths = self._padded(histories)
-        last = torch.arange(len(lengths), device=padded.device), lengths - 1
+        last = torch.arange(len(lengths), device=padded.device), sent(lengths - 1, padded.device)
         known, items = self(padded)
         scores: torch.Tensor = known[last] @ items.T
         return without_seen(scores, histories) if exclude_seen else scores
@@ -144,20 +145,19 @@ class SasRec(nn.Module):
         """Cross-entropy of each item given those before it, mean over items; histories of two or more."""
         padded, lengths = self._padded(histories, more=1)
         before, after = padded[:, :-1], padded[:, 1:]
-        place = torch.arange(after.shape[1], device=padded.device)
-        is_real = place < (lengths - 1).unsqueeze(1)
-        # Only where there is an item to foresee: the scores of all items are most of the work.
+        # Only where there is an item to foresee: the scores of all items are most of the work. The host knows where.
+        real = np.nonzero(np.arange(after.shape[1]) < lengths[:, None] - 1)
+        row, place = (sent(indices, padded.device) for indices in real)
         known, items = self(before)
-        return F.cross_entropy(known[is_real] @ items.T, after[is_real])
+        return F.cross_entropy(known[row, place] @ items.T, after[row, place])
 
-    def _padded(self, histories: Histories, more: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        """The latest items of histories, int64 [batch, n], and how many, int64 [batch]."""
+    def _padded(self, histories: Histories, more: int = 0) -> tuple[torch.Tensor, IntArray]:
+        """The latest items of histories, int64 [batch, n] on the device, and how many, [batch]."""
         latest = [history[-self._recipe.max_items - more :] for history in histories]
         lengths = np.array([len(history) for history in latest])
         padded = np.zeros((len(latest), int(lengths.max())), dtype=np.int64)
         padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(latest)
-        device = self.items.own.device
-        return torch.as_tensor(padded, device=device), torch.as_tensor(lengths, device=device)
+        return sent(padded, self.items.own.device), lengths
 
 
 def train_sasrec(

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from service.model.presets import TrainingRecipe
+from service.model.transfer import sent
 from service.training.lists import IntArray, ListBatch, ListSampler
 from service.training.loop import Progress, train
 from service.training.micro_batches import micro_batches
@@ -84,7 +84,7 @@ def gather_gradient(
     total = max(1.0, num_codes + float(batch.weights.sum()))
     mean_loss = torch.zeros((), device=device)
     for part in micro_batches(batch.lengths, recipe.micro_batch_size):
-        tokens = torch.as_tensor(batch.tokens[part, : batch.lengths[part].max()], device=device)
+        tokens = sent(batch.tokens[part, : batch.lengths[part].max()], device)
         # Padding is at the end, where nothing that counts looks.
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             logits = model(input_ids=tokens, use_cache=False).logits
@@ -99,12 +99,13 @@ def gather_gradient(
 
 def _known_loss(logits: torch.Tensor, batch: ListBatch, part: IntArray) -> torch.Tensor:
     """Weighted cross-entropy of the tokens that are known for sure, summed over `part` of a batch, in nats."""
+    device = logits.device
     row, place = np.nonzero(batch.weights[part])
     weights, tokens = batch.weights[part[row], place], batch.tokens[part[row], place]
     losses = F.cross_entropy(
-        logits[_on(logits, row), _on(logits, place - 1)].float(), _on(logits, tokens), reduction="none"
+        logits[sent(row, device), sent(place - 1, device)].float(), sent(tokens, device), reduction="none"
     )
-    return losses @ _on(logits, weights)
+    return losses @ sent(weights, device)
 
 
 def _lists_loss(
@@ -115,18 +116,13 @@ def _lists_loss(
     The teacher's probability of a code is the softmax of the best score below it: the likeliest code leads to the best
     item, and those that are nearly as good are told from those that are not.
     """
-    levels = len(code_tokens)
+    levels, device = len(code_tokens), logits.device
     row, slot = np.nonzero(batch.is_listed[part])
     before = batch.prompt_lengths[part[row]] - 1 + slot * (levels + 1)  # the token before each item
-    places = _on(logits, before[:, None] + np.arange(levels))
-    of_codes = logits[_on(logits, row).unsqueeze(1), places].float()  # [items, L, vocabulary]
-    worth = batch.worth[_on(logits, part[row]), _on(logits, slot)]
+    places = sent(before[:, None] + np.arange(levels), device)
+    of_codes = logits[sent(row, device).unsqueeze(1), places].float()  # [items, L, vocabulary]
+    worth = batch.worth[sent(part[row], device), sent(slot, device)]
     tokens = code_tokens[:, : worth.shape[-1]].expand(len(row), -1, -1)
     log_q = torch.log_softmax(of_codes, dim=-1).gather(-1, tokens)
     log_p = torch.log_softmax(worth / temperature, dim=-1)
     return torch.where(log_p > -torch.inf, log_p.exp() * (log_p - log_q), 0.0).sum()
-
-
-def _on(like: torch.Tensor, array: npt.NDArray[Any]) -> torch.Tensor:
-    """An array on the device of `like`."""
-    return torch.as_tensor(array, device=like.device)

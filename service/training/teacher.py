@@ -15,6 +15,7 @@ import torch
 from scipy import sparse
 
 from service.data.dataset import Interactions
+from service.model.transfer import sent
 
 IntArray = npt.NDArray[np.int64]
 Histories = Sequence[npt.NDArray[np.integer]]
@@ -72,7 +73,7 @@ def without_seen(scores: torch.Tensor, histories: Histories) -> torch.Tensor:
     """`scores` [batch, num_items], changed in place: -inf for the items of each history."""
     row = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
     seen = np.stack((row, np.concatenate(histories)))
-    scores[tuple(torch.as_tensor(seen, device=scores.device))] = -torch.inf
+    scores[tuple(sent(seen, scores.device))] = -torch.inf
     return scores
 
 
@@ -114,9 +115,9 @@ class ItemKnn:
     def scores(self, histories: Histories, *, exclude_seen: bool) -> torch.Tensor:
         """See `Teacher`; nearness is taken for probability, and a little of it is everywhere, by popularity."""
         weights, users, rows = self._weighted(histories)
-        where = tuple(torch.as_tensor(np.stack((rows, users)).astype(np.int64), device=self._device))
         profiles = torch.zeros(self.num_items, len(histories), device=self._device)
-        profiles.index_put_(where, torch.as_tensor(weights, device=self._device).float(), accumulate=True)
+        where = tuple(sent(np.stack((rows, users)).astype(np.int64), profiles.device))
+        profiles.index_put_(where, sent(weights.astype(np.float32), profiles.device), accumulate=True)
         scores = (self._anything + (self._near_to @ profiles).T).log()
         return without_seen(scores, histories) if exclude_seen else scores
 

@@ -71,6 +71,12 @@ class GatewaySettings(_Section):
     tls_client_ca: Path | None = Field(
         None, description="PEM; callers need a certificate of it; None: they need none"
     )
+    idle_seconds: int = Field(
+        75,
+        ge=1,
+        description="an HTTP connection without requests is closed after so long; callers and load balancers have to "
+        "give theirs up before, or a request meets a connection that is being closed",
+    )
     drain_delay_seconds: float = Field(
         0.0,
         ge=0,

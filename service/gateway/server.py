@@ -116,7 +116,7 @@ async def serve(
     beating = asyncio.create_task(beat())
     try:
         await withdrawals.start()
-        config = http_config(create_app(recommender, swaps, keys, tracing), tls)
+        config = http_config(create_app(recommender, swaps, keys, tracing), gateway.idle_seconds, tls)
         grpc_server = await _grpc_server(recommender, keys, tls, tracing)
         await _Server(config, grpc_server, recommender, on_listening, stop).serve(listeners)
     finally:
@@ -128,8 +128,8 @@ async def serve(
         tracing.close()
 
 
-def http_config(app: FastAPI, tls: ServerTls | None = None) -> uvicorn.Config:
-    """How the gateway serves HTTP."""
+def http_config(app: FastAPI, idle_seconds: int, tls: ServerTls | None = None) -> uvicorn.Config:
+    """How the gateway serves HTTP; a connection may be without requests for so many seconds."""
     certificates: dict[str, Any] = {}
     if tls is not None:
         certificates = {
@@ -146,6 +146,7 @@ def http_config(app: FastAPI, tls: ServerTls | None = None) -> uvicorn.Config:
         log_level="warning",
         access_log=False,  # it would log user IDs
         server_header=False,
+        timeout_keep_alive=idle_seconds,
         timeout_graceful_shutdown=DRAIN_SECONDS,
         **certificates,
     )

@@ -5,6 +5,7 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
+from service.config import GatewaySettings
 from service.errors import CancelledByCallerError
 from service.gateway.disconnect import while_connected
 from service.gateway.recommender import Recommender
@@ -76,3 +77,16 @@ async def test_closing_the_connection_cancels_the_decode(recommender: Recommende
         writer.close()
         await writer.wait_closed()
         await asyncio.wait_for(worker.cancelled.wait(), 10)
+
+
+async def test_an_idle_connection_is_closed_when_the_settings_say_so(recommender: Recommender) -> None:
+    settings = GatewaySettings(idle_seconds=1)
+    assert settings.idle_seconds < 60 < GatewaySettings().idle_seconds  # what load balancers have
+    recommender.settings = settings
+    async with served(recommender) as (host, port):
+        reader, writer = await asyncio.open_connection(host, port)
+        for _ in range(2):
+            writer.write(b"GET /health/live HTTP/1.1\r\nHost: gateway\r\n\r\n")
+            assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200")
+        await asyncio.wait_for(reader.read(), 10)  # to the end
+        writer.close()

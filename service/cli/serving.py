@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # What a start may take longer to learn what guessing costs; a CPU that is slower than that learns it in service.
 _WARM_UP_SECONDS = {"cpu": 3.0, "cuda": 60.0}
+# Rounds after which a tree that is not the best is tried again, a minute or so: on a GPU it may have shapes to capture.
+_PATIENCE = {"cuda": 20_000}
 _PIPED_WIDTH = 10_000  # characters; lines are only as long as they have to be
 
 ConfigFile = Annotated[
@@ -108,7 +110,7 @@ def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
             draft.config, model.config, bundle.layout.num_levels, len(catalogue), bundle.target_digest
         )
         if settings.speculation == "auto":
-            trees = ByLoad(TreeShape.menu(draft.config, device))
+            trees = ByLoad(TreeShape.menu(draft.config, device), _PATIENCE.get(device.type, 1_000))
     engine = Engine(
         model,
         catalogue,

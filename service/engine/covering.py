@@ -6,17 +6,18 @@ or meets more load than ever before, would capture many at once.
 
 from collections.abc import Callable, Iterator
 
-from service.engine.shapes import FEW_ROWS, PrefillShape, RoundShape, Shapes, is_near, is_near_for_draft
+from service.engine.shapes import PrefillShape, RoundShape, Shapes, is_near, is_near_for_draft
 from service.engine.states import Widths
 from service.engine.tree import TreeShape
 
 
 def groups(most: int) -> Iterator[tuple[int, int]]:
-    """Least and most rows of passes that fit into one of the most, the largest first, for all up to `most`."""
+    """Least and most rows of passes that are computed with the most, the largest first, for all up to `most`."""
     while most:
-        least = _power_below(-(-most // FEW_ROWS)) + 1
-        yield least, most
-        most = least - 1
+        # A larger one would do, but some kernels are compiled for the number of rows, which takes seconds.
+        fewer = 1 << (most - 1).bit_length() - 1 if most > 1 else 0
+        yield fewer + 1, most
+        most = fewer
 
 
 def covering_rounds(
@@ -78,11 +79,6 @@ def covering_prefills(
             is_sampled=False,
             num_beams=num_beams,
         )
-
-
-def _power_below(count: int) -> int:
-    """The largest power of two that is less, or 0."""
-    return 1 << (count - 1).bit_length() - 1 if count > 1 else 0
 
 
 def _sizes(

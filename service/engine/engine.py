@@ -305,6 +305,8 @@ class Engine:
     def make_ready(self, longest_prompt: int, num_beams: int = 0) -> int:
         """Capture graphs into which passes fit that are neither sampled nor explained; `reserve` first.
 
+        Captures of shapes that fit into others are rare from then on.
+
         Args:
             longest_prompt: in tokens.
             num_beams: of a search for a next item, to make ready as well; 0: lists alone.
@@ -330,6 +332,7 @@ class Engine:
                     if passes.fitting(arriving) == arriving:
                         passes.incoming.put(self._layout, arriving, [], self.max_batch)
                         passes.prefill(arriving)
+        passes.make_captures_rare()
         return passes.num_captured - before
 
     def _num_kept(self, history: tuple[int, ...]) -> int:

@@ -9,8 +9,8 @@ from typing import Protocol, Self, TypeVar
 import torch
 
 # Before a shape gets a graph although another would do: times that it is met, and how little of the time since the
-# latest capture that one has to be.
-_OFTEN, _SHARE = 32, 0.02
+# latest capture that one has to be; and the same once callers wait for it, one in a hundred of whom is not to notice.
+_OFTEN, _SHARE, _SHARE_IN_SERVICE = 32, 0.02, 0.002
 
 
 class Sized(Hashable, Protocol):
@@ -66,7 +66,7 @@ class Graphs:
     ) -> None:
         self.num_captured = 0
         self._capture, self._most, self._clock = capture, most, clock
-        self._may_capture_at = 0.0
+        self._share, self._may_capture_at = _SHARE, 0.0
         self._graphs: OrderedDict[Hashable, Graph] = OrderedDict()
         self._times_met: OrderedDict[Hashable, int] = OrderedDict()  # of those without a graph
 
@@ -74,6 +74,10 @@ class Graphs:
     def captures(self) -> bool:
         """Whether there are any to come."""
         return self._capture is not None
+
+    def make_rare(self) -> None:
+        """From now on callers wait for what is captured."""
+        self._share = _SHARE_IN_SERVICE
 
     def fitting(self, shape: SizedShape) -> SizedShape:
         """The shape to compute for this one: itself, or one with a graph that covers it while it is met rarely."""
@@ -105,7 +109,7 @@ class Graphs:
         began = self._clock()
         function(shape)
         self._graphs[shape] = self._capture(lambda: function(shape))
-        self._may_capture_at = self._clock() + (self._clock() - began) / _SHARE
+        self._may_capture_at = self._clock() + (self._clock() - began) / self._share
         self.num_captured += 1
         if len(self._graphs) > self._most:
             self._graphs.popitem(last=False)

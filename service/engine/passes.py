@@ -121,6 +121,10 @@ class Passes:
         """Whether prefills and rounds are graphs here."""
         return self._graphs.captures
 
+    def make_captures_rare(self) -> None:
+        """From now on callers wait for what is captured."""
+        self._graphs.make_rare()
+
     def fitting(self, shape: SizedShape) -> SizedShape:
         """The shape in which to compute what has this one."""
         return self._graphs.fitting(shape)

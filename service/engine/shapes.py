@@ -8,9 +8,9 @@ import torch
 from service.engine.states import Summary, Widths
 from service.engine.tree import TreeShape
 
-FEW_ROWS = 4  # times as many rows cost hardly more
 _FEW_TOKENS = 128
 _NOT_MUCH_MORE = 1.5  # tokens
+_FEW_ROWS = 4  # times as many rows
 _NOT_MUCH_MORE_FOR_DRAFT = 4.0  # what is new to it is a small part of a round
 
 
@@ -45,7 +45,7 @@ class RoundShape:
         return (
             (self.tree, self.is_sampled, self.is_traced) == (other.tree, other.is_sampled, other.is_traced)
             and is_near(self.num_tokens, other.num_tokens)
-            and other.batch <= self.batch <= FEW_ROWS * other.batch
+            and other.batch <= self.batch <= _FEW_ROWS * other.batch
             and is_near_for_draft(self.news, other.news)
             and self.longest >= other.longest
             and self.draft_places >= other.draft_places
@@ -86,7 +86,7 @@ class PrefillShape:
             (self.is_padded, self.is_sampled, self.num_beams)
             == (other.is_padded, other.is_sampled, other.num_beams)
             and is_near(self.num_tokens, other.num_tokens)
-            and other.batch <= self.batch <= FEW_ROWS * other.batch
+            and other.batch <= self.batch <= _FEW_ROWS * other.batch
             and self.most >= other.most
             and self.num_places >= other.num_places
         )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from service.types import DecodeRequest
 
 # What a start may take longer to learn what guessing costs; a CPU that is slower than that learns it in service.
-_WARM_UP_SECONDS = {"cpu": 3.0, "cuda": 60.0}
+_WARM_UP_SECONDS = {"cpu": 3.0, "cuda": 120.0}
 # Rounds after which a tree that is not the best is tried again, a minute or so: on a GPU it may have shapes to capture.
 _PATIENCE = {"cuda": 20_000}
 _PIPED_WIDTH = 10_000  # characters; lines are only as long as they have to be

@@ -305,7 +305,7 @@ class Engine:
     def make_ready(self, longest_prompt: int, num_beams: int = 0) -> int:
         """Capture graphs into which passes fit that are neither sampled nor explained; `reserve` first.
 
-        Captures of shapes that fit into others are rare from then on.
+        Captures are rare from then on.
 
         Args:
             longest_prompt: in tokens.
@@ -332,7 +332,7 @@ class Engine:
                     if passes.fitting(arriving) == arriving:
                         passes.incoming.put(self._layout, arriving, [], self.max_batch)
                         passes.prefill(arriving)
-        passes.make_captures_rare()
+        passes.begin_service()
         return passes.num_captured - before
 
     def _num_kept(self, history: tuple[int, ...]) -> int:

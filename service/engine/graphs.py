@@ -1,6 +1,7 @@
 """Rounds and prefills as CUDA graphs: thousands of small kernels, started as one."""
 
 import gc
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -8,9 +9,10 @@ from typing import Protocol, Self, TypeVar
 
 import torch
 
-# Before a shape gets a graph although another would do: times that it is met, and how little of the time since the
-# latest capture that one has to be; and the same once callers wait for it, one in a hundred of whom is not to notice.
-_OFTEN, _SHARE, _SHARE_IN_SERVICE = 32, 0.02, 0.002
+_OFTEN = 32  # times that a shape is met before it gets a graph although another would do
+# Of the time since the latest capture, which that one may be: captures that are not needed, and, once callers wait for
+# them, those that are. Of these others are a tenth then, as not one caller in a hundred is to notice.
+_SHARE, _SHARE_IN_SERVICE = 0.02, 0.002
 
 
 class Sized(Hashable, Protocol):
@@ -49,7 +51,8 @@ class Graphs:
     lives, and must not wait for the device.
 
     A capture takes as long as ten rounds and more, and a larger shape some of a round. So one that is met now and then
-    is computed as another that has a graph and room for it.
+    is computed as another that has a graph and room for it; and in service one that fits into none is computed without
+    a graph as long as another was captured just now.
 
     Args:
         capture: of a call; None: every call is the function's own.
@@ -66,7 +69,8 @@ class Graphs:
     ) -> None:
         self.num_captured = 0
         self._capture, self._most, self._clock = capture, most, clock
-        self._share, self._may_capture_at = _SHARE, 0.0
+        self._in_service = False
+        self._captured_at, self._captured_for = -math.inf, 0.0  # the latest
         self._graphs: OrderedDict[Hashable, Graph] = OrderedDict()
         self._times_met: OrderedDict[Hashable, int] = OrderedDict()  # of those without a graph
 
@@ -75,9 +79,9 @@ class Graphs:
         """Whether there are any to come."""
         return self._capture is not None
 
-    def make_rare(self) -> None:
-        """From now on callers wait for what is captured."""
-        self._share = _SHARE_IN_SERVICE
+    def begin_service(self) -> None:
+        """From now on callers wait for captures, so these are rare."""
+        self._in_service = True
 
     def fitting(self, shape: SizedShape) -> SizedShape:
         """The shape to compute for this one: itself, or one with a graph that covers it while it is met rarely."""
@@ -85,7 +89,8 @@ class Graphs:
             return shape
         times = self._times_met.pop(shape, 0) + 1
         known = [other for other in self._graphs if isinstance(other, type(shape)) and other.covers(shape)]
-        if not known or (times >= _OFTEN and self._clock() >= self._may_capture_at):
+        share = _SHARE_IN_SERVICE if self._in_service else _SHARE
+        if not known or (times >= _OFTEN and self._may_take(share)):
             return shape
         self._times_met[shape] = times
         if len(self._times_met) > self._most:
@@ -106,14 +111,21 @@ class Graphs:
             self._graphs.move_to_end(shape)
             graph.replay()
             return True
-        began = self._clock()
+        may_capture, began = not self._in_service or self._may_take(_SHARE), self._clock()
         function(shape)
+        if not may_capture:
+            return False
         self._graphs[shape] = self._capture(lambda: function(shape))
-        self._may_capture_at = self._clock() + (self._clock() - began) / self._share
+        self._captured_at = self._clock()
+        self._captured_for = self._captured_at - began
         self.num_captured += 1
         if len(self._graphs) > self._most:
             self._graphs.popitem(last=False)
         return False
+
+    def _may_take(self, share: float) -> bool:
+        """Whether another capture like the latest is no more of the time since."""
+        return self._clock() >= self._captured_at + self._captured_for / share
 
 
 def capture_on(device: torch.device) -> Capture | None:

@@ -121,9 +121,9 @@ class Passes:
         """Whether prefills and rounds are graphs here."""
         return self._graphs.captures
 
-    def make_captures_rare(self) -> None:
-        """From now on callers wait for what is captured."""
-        self._graphs.make_rare()
+    def begin_service(self) -> None:
+        """From now on callers wait for captures, so these are rare."""
+        self._graphs.begin_service()
 
     def fitting(self, shape: SizedShape) -> SizedShape:
         """The shape in which to compute what has this one."""

@@ -117,14 +117,23 @@ def test_a_shape_that_is_met_rarely_is_computed_as_the_cheapest_that_covers_it(m
     now += 0.1
     assert [computed(size) for size in (3, 3, 6, 12)] == [3, 3, 9, 12]
     assert graphs.num_captured == 4
-    # In service ten times less.
-    graphs.make_rare()
+    assert Graphs(None).fitting(Size(3)) == Size(3)
+
+    # In service ten times less, and what fits into none is captured a fiftieth of the time at most, too.
+    graphs.begin_service()
+    now += 1.51
     assert computed(30) == 30
+    assert graphs.num_captured == 5
+    assert [computed(40), computed(40)] == [40, 40]
+    assert graphs.num_captured == 5
+    now += 1.51
+    assert [computed(40), computed(40)] == [40, 40]
+    assert graphs.num_captured == 6
     now += 14.9
     assert {computed(size) for size in (10, 11) for _ in range(5)} == {12}
     now += 0.2
     assert [computed(11), computed(10), computed(10)] == [11, 11, 11]
-    assert Graphs(None).fitting(Size(3)) == Size(3)
+    assert graphs.num_captured == 7
 
 
 @pytest.mark.parametrize(

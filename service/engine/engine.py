@@ -320,18 +320,14 @@ class Engine:
         # Nothing is in flight, so all that these compute is nobody's.
         longest = longest_prompt + passes.widths.tokens
         for least, most in groups(self.max_batch):
-            counts = {min(most, least << power) for power in range(most.bit_length())}
-            likely = [tree for count in sorted(counts) for tree in self._trees.likely(count)]
-            for tree in dict.fromkeys(likely):
+            for tree in self._trees.likely(most):
                 for shape in covering_rounds(passes.shapes, tree, least, most, longest, passes.widths):
-                    if passes.fitting(shape) == shape:
-                        passes.round(shape, 0)
+                    passes.round(shape, 0)
         for least, most in groups(passes.most_incoming):
             for beams in {0, num_beams}:
                 for arriving in covering_prefills(passes.shapes, least, most, longest_prompt, beams):
-                    if passes.fitting(arriving) == arriving:
-                        passes.incoming.put(self._layout, arriving, [], self.max_batch)
-                        passes.prefill(arriving)
+                    passes.incoming.put(self._layout, arriving, [], self.max_batch)
+                    passes.prefill(arriving)
         passes.begin_service()
         return passes.num_captured - before
 

@@ -130,7 +130,9 @@ class WorkerSettings(_Section):
     hang_seconds: float = Field(
         60.0, gt=0, description="a round that takes longer ends the process, for what hangs is the device"
     )
-    num_threads: int | None = Field(None, ge=1, description="CPU threads; None: what torch chooses")
+    num_threads: int | None = Field(
+        None, ge=1, description="CPU threads; None: one less than torch chooses, for others need a core"
+    )
     tls_certificate: Path | None = Field(
         None, description="PEM, with its chain; None: without TLS, as always on a Unix socket"
     )

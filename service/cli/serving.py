@@ -96,8 +96,8 @@ def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
     from service.model.target import load_target, pick_device, pick_dtype
     from service.model.vocabulary import check_layout
 
-    if settings.num_threads is not None:
-        torch.set_num_threads(settings.num_threads)
+    # A pass whose threads wait for a core waits whole, and the gateway, or who looks at its console, needs one too.
+    torch.set_num_threads(settings.num_threads or max(1, torch.get_num_threads() - 1))
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
     model = load_target(bundle.target_path, device=device, dtype=dtype)

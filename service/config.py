@@ -131,7 +131,9 @@ class WorkerSettings(_Section):
         60.0, gt=0, description="a round that takes longer ends the process, for what hangs is the device"
     )
     num_threads: int | None = Field(
-        None, ge=1, description="CPU threads; None: one less than torch chooses, for others need a core"
+        None,
+        ge=1,
+        description="CPU threads; None: OMP_NUM_THREADS, or one less than torch chooses: others need one",
     )
     tls_certificate: Path | None = Field(
         None, description="PEM, with its chain; None: without TLS, as always on a Unix socket"

@@ -8,7 +8,7 @@ from typing import Any
 
 from service.files import check_new_file
 
-_LOGIN = re.compile(r"//[^/\s]*@")
+_SECRETS = re.compile(r"(?<=://)[^/\s]*@|(?<=[?&])password=[^&\s]*&?")
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
@@ -35,5 +35,5 @@ def check_json(file: Path | None) -> None:
 
 
 def command_line(*program: str) -> str:
-    """The command as a reader would type it, without logins of URLs; of `padrec` where no other program is named."""
-    return shlex.join([*(program or ("padrec",)), *(_LOGIN.sub("//", word) for word in sys.argv[1:])])
+    """The command as a reader would type it, without secrets of URLs; of `padrec` where no other program is named."""
+    return shlex.join([*(program or ("padrec",)), *(_SECRETS.sub("", word) for word in sys.argv[1:])])

@@ -1,6 +1,7 @@
 """`padrec serve`, `gateway`, `worker` and `recommend`."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from service.types import DecodeRequest
 
 # What a start may take longer to learn what guessing costs; a CPU that is slower than that learns it in service.
-_WARM_UP_SECONDS = {"cpu": 3.0, "cuda": 120.0}
-# Rounds after which a tree that is not the best is tried again, a minute or so: on a GPU it may have shapes to capture.
-_PATIENCE = {"cuda": 20_000}
+_WARM_UP_SECONDS = {"cpu": 3.0, "cuda": 300.0}
+# Rounds after which one of the trees that are not the best is tried again: on a GPU a shape may have to be captured.
+_PATIENCE = {"cuda": 5_000}
 _PIPED_WIDTH = 10_000  # characters; lines are only as long as they have to be
 
 ConfigFile = Annotated[
@@ -88,7 +89,6 @@ def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
     import structlog
     import torch
 
-    from service.engine.beam import NUM_BEAMS
     from service.engine.engine import Engine
     from service.engine.load import ByLoad, warm_up
     from service.engine.tree import TreeShape
@@ -96,8 +96,11 @@ def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
     from service.model.target import load_target, pick_device, pick_dtype
     from service.model.vocabulary import check_layout
 
-    # A pass whose threads wait for a core waits whole, and the gateway, or who looks at its console, needs one too.
-    torch.set_num_threads(settings.num_threads or max(1, torch.get_num_threads() - 1))
+    if settings.num_threads is not None:
+        torch.set_num_threads(settings.num_threads)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        # A pass whose threads wait for a core waits whole, and the gateway, or who looks at its console, needs one too.
+        torch.set_num_threads(max(1, torch.get_num_threads() - 1))
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
     model = load_target(bundle.target_path, device=device, dtype=dtype)
@@ -129,7 +132,7 @@ def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
         found = warm_up(engine, trees, _popular_requests(bundle, catalogue), seconds)
         log.info("speculation measured", best_by_batch=found)
     started = time.perf_counter()
-    captured = engine.make_ready(longest_prompt, NUM_BEAMS if decoding.decoding == "beam" else 0)
+    captured = engine.make_ready(longest_prompt)
     log.info("graphs captured", count=captured, seconds=round(time.perf_counter() - started, 3))
     return engine
 

@@ -1,4 +1,4 @@
-"""Few shapes into which every pass of a service fits, to be made ready before the first caller comes.
+"""Few shapes into which nearly all passes of a service fit, to be made ready before the first caller comes.
 
 A graph that is captured under a caller's deadline makes all lists in flight wait, and a worker that has just started,
 or meets more load than ever before, would capture many at once.
@@ -12,16 +12,28 @@ from service.engine.tree import TreeShape
 
 
 def groups(most: int) -> Iterator[tuple[int, int]]:
-    """Least and most rows of passes that are computed with the most, the largest first, for all up to `most`."""
+    """Ranges of row counts, largest first; a pass of as many rows as one holds is computed with its most.
+
+    They could be wider, but some kernels are compiled for a number of rows, which takes seconds.
+
+    Yields:
+        The least and the most of each.
+    """
     while most:
-        # A larger one would do, but some kernels are compiled for the number of rows, which takes seconds.
         fewer = 1 << (most - 1).bit_length() - 1 if most > 1 else 0
         yield fewer + 1, most
         most = fewer
 
 
 def covering_rounds(
-    shapes: Shapes, tree: TreeShape | None, least: int, most: int, longest: int, widths: Widths
+    shapes: Shapes,
+    tree: TreeShape | None,
+    least: int,
+    most: int,
+    longest: int,
+    widths: Widths,
+    *,
+    may_pause: bool,
 ) -> Iterator[RoundShape]:
     """Of rounds with this tree, for `least` to `most` lists of which none is sampled or explained, the largest first.
 
@@ -32,6 +44,7 @@ def covering_rounds(
         most: lists.
         longest: tokens of a list, its prompt included.
         widths: how much room a list has.
+        may_pause: whether lists may have been written without guesses before, and so be new to the draft whole.
     """
     guesses = 0 if tree is None else tree.share or tree.num_places
     places, draft_places = shapes.largest(longest, widths)
@@ -40,9 +53,11 @@ def covering_rounds(
     ):
         news = [0]
         if tree is not None:
-            # A pass guesses an item at most. What was written without guesses may be more, and comes once.
+            # New are what was pending before the latest round, its guesses, an item of each pass, and what is pending.
             lists = min(most, num_tokens // (1 + guesses))
-            of_list = (1 + tree.num_passes) * widths.pending
+            of_list = (2 + tree.num_passes) * widths.pending
+            if may_pause:
+                of_list = max(of_list, widths.tokens + widths.pending)
             news = list(_sizes(shapes.news_for, is_near_for_draft, least, lists * of_list))
         for num_news in news:
             yield RoundShape(

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from service.catalog.allowed import allows
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
-from service.engine.beam import MOST_BEAMS, num_beams_of
+from service.engine.beam import MOST_BEAMS, NUM_BEAMS, num_beams_of
 from service.engine.constraint import NOT_ALLOWED
 from service.engine.covering import covering_prefills, covering_rounds, groups
 from service.engine.flight import Flight
@@ -302,34 +302,39 @@ class Engine:
             self._prefixes.reserve(longest_prompt)
 
     @torch.inference_mode()
-    def make_ready(self, longest_prompt: int, num_beams: int = 0) -> int:
-        """Capture graphs into which passes fit that are neither sampled nor explained; `reserve` first.
-
-        Captures are rare from then on.
+    def make_ready(self, longest_prompt: int) -> int:
+        """Capture graphs into which passes fit, but of sampled or explained lists and of long beams; `reserve` first.
 
         Args:
             longest_prompt: in tokens.
-            num_beams: of a search for a next item, to make ready as well; 0: lists alone.
 
         Returns:
             How many, 0 where there are none.
         """
         passes, before = self._passes, self._passes.num_captured
-        if not passes.captures:
+        if not passes.can_capture:
             return 0
         # Nothing is in flight, so all that these compute is nobody's.
         longest = longest_prompt + passes.widths.tokens
+        trees = {most: self._trees.likely(most) for _, most in groups(self.max_batch)}
+        may_pause = any(None in likely for likely in trees.values())
         for least, most in groups(self.max_batch):
-            for tree in self._trees.likely(most):
-                for shape in covering_rounds(passes.shapes, tree, least, most, longest, passes.widths):
+            for tree in trees[most]:
+                rounds = covering_rounds(
+                    passes.shapes, tree, least, most, longest, passes.widths, may_pause=may_pause
+                )
+                for shape in rounds:
                     passes.round(shape, 0)
         for least, most in groups(passes.most_incoming):
-            for beams in {0, num_beams}:
-                for arriving in covering_prefills(passes.shapes, least, most, longest_prompt, beams):
+            for num_beams in (0, NUM_BEAMS):
+                for arriving in covering_prefills(passes.shapes, least, most, longest_prompt, num_beams):
                     passes.incoming.put(self._layout, arriving, [], self.max_batch)
                     passes.prefill(arriving)
-        passes.begin_service()
         return passes.num_captured - before
+
+    def begin_service(self) -> None:
+        """From now on callers wait for whatever is done for the first time, so captures are rare."""
+        self._passes.begin_service()
 
     def _num_kept(self, history: tuple[int, ...]) -> int:
         """Tokens of a prompt with this history that are worth keeping; the last one is read again, so that one is."""

@@ -123,10 +123,10 @@ class ByLoad(TreeChoice):
         return self._best(size)
 
     def likely(self, batch: int) -> Collection[Tree]:
-        """See `TreeChoice`: those that are worth hardly less than the best."""
+        """See `TreeChoice`: those that are worth hardly less than the best; of fewer lists, where these are unknown."""
         size = _size(batch)
         if not self._knows(size):
-            return ()
+            return dict.fromkeys((*self.likely(batch // 2), None)) if batch > 1 else (None,)
         enough = self._worth(self._best(size), size) * _HARDLY_LESS
         return [tree for tree in self._trees_for(size) if self._worth(tree, size) >= enough]
 

@@ -117,12 +117,12 @@ class Passes:
         return self._graphs.num_captured
 
     @property
-    def captures(self) -> bool:
+    def can_capture(self) -> bool:
         """Whether prefills and rounds are graphs here."""
-        return self._graphs.captures
+        return self._graphs.can_capture
 
     def begin_service(self) -> None:
-        """From now on callers wait for captures, so these are rare."""
+        """See `Graphs`."""
         self._graphs.begin_service()
 
     def fitting(self, shape: SizedShape) -> SizedShape:
@@ -147,7 +147,9 @@ class Passes:
         has_moved = [cache.reserve(self.num_rows, places[name]) for name, cache in self.caches.items()]
         has_moved.append(self.incoming.reserve(num_prompt_tokens))
         if any(has_moved):
-            self._graphs = Graphs(capture_on(self.device))
+            in_service, self._graphs = self._graphs.in_service, Graphs(capture_on(self.device))
+            if in_service:
+                self.begin_service()
 
     def prefill(self, shape: PrefillShape) -> None:
         """Read what is incoming and decide each list's first code, or search for each next item; `reserve` first."""

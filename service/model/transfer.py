@@ -13,5 +13,5 @@ def sent(numbers: npt.NDArray[Any] | Iterable[int], device: torch.device) -> tor
     anything before them.
     """
     array = numbers if isinstance(numbers, np.ndarray) else np.array(list(numbers), dtype=np.int64)
-    host = torch.as_tensor(array)
+    host = torch.as_tensor(np.ascontiguousarray(array))  # else a copy is made that is not pinned
     return host if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)

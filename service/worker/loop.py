@@ -34,12 +34,16 @@ class Engine(Protocol):
 
     @property
     def num_captured(self) -> int:
-        """Graphs so far; 0 where there are none."""
+        """Graphs, since memory moved last; 0 where there are none."""
         ...
 
     @property
     def prefix_counts(self) -> tuple[int, int]:
         """Prompts so far that might have been known, and those of which a beginning was."""
+        ...
+
+    def begin_service(self) -> None:
+        """From now on callers wait for whatever is done for the first time."""
         ...
 
     @property
@@ -115,6 +119,7 @@ class EngineLoop:
     def _run(self) -> None:
         try:
             engine = self._build()
+            self._metrics.captured_graphs.set(engine.num_captured)
             self._on_ready()
             while self._scheduler.wait():
                 self._busy_since = time.monotonic()

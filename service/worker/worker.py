@@ -169,6 +169,7 @@ class Worker:
         started = time.perf_counter()
         engine = self._build_engine(self._bundle, self._settings)
         warm_up(engine, self._bundle.manifest.decoding)
+        engine.begin_service()
         _log.info("engine warm", seconds=round(time.perf_counter() - started, 3))
         return engine
 

@@ -44,6 +44,7 @@ def test_groups_hold_each_number_of_rows_once(most: int) -> None:
     st.sampled_from([1, 5, 32, 48, 64, 256]),
 )
 def test_each_round_fits_into_one_that_was_made_ready(data, tree: TreeShape | None, max_batch: int) -> None:
+    may_pause = data.draw(st.booleans(), label="may pause")
     batch = data.draw(st.integers(1, max_batch), label="batch")
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
 
@@ -52,19 +53,19 @@ def test_each_round_fits_into_one_that_was_made_ready(data, tree: TreeShape | No
         low, high = np.sort(rng.integers(least, most + 1, size=2))
         return rng.integers(low, high + 1, size=batch)
 
-    of_latest = 0 if tree is None else tree.num_passes * WIDTHS.pending
+    of_latest = 0 if tree is None else (1 + tree.num_passes) * WIDTHS.pending
     num_items = numbers(0, WIDTHS.items - 1)
     summary = Summary(
         num_items=num_items,
         limit=num_items + 1 + rng.integers(WIDTHS.items - num_items),
         num_pending=numbers(1, WIDTHS.pending),
-        num_unread=numbers(0, of_latest),
+        num_unread=numbers(0, WIDTHS.tokens if may_pause else of_latest),
         length=numbers(1, LONGEST),
         num_round_tokens=numbers(1, WIDTHS.pending),
     )
     shape = SHAPES.round(summary, WIDTHS, max_batch, tree, is_sampled=False)
     [(least, most)] = [group for group in groups(max_batch) if group[0] <= batch <= group[1]]
-    ready = covering_rounds(SHAPES, tree, least, most, LONGEST, WIDTHS)
+    ready = covering_rounds(SHAPES, tree, least, most, LONGEST, WIDTHS, may_pause=may_pause)
     assert any(one.covers(shape) for one in ready)
 
 
@@ -90,12 +91,12 @@ def test_each_prefill_fits_into_one_that_was_made_ready(data, most_batch: int, n
 def test_no_caller_waits_for_a_graph(shop, variant: str | None, tree: TreeShape | None, monkeypatch) -> None:
     monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))
     monkeypatch.setattr(passes, "capture_on", lambda _: Captured)
-    monkeypatch.setattr(graphs, "_OFTEN", 1_000_000)
+    monkeypatch.setattr(graphs, "_OFTEN", 1_000_000)  # so all that is captured had to be
     draft = None if variant is None else random_draft(shop, variant)
     engine = Engine(shop.model, shop.catalogue, shop.layout, 6, draft, Always(tree), max_items=12)
     longest = shop.layout.prompt_length(12)
     engine.reserve(longest)
-    captured = engine.make_ready(longest, NUM_BEAMS)
+    captured = engine.make_ready(longest)
     assert captured == engine.num_captured > 0
 
     waiting = [replace(one, explain=False) for one in random_requests(40, 200, seed=3, sampled=False)]

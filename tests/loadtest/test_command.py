@@ -34,7 +34,15 @@ def test_what_does_not_fit_the_service_is_refused(
 
 
 def test_the_report_names_the_command_that_ran(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["x", "--bundle", "a bundle", "--gateways", "8", "--history", "redis://me:sec@ret@host:1/0"]
+    words = [
+        "x",
+        "--bundle",
+        "a bundle",
+        "--gateways",
+        "8",
+        "--history",
+        "redis://me:sec@ret@host:1/0?password=s&db=2",
+    ]
     monkeypatch.setattr(sys, "argv", words)
-    expected = "python -m loadtest --bundle 'a bundle' --gateways 8 --history redis://host:1/0"
+    expected = "python -m loadtest --bundle 'a bundle' --gateways 8 --history 'redis://host:1/0?db=2'"
     assert command_line("python", "-m", "loadtest") == expected

@@ -40,6 +40,9 @@ class FakeEngine:
     def num_running(self) -> int:
         return len(self._running)
 
+    def begin_service(self) -> None:
+        pass
+
     def _called(self, call: str, names: Collection[str]) -> None:
         self.log.append((call, sorted(names)))
         if self.errors[call]:

@@ -31,6 +31,9 @@ class FakeEngine:
     def num_running(self):
         return len(self._running)
 
+    def begin_service(self):
+        pass
+
     def add(self, requests):
         self._running.update((request.request_id, request) for request in requests)
 

@@ -10,8 +10,8 @@ from typing import Any, Protocol, Self, TypeVar
 import torch
 
 _OFTEN = 32  # times that a shape is met before it gets a graph although another would do
-# How much of the time since the latest capture that one may be, for another that is not needed, as a larger graph does
-# as well. In service, where not one caller in a hundred is to notice, and for captures that are needed there.
+# Of the time since the latest capture, how much that one may be before there is another: where a larger graph would do;
+# likewise in service, where not one caller in a hundred is to notice; and in service where none would do.
 _SHARE, _SHARE_IN_SERVICE, _SHARE_IF_NEEDED = 0.02, 0.002, 0.1
 
 
@@ -74,9 +74,7 @@ class Graphs:
         self._graphs: OrderedDict[Hashable, Graph] = OrderedDict()
         self._times_met: OrderedDict[Hashable, int] = OrderedDict()  # of those without a graph
         self._of_start: set[Hashable] = set()  # shapes of graphs that stay
-        self._fits: dict[
-            Hashable, Any
-        ] = {}  # in which shape others are computed, as long as there is no other graph
+        self._fits: dict[Hashable, Any] = {}  # see `_stand_in`; until there is another graph
 
     @property
     def can_capture(self) -> bool:

@@ -90,7 +90,7 @@ def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
     import torch
 
     from service.engine.engine import Engine
-    from service.engine.load import ByLoad, warm_up
+    from service.engine.load import PATIENCE, ByLoad, warm_up
     from service.engine.tree import TreeShape
     from service.model.draft import check_draft, load_draft
     from service.model.target import load_target, pick_device, pick_dtype
@@ -113,7 +113,7 @@ def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
             draft.config, model.config, bundle.layout.num_levels, len(catalogue), bundle.target_digest
         )
         if settings.speculation == "auto":
-            trees = ByLoad(TreeShape.menu(draft.config, device), _PATIENCE.get(device.type, 1_000))
+            trees = ByLoad(TreeShape.menu(draft.config, device), _PATIENCE.get(device.type, PATIENCE))
     engine = Engine(
         model,
         catalogue,

@@ -4,8 +4,9 @@ A graph that is captured under a caller's deadline makes all lists in flight wai
 or meets more load than ever before, would capture many at once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
+from service.engine.beam import NUM_BEAMS
 from service.engine.shapes import PrefillShape, RoundShape, Shapes, is_near, is_near_for_draft
 from service.engine.states import Widths
 from service.engine.tree import TreeShape
@@ -23,6 +24,34 @@ def groups(most: int) -> Iterator[tuple[int, int]]:
         fewer = 1 << (most - 1).bit_length() - 1 if most > 1 else 0
         yield fewer + 1, most
         most = fewer
+
+
+def rounds_of_service(
+    shapes: Shapes,
+    likely: Callable[[int], Collection[TreeShape | None]],
+    max_batch: int,
+    longest: int,
+    widths: Widths,
+) -> Iterator[RoundShape]:
+    """Of rounds of up to `max_batch` lists, none sampled or explained, with the trees that are likely for so many.
+
+    Arguments as in `covering_rounds`.
+    """
+    trees = {most: likely(most) for _, most in groups(max_batch)}
+    may_pause = any(None in of_group for of_group in trees.values())
+    for least, most in groups(max_batch):
+        for tree in trees[most]:
+            yield from covering_rounds(shapes, tree, least, most, longest, widths, may_pause=may_pause)
+
+
+def prefills_of_service(shapes: Shapes, most_incoming: int, longest: int) -> Iterator[PrefillShape]:
+    """Of prefills of up to so many prompts, none sampled, for lists and beams of usual length.
+
+    Arguments as in `covering_prefills`.
+    """
+    for least, most in groups(most_incoming):
+        for num_beams in (0, NUM_BEAMS):
+            yield from covering_prefills(shapes, least, most, longest, num_beams)
 
 
 def covering_rounds(

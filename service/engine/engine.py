@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 from service.catalog.allowed import allows
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
-from service.engine.beam import MOST_BEAMS, NUM_BEAMS, num_beams_of
+from service.engine.beam import MOST_BEAMS, num_beams_of
 from service.engine.constraint import NOT_ALLOWED
-from service.engine.covering import covering_prefills, covering_rounds, groups
+from service.engine.covering import prefills_of_service, rounds_of_service
 from service.engine.flight import Flight
 from service.engine.incoming import Prompt
 from service.engine.load import Always, TreeChoice, label_of
@@ -315,21 +315,13 @@ class Engine:
         if not passes.can_capture:
             return 0
         # Nothing is in flight, so all that these compute is nobody's.
-        longest = longest_prompt + passes.widths.tokens
-        trees = {most: self._trees.likely(most) for _, most in groups(self.max_batch)}
-        may_pause = any(None in likely for likely in trees.values())
-        for least, most in groups(self.max_batch):
-            for tree in trees[most]:
-                rounds = covering_rounds(
-                    passes.shapes, tree, least, most, longest, passes.widths, may_pause=may_pause
-                )
-                for shape in rounds:
-                    passes.round(shape, 0)
-        for least, most in groups(passes.most_incoming):
-            for num_beams in (0, NUM_BEAMS):
-                for arriving in covering_prefills(passes.shapes, least, most, longest_prompt, num_beams):
-                    passes.incoming.put(self._layout, arriving, [], self.max_batch)
-                    passes.prefill(arriving)
+        shapes, widths = passes.shapes, passes.widths
+        longest = longest_prompt + widths.tokens
+        for shape in rounds_of_service(shapes, self._trees.likely, self.max_batch, longest, widths):
+            passes.round(shape, 0)
+        for arriving in prefills_of_service(shapes, passes.most_incoming, longest_prompt):
+            passes.incoming.put(self._layout, arriving, [], self.max_batch)
+            passes.prefill(arriving)
         return passes.num_captured - before
 
     def begin_service(self) -> None:

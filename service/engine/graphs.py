@@ -59,6 +59,7 @@ class Graphs:
         most: graphs that are kept; of those captured in service the one that was not used for longest goes first, so
             that a service that meets new shapes for weeks does not grow.
         clock: seconds that only rise.
+        in_service: see below.
 
     Attributes:
         num_captured: graphs so far, those that are gone among them.
@@ -66,9 +67,14 @@ class Graphs:
     """
 
     def __init__(
-        self, capture: Capture | None, most: int = 1000, clock: Callable[[], float] = time.perf_counter
+        self,
+        capture: Capture | None,
+        most: int = 1000,
+        clock: Callable[[], float] = time.perf_counter,
+        *,
+        in_service: bool = False,
     ) -> None:
-        self.num_captured, self.in_service = 0, False
+        self.num_captured, self.in_service = 0, in_service
         self._capture, self._most, self._clock = capture, most, clock
         self._captured_at, self._captured_for = -math.inf, 0.0  # the latest
         self._graphs: OrderedDict[Hashable, Graph] = OrderedDict()

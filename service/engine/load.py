@@ -28,6 +28,7 @@ _HOLD = 8  # rounds between two comparisons, which take as long as a few kernels
 _TRIES = 5
 _WORTH_A_TRY = 0.7  # of the best at half the size
 _HARDLY_LESS = 0.9
+PATIENCE = 1_000  # rounds
 
 
 class TreeChoice(Protocol):
@@ -91,7 +92,7 @@ class ByLoad(TreeChoice):
         patience: rounds after which one of the others is tried again.
     """
 
-    def __init__(self, shapes: Sequence[TreeShape], patience: int = 1000) -> None:
+    def __init__(self, shapes: Sequence[TreeShape], patience: int = PATIENCE) -> None:
         self.shapes = tuple(shapes)
         self._trees: tuple[Tree, ...] = (None, *shapes)
         self._patience = patience

@@ -147,9 +147,7 @@ class Passes:
         has_moved = [cache.reserve(self.num_rows, places[name]) for name, cache in self.caches.items()]
         has_moved.append(self.incoming.reserve(num_prompt_tokens))
         if any(has_moved):
-            in_service, self._graphs = self._graphs.in_service, Graphs(capture_on(self.device))
-            if in_service:
-                self.begin_service()
+            self._graphs = Graphs(capture_on(self.device), in_service=self._graphs.in_service)
 
     def prefill(self, shape: PrefillShape) -> None:
         """Read what is incoming and decide each list's first code, or search for each next item; `reserve` first."""

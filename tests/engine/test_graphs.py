@@ -73,7 +73,7 @@ def test_the_graph_that_was_not_used_for_longest_goes_first() -> None:
         def replay(self) -> None:
             pass
 
-    graphs = Graphs(Fake, most=2, clock=lambda: 0.0)
+    graphs = Graphs(Fake, most=2)
     runs = [graphs.run(lambda _: None, shape) for shape in "abacab"]
     assert runs == [False, False, True, False, True, False]
     assert graphs.num_captured == 4

@@ -51,16 +51,19 @@ class Monitored:
 
 # For a module, not the session: its callers would keep the tests of others waiting.
 @pytest.fixture(scope="module")
-def monitored(serve: Any, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
+def monitored(
+    serve: Any, bundle: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Monitored]:
     folder = tmp_path_factory.mktemp("monitored")
     worker_port = free_port()
     settings = {
         "PADREC_GATEWAY__GRPC_PORT": "0",
         "PADREC_WORKER__METRICS_PORT": str(worker_port),
-        # So that there is something to see of guesses, and of a queue that is full.
+        # So that there is something to see of guesses, and, unless a module's own calls are to be taken, of a queue
+        # that is full.
         "PADREC_WORKER__SPECULATION": "on",
         "PADREC_WORKER__MAX_BATCH": "2",
-        "PADREC_WORKER__MAX_QUEUE": "1",
+        "PADREC_WORKER__MAX_QUEUE": getattr(request.module, "MAX_QUEUE", "1"),
     }
     with serve(bundle, folder / "history.sqlite3", **settings) as service:
         gateway = service.url.removeprefix("http://")

@@ -10,6 +10,9 @@ _CPU = "process_cpu_seconds_total"
 _MEMORY = "process_resident_memory_bytes"
 _QUEUE = "padrec_queue_duration_seconds"
 _BATCH = "padrec_batch_size"
+_ROUND = "padrec_round_duration_seconds"
+_ROUNDS = "padrec_spec_decode_rounds_total"
+_CAPTURED = "padrec_captured_graphs"
 _FORCED = "padrec_forced_tokens_total"
 _ACCEPTED = "padrec_spec_decode_num_accepted_tokens_total"
 _WAITING = "padrec_queue_size"
@@ -20,7 +23,9 @@ _REQUESTS = "padrec_request_duration_seconds"
 SAMPLED = (
     _CPU,
     _MEMORY,
-    *(f"{_QUEUE}_{part}" for part in ("bucket", "sum", "count")),
+    *(f"{name}_{part}" for name in (_QUEUE, _ROUND) for part in ("bucket", "sum", "count")),
+    _ROUNDS,
+    _CAPTURED,
     *(f"{_BATCH}_{part}" for part in ("sum", "count")),
     *(f"{_REQUESTS}_{part}" for part in ("sum", "count")),
     _FORCED,
@@ -29,6 +34,13 @@ SAMPLED = (
     _USAGE,
     _QUERIES,
     _HITS,
+)
+
+
+_DURATIONS: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("queue", _QUEUE, {}),
+    ("prefill", _ROUND, {"phase": "prefill"}),
+    ("round", _ROUND, {"phase": "decode"}),
 )
 
 
@@ -50,12 +62,17 @@ def engine_figures(samples: Sequence[Sample], start: float, end: float) -> dict[
     tokens = list_rounds + forced + grown.get(_ACCEPTED, 0.0)
     gateways = [_growth(its) for its in of.get("gateway", {}).values()]
     return {
-        "queue_ms_p50": _in_ms(_quantile(grown, 0.5)),
-        "queue_ms_p99": _in_ms(_quantile(grown, 0.99)),
+        **{
+            f"{name}_ms_p{percent}": _in_ms(_quantile(grown, histogram, percent / 100, **labels))
+            for name, histogram, labels in _DURATIONS
+            for percent in (50, 99)
+        },
         "waiting": _mean(worker, _WAITING),
         "batch_size": _ratio(list_rounds, grown.get(f"{_BATCH}_count", 0.0)),
         "accepted_length": _ratio(tokens, list_rounds),
         "forced_share": _ratio(forced, tokens),
+        "trees": _shares(grown, _ROUNDS, "tree"),
+        "captured": grown.get(_CAPTURED),
         "kv_cache_usage": _mean(worker, _USAGE),
         "prefix_hits": _ratio(grown.get(_HITS, 0.0), grown.get(_QUERIES, 0.0)),
         "gateway_ms": _in_ms(
@@ -82,12 +99,13 @@ def _growth(samples: Sequence[Sample]) -> dict[str, float]:
     return {} if grown.get(_CPU, 0.0) < 0 else grown
 
 
-def _quantile(grown: Mapping[str, float], share: float) -> float | None:
-    """Of the queue's histogram, straight within a bucket, as Prometheus has it."""
+def _quantile(grown: Mapping[str, float], histogram: str, share: float, **labels: str) -> float | None:
+    """Of what has these labels and no others, straight within a bucket, as Prometheus has it."""
+    others = "".join(f",{name}={value}" for name, value in sorted(labels.items()))
     buckets = sorted(
         (float(found.group(1)), count)
         for name, count in grown.items()
-        if (found := re.fullmatch(rf"{_QUEUE}_bucket{{le=(.+)}}", name))
+        if (found := re.fullmatch(rf"{histogram}_bucket{{le=([^,]+){others}}}", name))
     )
     if not buckets or buckets[-1][1] <= 0:
         return None
@@ -99,6 +117,18 @@ def _quantile(grown: Mapping[str, float], share: float) -> float | None:
             return below + (limit - below) * (rank - count_below) / (count - count_below)
         below, count_below = limit, count
     return below
+
+
+def _shares(grown: Mapping[str, float], name: str, label: str) -> dict[str, float] | None:
+    """By value of the only label, the largest first; nothing where nothing grew."""
+    counts = {
+        found.group(1): count
+        for key, count in grown.items()
+        if count > 0 and (found := re.fullmatch(rf"{name}{{{label}=(.+)}}", key))
+    }
+    total = sum(counts.values())
+    falling = sorted(counts, key=counts.__getitem__, reverse=True)
+    return {value: counts[value] / total for value in falling} or None
 
 
 def _sum(grown: Iterable[Mapping[str, float]], name: str) -> float:

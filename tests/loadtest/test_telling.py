@@ -11,6 +11,7 @@ def test_figures_are_of_what_grew_meanwhile() -> None:
         "padrec_batch_size_sum": 100.0,
         "padrec_batch_size_count": 50.0,
         "padrec_queue_size": 2.0,
+        "padrec_captured_graphs": 2.0,
         "padrec_kv_cache_usage_ratio": 0.5,
     }
     last = {
@@ -23,6 +24,14 @@ def test_figures_are_of_what_grew_meanwhile() -> None:
         "padrec_queue_duration_seconds_bucket{le=0.1}": 50.0,
         "padrec_queue_duration_seconds_bucket{le=0.5}": 100.0,
         "padrec_queue_duration_seconds_bucket{le=+Inf}": 100.0,
+        **{
+            f"padrec_round_duration_seconds_bucket{{le={limit},phase={phase}}}": count
+            for phase, counts in {"prefill": (0, 10, 10), "decode": (50, 100, 100)}.items()
+            for limit, count in zip(("0.002", "0.004", "+Inf"), counts, strict=True)
+        },
+        "padrec_spec_decode_rounds_total{tree=none}": 2.0,
+        "padrec_spec_decode_rounds_total{tree=3x8x75/24}": 8.0,
+        "padrec_captured_graphs": 5.0,
         "padrec_prefix_cache_queries_total": 10.0,
         "padrec_prefix_cache_hits_total": 4.0,
         "padrec_queue_size": 6.0,
@@ -39,14 +48,21 @@ def test_figures_are_of_what_grew_meanwhile() -> None:
         Sample("locust", 10.0, {"process_cpu_seconds_total": 1.0}),
         Sample("locust", 14.0, {"process_cpu_seconds_total": 3.0}),
     ]
-    assert engine_figures(samples, 9.0, 15.0) == pytest.approx(
+    figures = engine_figures(samples, 9.0, 15.0)
+    assert figures.pop("trees") == {"3x8x75/24": 0.8, "none": 0.2}
+    assert figures == pytest.approx(
         {
             "queue_ms_p50": 100.0,
             "queue_ms_p99": 492.0,
+            "prefill_ms_p50": 3.0,
+            "prefill_ms_p99": 3.98,
+            "round_ms_p50": 2.0,
+            "round_ms_p99": 3.96,
             "waiting": 4.0,
             "batch_size": 4.0,
             "accepted_length": (40 + 60 + 20) / 40,
             "forced_share": 60 / 120,
+            "captured": 3.0,
             "kv_cache_usage": 0.75,
             "prefix_hits": 0.4,
             "gateway_ms": 600.0,

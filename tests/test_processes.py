@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import subprocess
@@ -6,7 +7,7 @@ import textwrap
 
 import pytest
 
-from service.processes import SUPERVISOR_PID
+from service.processes import SUPERVISOR_PID, keep_for_good
 
 CHILD = textwrap.dedent(
     """
@@ -40,3 +41,15 @@ def test_a_process_with_its_supervisor_goes_on(supervised: bool) -> None:
         assert child.stdout.readline() == b"started\n"
         child.communicate()
         assert child.returncode == 0
+
+
+def test_the_collector_looks_at_what_came_later_alone() -> None:
+    before = [object]
+    try:
+        keep_for_good()
+        after = [object]
+        looked_at = {id(thing) for thing in gc.get_objects()}
+    finally:
+        gc.unfreeze()
+    assert id(before) not in looked_at
+    assert id(after) in looked_at

@@ -27,7 +27,7 @@ from service.gateway.rest import create_app
 from service.gateway.swap import Connect, Swaps
 from service.gateway.withdrawals import Withdrawals
 from service.history.opening import open_store, open_withdrawals
-from service.processes import LAUNCHER, beat, end_with_supervisor
+from service.processes import LAUNCHER, beat, end_with_supervisor, keep_for_good
 from service.rpc.client import WorkerClient
 from service.rpc.listen import join_host_port, listen_tcp, listen_unix
 from service.rpc.tls import ServerTls, server_tls, worker_client_tls
@@ -71,7 +71,9 @@ def run_gateway(bundle_path: Path, settings: Settings, *, sockets: list[socket.s
         def connect(address: str, catalog_version: str) -> WorkerClient:
             return WorkerClient(address, catalog_version, worker_tls, sent_along)
 
-        asyncio.run(serve(bundle, settings, connect, settings.gateway.worker, listeners))
+        asyncio.run(
+            serve(bundle, settings, connect, settings.gateway.worker, listeners, on_listening=keep_for_good)
+        )
 
 
 async def serve(

@@ -27,7 +27,6 @@ _LEAD = 1.05  # of another tree over the one that is chosen
 _HOLD = 8  # rounds between two comparisons, which take as long as a few kernels
 _TRIES = 5
 _WORTH_A_TRY = 0.7  # of the best at half the size
-_HARDLY_LESS = 0.9
 PATIENCE = 1_000  # rounds
 
 
@@ -45,7 +44,7 @@ class TreeChoice(Protocol):
         ...
 
     def likely(self, batch: int) -> Collection[Tree]:
-        """What `choose` may soon say for so many lists, as far as that is known."""
+        """What `choose` may say for so many lists, as far as that is known."""
         ...
 
     def note(self, tree: Tree, batch: int, num_tokens: int, seconds: float | None) -> None:
@@ -124,12 +123,11 @@ class ByLoad(TreeChoice):
         return self._best(size)
 
     def likely(self, batch: int) -> Collection[Tree]:
-        """See `TreeChoice`: those that are worth hardly less than the best; of fewer lists, where these are unknown."""
-        size = _size(batch)
-        if not self._knows(size):
-            return dict.fromkeys((*self.likely(batch // 2), None)) if batch > 1 else (None,)
-        enough = self._worth(self._best(size), size) * _HARDLY_LESS
-        return [tree for tree in self._trees_for(size) if self._worth(tree, size) >= enough]
+        """See `TreeChoice`; the best of fewer lists, where so many are unknown."""
+        if self.knows(batch):
+            return self._trees_for(_size(batch))
+        best_of_fewer = [self.best(fewer) for fewer in range(1, batch) if self.knows(fewer)]
+        return dict.fromkeys((*best_of_fewer[-1:], None))
 
     def knows(self, batch: int) -> bool:
         """Whether all trees worth a try were tried with so many lists, and often enough with any."""

@@ -9,7 +9,7 @@ from service.engine.states import Summary, Widths
 from service.engine.tree import TreeShape
 
 _FEW_TOKENS = 128
-_NOT_MUCH_MORE = 1.5  # tokens
+_NOT_MUCH_MORE = 1.25  # tokens
 _FEW_ROWS = 4  # times as many rows
 _NOT_MUCH_MORE_FOR_DRAFT = 4.0  # what is new to it is a small part of a round
 

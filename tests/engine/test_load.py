@@ -79,16 +79,17 @@ def test_each_size_gets_the_tree_with_the_most_tokens_per_second(monkeypatch, re
     assert {choice.choose(3) for _ in range(100)} == {best[4]}
 
 
-def test_only_trees_that_may_soon_be_chosen_are_likely(monkeypatch, requests) -> None:
+def test_trees_that_may_be_chosen_are_likely(monkeypatch, requests) -> None:
     choice = ByLoad([LARGE, SMALL])
     engine = Engine(64, choice)
     monkeypatch.setattr(load.time, "perf_counter", lambda: engine.clock)
     assert set(choice.likely(8)) == {None}  # nothing is known yet
     warm_up(engine, choice, requests, seconds=1e9)
-    worth = {tree: TOKENS[tree] / seconds(tree, 16) / (1.02 if tree else 1.0) for tree in (None, SMALL)}
-    assert set(choice.likely(16)) == {tree for tree in worth if worth[tree] >= 0.9 * max(worth.values())}
+    assert set(choice.likely(1)) == {LARGE, SMALL, None}
+    assert set(choice.likely(64)) == {SMALL, None}
     for batch in (1, 3, 20, 64):
-        assert choice.choose(batch) in choice.likely(batch)
+        # However long it serves, and whatever it tries again.
+        assert {choice.choose(batch) for _ in range(5_000)} <= set(choice.likely(batch))
     assert list(load.Always(LARGE).likely(5)) == [LARGE]
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 IntArray = npt.NDArray[np.int64]
 
@@ -36,3 +37,17 @@ def micro_batches(lengths: IntArray, size: int) -> list[IntArray]:
         parts.append(order[begin:end])
         end = begin
     return parts[::-1]
+
+
+def rounded(count: int, device: torch.device, grain: int = 16) -> int:
+    """How many to compute where there are so many: on a GPU a multiple of `grain`, so that shapes are few.
+
+    There each new shape costs memory of its own and the choosing of kernels, more than a small model takes for padding.
+    """
+    return -(-count // grain) * grain if device.type == "cuda" else count
+
+
+def with_room(tokens: IntArray, device: torch.device) -> IntArray:
+    """Sequences, [n, length], with token 0 at their ends and sequences of it after them, up to what is `rounded`."""
+    rows, columns = (rounded(count, device) for count in tokens.shape)
+    return np.pad(tokens, ((0, rows - tokens.shape[0]), (0, columns - tokens.shape[1])))

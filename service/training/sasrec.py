@@ -17,9 +17,12 @@ from torch.nn import functional as F
 from service.catalog.trie import Int32Array
 from service.data.dataset import Interactions
 from service.model.transfer import sent
+from service.training.micro_batches import rounded
 from service.training.teacher import Histories, IntArray, without_seen
 
 _INITIAL_STD = 0.02
+_GRAIN = 256  # items to foresee
+_NOTHING = -100  # is to be foreseen
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,20 +147,26 @@ class SasRec(nn.Module):
     def loss(self, histories: Histories) -> torch.Tensor:
         """Cross-entropy of each item given those before it, mean over items; histories of two or more."""
         padded, lengths = self._padded(histories, more=1)
+        device = padded.device
         before, after = padded[:, :-1], padded[:, 1:]
         # Only where there is an item to foresee: the scores of all items are most of the work. The host knows where.
-        real = np.nonzero(np.arange(after.shape[1]) < lengths[:, None] - 1)
-        row, place = (sent(indices, padded.device) for indices in real)
+        real = np.stack(np.nonzero(np.arange(after.shape[1]) < lengths[:, None] - 1))
+        count = real.shape[1]
+        row, place = sent(np.pad(real, ((0, 0), (0, rounded(count, device, _GRAIN) - count))), device)
+        wanted = after[row, place]
+        wanted[count:] = _NOTHING
         known, items = self(before)
-        return F.cross_entropy(known[row, place] @ items.T, after[row, place])
+        return F.cross_entropy(known[row, place] @ items.T, wanted, ignore_index=_NOTHING)
 
     def _padded(self, histories: Histories, more: int = 0) -> tuple[torch.Tensor, IntArray]:
         """The latest items of histories, int64 [batch, n] on the device, and how many, [batch]."""
         latest = [history[-self._recipe.max_items - more :] for history in histories]
         lengths = np.array([len(history) for history in latest])
-        padded = np.zeros((len(latest), int(lengths.max())), dtype=np.int64)
-        padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(latest)
-        return sent(padded, self.items.own.device), lengths
+        device = self.items.own.device
+        width = min(rounded(int(lengths.max()), device), self._recipe.max_items + more)
+        padded = np.zeros((len(latest), width), dtype=np.int64)
+        padded[np.arange(width) < lengths[:, None]] = np.concatenate(latest)
+        return sent(padded, device), lengths
 
 
 def train_sasrec(

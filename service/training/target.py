@@ -13,7 +13,7 @@ from service.model.presets import TrainingRecipe
 from service.model.transfer import sent
 from service.training.lists import IntArray, ListBatch, ListSampler
 from service.training.loop import Progress, train
-from service.training.micro_batches import micro_batches
+from service.training.micro_batches import micro_batches, with_room
 
 Validate = Callable[[PreTrainedModel], dict[str, float]]
 
@@ -84,8 +84,8 @@ def gather_gradient(
     total = max(1.0, num_codes + float(batch.weights.sum()))
     mean_loss = torch.zeros((), device=device)
     for part in micro_batches(batch.lengths, recipe.micro_batch_size):
-        tokens = sent(batch.tokens[part, : batch.lengths[part].max()], device)
-        # Padding is at the end, where nothing that counts looks.
+        tokens = sent(with_room(batch.tokens[part, : batch.lengths[part].max()], device), device)
+        # Padding is at the end, where nothing that counts looks, and in rows of which none does.
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             logits = model(input_ids=tokens, use_cache=False).logits
         loss = _known_loss(logits, batch, part) + _lists_loss(

@@ -4,8 +4,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 
-from service.training.micro_batches import micro_batches
+from service.training.micro_batches import micro_batches, with_room
 
 
 def cost(parts: list[np.ndarray], lengths: np.ndarray) -> int:
@@ -38,3 +39,13 @@ def test_no_other_cut_pads_less(size: int) -> None:
 def test_sequences_of_one_length() -> None:
     parts = micro_batches(np.full(7, 12), 3)
     assert sorted(map(len, parts)) == [1, 3, 3]
+
+
+def test_a_gpu_is_given_few_shapes_and_a_cpu_what_there_is() -> None:
+    tokens = np.arange(1, 20 * 33 + 1).reshape(20, 33)
+    assert np.array_equal(with_room(tokens, torch.device("cpu")), tokens)
+    padded = with_room(tokens, torch.device("cuda"))
+    assert padded.shape == (32, 48)
+    assert (padded[:20, :33] == tokens).all()
+    assert padded.sum() == tokens.sum()
+    assert with_room(padded, torch.device("cuda")).shape == padded.shape

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from service.data.dataset import Interactions
+from service.training import sasrec
+from service.training.micro_batches import rounded
 from service.training.sasrec import SasRec, SasRecRecipe, train_sasrec
 
 NUM_ITEMS = 30
@@ -73,7 +75,11 @@ def test_ranking_excludes_on_request_and_knows_its_place() -> None:
     assert model.rank([np.arange(17, 25)], 30, exclude_seen=False)[0].tolist() == free[2].tolist()
 
 
-def test_the_loss_foresees_each_item_from_those_before_it_alone() -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_loss_foresees_each_item_from_those_before_it_alone(device: str, monkeypatch) -> None:
+    monkeypatch.setattr(
+        sasrec, "rounded", lambda count, _, *grain: rounded(count, torch.device(device), *grain)
+    )
     torch.manual_seed(0)
     model = SasRec(NUM_ITEMS, RECIPE).eval()
     histories = [np.array([3, 4, 5]), np.array([7, 1])]

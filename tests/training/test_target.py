@@ -10,8 +10,10 @@ import torch
 from service.catalog.layout import TokenLayout
 from service.model.presets import Preset, TrainingRecipe, preset_named
 from service.model.target import build_target
+from service.training import micro_batches
 from service.training.lists import ListSampler
 from service.training.loop import Progress
+from service.training.micro_batches import rounded
 from service.training.target import gather_gradient, train_target
 from service.training.teacher import ItemKnn
 
@@ -71,7 +73,11 @@ def train(make_interactions, tmp_path: Path):
     return run
 
 
-def test_the_loss_is_the_divergence_from_the_teacher_and_of_what_is_known(make_interactions) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_loss_is_the_divergence_from_the_teacher_and_of_what_is_known(
+    make_interactions, device: str, monkeypatch
+) -> None:
+    monkeypatch.setattr(micro_batches, "rounded", lambda count, _: rounded(count, torch.device(device)))
     interactions = make_interactions([[0, 1, 2], [3, 1], [2, 3, 0, 1]])
     codes = np.array([[0, 0], [0, 2], [1, 1], [3, 0]], dtype=np.int32)
     knn = ItemKnn(interactions, 4)

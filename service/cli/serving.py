@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 # What a start may take longer to learn what guessing costs; a CPU that is slower than that learns it in service.
 _WARM_UP_SECONDS = {"cpu": 3.0, "cuda": 300.0}
-# Rounds after which one of the trees that are not the best is tried again: on a GPU a shape may have to be captured.
-_PATIENCE = {"cuda": 5_000}
 _PIPED_WIDTH = 10_000  # characters; lines are only as long as they have to be
 
 ConfigFile = Annotated[
@@ -90,7 +88,7 @@ def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
     import torch
 
     from service.engine.engine import Engine
-    from service.engine.load import PATIENCE, ByLoad, warm_up
+    from service.engine.load import ByLoad, warm_up
     from service.engine.tree import TreeShape
     from service.model.draft import check_draft, load_draft
     from service.model.target import load_target, pick_device, pick_dtype
@@ -113,7 +111,7 @@ def build_engine(bundle: "Bundle", settings: "WorkerSettings") -> "Engine":
             draft.config, model.config, bundle.layout.num_levels, len(catalogue), bundle.target_digest
         )
         if settings.speculation == "auto":
-            trees = ByLoad(TreeShape.menu(draft.config, device), _PATIENCE.get(device.type, PATIENCE))
+            trees = ByLoad(TreeShape.menu(draft.config, device))
     engine = Engine(
         model,
         catalogue,

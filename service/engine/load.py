@@ -21,13 +21,15 @@ Tree = TreeShape | None
 
 _MEMORY = 400  # rounds of one list that a running mean goes back to
 _ENOUGH = 48  # such rounds, before a mean of tokens is believed: one round says little of the next
-_LATEST = 9  # rounds whose median counts
+_LATEST = 33  # rounds whose median counts
 _MARGIN = 1.02  # of guessing over not guessing
 _LEAD = 1.05  # of another tree over the one that is chosen
 _HOLD = 8  # rounds between two comparisons, which take as long as a few kernels
 _TRIES = 5
 _WORTH_A_TRY = 0.7  # of the best at half the size
-PATIENCE = 1_000  # rounds
+_FAR = 0.5  # of the best: what is worth less is tried again later
+_LATER = 6  # times the patience
+_PATIENCE = 1_000  # rounds
 
 
 class TreeChoice(Protocol):
@@ -84,18 +86,20 @@ class ByLoad(TreeChoice):
 
     Sizes are told apart by powers of two. Where a tree is not known yet it is tried; warm-up is nothing else. The more
     lists there are the less a tree is worth that is larger than others, so one that was worth far less at half the size
-    is not tried at all.
+    is not tried at all. One that was not chosen for long is forgotten, and so tried some rounds in a row: a time in
+    which everything took longer would else be held for ever against the tree that was chosen then.
 
     Args:
         shapes: to choose from, beside guessing nothing.
-        patience: rounds after which one of the others is tried again.
+        patience: rounds of a size after which a tree that was not chosen in them is tried again.
     """
 
-    def __init__(self, shapes: Sequence[TreeShape], patience: int = PATIENCE) -> None:
+    def __init__(self, shapes: Sequence[TreeShape], patience: int = _PATIENCE) -> None:
         self.shapes = tuple(shapes)
         self._trees: tuple[Tree, ...] = (None, *shapes)
         self._patience = patience
-        self._num_rounds = 0
+        self._num_rounds: Counter[int] = Counter()  # by size
+        self._latest: dict[tuple[Tree, int], int] = {}  # the number of each one's latest round
         self._tokens: dict[Tree, float] = {}  # a round and list, a running mean
         self._seen: Counter[Tree] = Counter()  # rounds of one list that it is made of
         self._seconds: dict[tuple[Tree, int], deque[float]] = {}  # of the latest rounds, by size
@@ -107,20 +111,17 @@ class ByLoad(TreeChoice):
     def choose(self, batch: int) -> Tree:
         """See `TreeChoice`."""
         size = _size(batch)
-        turn, rest = divmod(self._num_rounds + 1, self._patience)
-        if rest and self._holds[size]:
-            self._num_rounds += 1
+        self._num_rounds[size] += 1
+        if self._holds[size]:
             self._holds[size] -= 1
             return self._chosen[size]
-        trees = self._trees_for(size)
-        if not self._knows(size):
-            return min(trees, key=lambda tree: self._tries[tree, size])
-        self._num_rounds += 1
-        if not rest:
-            self._eligible.pop(size, None)  # by what is known of half the size now
-            return trees[turn % len(trees)]
-        self._holds[size] = _HOLD - 1
-        return self._best(size)
+        if self._knows(size):
+            old = self._old(size)
+            if not old:
+                self._holds[size] = _HOLD - 1
+                return self._best(size)
+            self._forget(old[0], size)
+        return min(self._trees_for(size), key=lambda tree: self._tries[tree, size])
 
     def likely(self, batch: int) -> Collection[Tree]:
         """See `TreeChoice`; the best of fewer lists, where so many are unknown."""
@@ -145,6 +146,7 @@ class ByLoad(TreeChoice):
         if seconds is None:
             return
         key = tree, _size(batch)
+        self._latest[key] = self._num_rounds[_size(batch)]
         self._tries[key] += 1
         if self._tries[key] > 1:  # what is done for the first time takes longer than it ever will again
             self._seconds.setdefault(key, deque(maxlen=_LATEST)).append(seconds)
@@ -162,6 +164,23 @@ class ByLoad(TreeChoice):
         if self._worth(best, size) > self._worth(chosen, size) * _LEAD:
             self._chosen[size] = best
         return self._chosen[size]
+
+    def _old(self, size: int) -> list[Tree]:
+        """Those of which nothing was heard for too long."""
+        now, enough = self._num_rounds[size], self._worth(self._best(size), size) * _FAR
+        return [
+            tree
+            for tree in self._trees_for(size)
+            if now - self._latest[tree, size]
+            > self._patience * (1 if self._worth(tree, size) >= enough else _LATER)
+        ]
+
+    def _forget(self, tree: Tree, size: int) -> None:
+        """Have it tried anew, by what is known of half the size now."""
+        self._seconds[tree, size].clear()
+        self._tries[tree, size] = 1
+        if size and self._knows(size - 1):
+            self._eligible.pop(size, None)
 
     def _trees_for(self, size: int) -> tuple[Tree, ...]:
         """Those worth a try."""

@@ -70,6 +70,7 @@ def test_metrics_have_the_names_that_are_read() -> None:
     registries = CollectorRegistry(), CollectorRegistry()
     worker, gateway = WorkerMetrics(registries[0]), GatewayMetrics(registries[1])
     worker.queue_duration.observe(0.02)
+    worker.rounds.labels("none").inc()
     gateway.request_duration.labels("rest", "recommend", "200").observe(0.5)
     values: dict[str, float] = {}
     for registry in registries:

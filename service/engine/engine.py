@@ -32,7 +32,6 @@ from service.engine.trace import Trace
 from service.engine.tree import TreeShape
 from service.model.draft import Draft
 from service.model.memory import check_memory
-from service.model.transfer import sent
 from service.types import MAX_NUM_ITEMS, DecodedItem, DecodedList, DecodeRequest
 
 
@@ -341,7 +340,7 @@ class Engine:
         if known:
             rows = [self.max_batch + i for i in known]
             num_tokens = max(self._num_kept(prefix.history) for prefix in known.values())
-            before[sent(known, before.device)] = self._prefixes.load(list(known.values()), rows, num_tokens)
+            self._prefixes.load(list(known.values()), rows, num_tokens, list(known), before)
 
     def _keep(self, prompts: Sequence[Prompt], known: dict[int, Prefix]) -> None:
         """Keep what was read of histories that are new."""
@@ -357,7 +356,8 @@ class Engine:
                 [prompt.request.history for prompt in new.values()],
                 [prompt.row for prompt in new.values()],
                 1 + max(prompt.kept for prompt in new.values()),
-                self._passes.incoming.features[sent(new, self._passes.device)],
+                list(new),
+                self._passes.incoming.features,
             )
 
     def _leave(self) -> list[DecodedList]:

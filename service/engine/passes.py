@@ -26,8 +26,8 @@ from service.engine.target_pass import Reading, TargetPass
 from service.engine.trace import RoundRecord, Tracer
 from service.engine.tree import Trees, TreeShape
 from service.model.draft import Draft
-from service.model.kernels import HAS_TRITON, runs_triton
-from service.model.transfer import sent
+from service.model.kernels import HAS_TRITON, move_rows, runs_triton
+from service.model.transfer import sent, sent_together
 
 if HAS_TRITON:
     from service.engine.gpu.steps import KernelSteps
@@ -192,11 +192,10 @@ class Passes:
 
     def move(self, source: list[int], target: list[int], num_tokens: int) -> None:
         """Move lists, of so many tokens at most, into other rows; none of either stands among the others."""
-        rows = sent(source, self.device), sent(target, self.device)
+        from_rows, to_rows = sent_together(source, target, device=self.device)
         for cache in self.caches.values():
-            cache.copy_rows(cache, *rows, num_tokens)
-        self.sampling.move(*rows)
-        self._steps.move(*rows)
+            cache.copy_rows(cache, from_rows, to_rows, num_tokens)
+        move_rows([*self.states.parts(), *self.sampling.parts(), self._steps.features], source, target)
 
     def _prefill(self, shape: PrefillShape) -> None:
         """Read what is incoming, in the rows after all lists, decide each first code, and move to the lists' rows."""

@@ -5,13 +5,13 @@ prefix and history is kept, under the history, in rows of caches of their own; w
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from service.engine.kv_cache import KvCache
-from service.model.transfer import sent
+from service.model.transfer import sent_together
 
 History = tuple[int, ...]
 
@@ -76,20 +76,37 @@ class Prefixes:
         """Whether what was found has been kept since."""
         return self._kept.get(_keys(prefix.history)[-1]) == prefix
 
-    def load(self, prefixes: Sequence[Prefix], rows: Sequence[int], num_tokens: int) -> torch.Tensor:
+    def load(
+        self,
+        prefixes: Sequence[Prefix],
+        rows: Sequence[int],
+        num_tokens: int,
+        places: Sequence[int],
+        before: torch.Tensor,
+    ) -> None:
         """Copy kept entries into these rows, and beyond them what means nothing, up to `num_tokens`.
 
-        Returns:
-            The feature of each one's last token, [len(prefixes), hidden].
+        Args:
+            prefixes: what was found.
+            rows: of the caches.
+            num_tokens: of the longest.
+            places: in `before`.
+            before: of each one's last token, the feature, [n, hidden]; filled at `places`.
         """
-        index = self._index([prefix.row for prefix in prefixes])
-        target = self._index(rows)
+        kept_rows, target, place = sent_together(
+            [prefix.row for prefix in prefixes], rows, places, device=before.device
+        )
         for cache, kept in self._caches:
-            cache.copy_rows(kept, index, target, num_tokens)
-        return self._features[index]
+            cache.copy_rows(kept, kept_rows, target, num_tokens)
+        before[place] = self._features[kept_rows]
 
     def keep(
-        self, histories: Sequence[History], rows: Sequence[int], num_tokens: int, features: torch.Tensor
+        self,
+        histories: Sequence[History],
+        rows: Sequence[int],
+        num_tokens: int,
+        places: Sequence[int],
+        features: torch.Tensor,
     ) -> None:
         """Keep the beginnings of rows.
 
@@ -97,7 +114,8 @@ class Prefixes:
             histories: what they hold.
             rows: of the caches.
             num_tokens: of the longest.
-            features: of each one's last token that is kept, [len(histories), hidden].
+            places: in `features`.
+            features: of each one's last token that is kept, [n, hidden].
         """
         holds: dict[int, int] = {}  # a later history may take the row of an earlier one
         for number, history in enumerate(histories):
@@ -111,14 +129,17 @@ class Prefixes:
                 row = self._kept.popitem(last=False)[1].row
             self._kept[key] = Prefix(history, row)
             holds[row] = number
-        target, source = self._index(holds), self._index(rows[number] for number in holds.values())
+        numbers = list(holds.values())
+        target, source, place = sent_together(
+            list(holds),
+            [rows[number] for number in numbers],
+            [places[number] for number in numbers],
+            device=features.device,
+        )
         self.reserve(num_tokens)
         for cache, kept in self._caches:
             kept.copy_rows(cache, source, target, num_tokens)
-        self._features[target] = features[self._index(holds.values())]
-
-    def _index(self, rows: Iterable[int]) -> torch.Tensor:
-        return sent(rows, self._features.device)
+        self._features[target] = features[place]
 
 
 def _keys(history: History) -> list[tuple[int, int]]:

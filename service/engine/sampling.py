@@ -62,11 +62,9 @@ class Sampling:
         elif self.noise is not None:
             self.noise[rows] = 0.0
 
-    def move(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Copy rows over others, each int64 [n]."""
-        for part in (self.temperature, self.top_p, self.noise):
-            if part is not None:
-                part[target] = part[source]
+    def parts(self) -> list[torch.Tensor]:
+        """All tensors."""
+        return [part for part in (self.temperature, self.top_p, self.noise) if part is not None]
 
     def at(self, ordinal: torch.Tensor) -> torch.Tensor | None:
         """The noise of code positions, [batch, n, C]; positions [batch, n] past a list's end are some other's."""

@@ -134,11 +134,6 @@ class ListStates:
             else:
                 ours.index_copy_(0, rows, theirs)
 
-    def move(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Copy rows over others, each int64 [n]."""
-        for part in self.parts():
-            part[target] = part[source]
-
     def parts(self) -> list[torch.Tensor]:
         """All tensors, in the order of their names above."""
         return [getattr(self, name) for name in self.__slots__]

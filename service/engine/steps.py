@@ -188,11 +188,6 @@ class Steps:
         """What is written of lists that are finished, once the host has been told so."""
         return self._states.unpack(self._states.packed(sent(which, self.features.device)).cpu())
 
-    def move(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Move what is known of lists into other rows, int64 [n] each; what is written of finished ones stays."""
-        self._states.move(source, target)
-        self.features[target] = self.features[source]
-
     def _deepest(self, trees: Trees) -> int:
         return min(self._widths.guessed, trees.num_places - 1)
 

@@ -4,6 +4,8 @@
 a GPU these are Triton's (`service.model.triton_kernels`); elsewhere what `torch` has, which says what they compute.
 """
 
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -177,6 +179,19 @@ def attend(
     apart = queries if spans is None else spans.apart(queries)
     found = grouped_attention(apart.transpose(1, 2), keys, values, mask, scale).transpose(1, 2)
     return found if spans is None else spans.together(found)
+
+
+def move_rows(parts: Iterable[torch.Tensor], source: Sequence[int], target: Sequence[int]) -> None:
+    """Copy some rows of each of many tensors over others of the same, which are none of the first.
+
+    By index it would be two kernels for each of them; here those of a type are one.
+    """
+    by_type: defaultdict[torch.dtype, list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
+    for part in parts:
+        by_type[part.dtype] += [(part[to], part[of]) for of, to in zip(source, target, strict=True)]
+    for pairs in by_type.values():
+        to, of = zip(*pairs, strict=True)
+        torch._foreach_copy_(to, of)
 
 
 def copy_rows(

@@ -26,8 +26,10 @@ def keep(kept: Prefixes, cache: KvCache, *histories: tuple[int, ...]) -> None:
     """Entries and features are the histories' first items."""
     for row, history in enumerate(histories):
         cache._data[:, :, row] = history[0]
-    features = torch.tensor([[float(history[0])] * 3 for history in histories])
-    kept.keep(histories, list(range(len(histories))), 10, features)
+    # The features of others stand between.
+    features = torch.tensor([[value] * 3 for history in histories for value in (-1.0, float(history[0]))])
+    places = list(range(1, 2 * len(histories), 2))
+    kept.keep(histories, list(range(len(histories))), 10, places, features)
 
 
 def test_the_longest_beginning_is_found() -> None:
@@ -47,8 +49,9 @@ def test_what_was_not_used_for_longest_goes_first_and_entries_follow() -> None:
     assert kept.find((2,)) is None
     found = [kept.find((3, 5)), kept.find((1,))]
     assert None not in found
-    features = kept.load([prefix for prefix in found if prefix], [1, 2], 10)
-    assert features[:, 0].tolist() == [3.0, 1.0]
+    before = torch.zeros(4, 3)
+    kept.load([prefix for prefix in found if prefix], [1, 2], 10, [3, 0], before)
+    assert before[:, 0].tolist() == [1.0, 0.0, 0.0, 3.0]
     assert cache._data[0, 0, 1:3, 0, 9, 0].tolist() == [3.0, 1.0]
 
 
@@ -57,7 +60,9 @@ def test_more_at_once_than_there_is_room_for() -> None:
     keep(kept, cache, (1,), (2,), (3,), (4,))
     found = [kept.find((item,)) for item in (1, 2, 3, 4)]
     assert [prefix is not None for prefix in found] == [False, False, True, True]
-    assert kept.load([prefix for prefix in found if prefix], [0, 1], 10)[:, 0].tolist() == [3.0, 4.0]
+    before = torch.zeros(2, 3)
+    kept.load([prefix for prefix in found if prefix], [0, 1], 10, [0, 1], before)
+    assert before[:, 0].tolist() == [3.0, 4.0]
 
 
 def test_a_hash_is_not_taken_for_a_history(monkeypatch) -> None:

@@ -10,6 +10,7 @@ from service.engine.sampling import (
     noise_of,
     perturbed_log_softmax,
 )
+from service.model.kernels import move_rows
 from service.types import DecodeRequest
 
 
@@ -82,7 +83,7 @@ def test_lists_join_and_leave_with_their_noise() -> None:
     np.testing.assert_array_equal(batch.noise[1, :6], gumbel_noise(9, 6, 4))
     assert not batch.noise[0].any()
     assert batch.first(2, with_noise=False).noise is None
-    batch.move(torch.tensor([1]), torch.tensor([0]))
+    move_rows(batch.parts(), [1], [0])
     at = batch.first(1, with_noise=True).at(torch.tensor([[5, 0]]))
     assert at is not None
     np.testing.assert_array_equal(at[0], gumbel_noise(9, 6, 4)[[5, 0]])

@@ -5,7 +5,16 @@ import torch
 
 from service.model import kernels
 from service.model.attention import for_groups, grouped_attention
-from service.model.kernels import Spans, attend, copy_rows, mask_for, rms_norm, rotate, silu_times
+from service.model.kernels import (
+    Spans,
+    attend,
+    copy_rows,
+    mask_for,
+    move_rows,
+    rms_norm,
+    rotate,
+    silu_times,
+)
 
 DEVICES = ["cpu", "cuda" if torch.cuda.is_available() else "interpreter"]
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -175,6 +184,22 @@ def test_rows_are_copied_and_nothing_else_changes(device, dtype) -> None:
     expected[:, :, 2] = expected[:, :, 1]
     copy_rows(target, target, *torch.tensor([[1], [2]], device=device), 300)
     assert torch.equal(target, expected)
+
+
+@pytest.mark.parametrize(("source", "target"), [([4], [1]), ([5, 3], [0, 1])])
+def test_rows_of_many_tensors_are_moved(device, source: list[int], target: list[int]) -> None:
+    parts = [
+        torch.arange(6, device=device),
+        torch.rand(6, 3, device=device),
+        torch.rand(6, 2, 2, device=device).to(torch.bfloat16),
+        torch.rand(6, 5, device=device) > 0.5,
+        torch.rand(6, device=device),
+    ]
+    expected = [part.clone() for part in parts]
+    for part in expected:
+        part[target] = part[source]
+    move_rows(parts, source, target)
+    assert all(torch.equal(*pair) for pair in zip(parts, expected, strict=True))
 
 
 def test_an_index_may_be_one_number_in_memory(device) -> None:

@@ -159,11 +159,13 @@ class ByLoad(TreeChoice):
 
     def _best(self, size: int) -> Tree:
         """The one chosen last, unless another leads: between equals it would come and go, each in shapes of its own."""
-        best = max(self._trees_for(size), key=lambda tree: self._worth(tree, size))
-        chosen = self._chosen.setdefault(size, best)
-        if self._worth(best, size) > self._worth(chosen, size) * _LEAD:
-            self._chosen[size] = best
-        return self._chosen[size]
+        trees = self._trees_for(size)
+        best = max(trees, key=lambda tree: self._worth(tree, size))
+        chosen = self._chosen.get(size, best)
+        if chosen not in trees or self._worth(best, size) > self._worth(chosen, size) * _LEAD:
+            chosen = best
+        self._chosen[size] = chosen
+        return chosen
 
     def _old(self, size: int) -> list[Tree]:
         """Those of which nothing was heard for too long."""

@@ -35,8 +35,6 @@ SAMPLED = (
     _QUERIES,
     _HITS,
 )
-
-
 _DURATIONS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("queue", _QUEUE, {}),
     ("prefill", _ROUND, {"phase": "prefill"}),

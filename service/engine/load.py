@@ -116,19 +116,17 @@ class ByLoad(TreeChoice):
             self._holds[size] -= 1
             return self._chosen[size]
         if self._knows(size):
-            old = self._old(size)
+            best = self._best(size)
+            old = self._old(best, size)
             if not old:
                 self._holds[size] = _HOLD - 1
-                return self._best(size)
+                return best
             self._forget(old[0], size)
         return min(self._trees_for(size), key=lambda tree: self._tries[tree, size])
 
     def likely(self, batch: int) -> Collection[Tree]:
-        """See `TreeChoice`; the best of fewer lists, where so many are unknown."""
-        if self.knows(batch):
-            return self._trees_for(_size(batch))
-        best_of_fewer = [self.best(fewer) for fewer in range(1, batch) if self.knows(fewer)]
-        return dict.fromkeys((*best_of_fewer[-1:], None))
+        """See `TreeChoice`."""
+        return self._trees_for(_size(batch))
 
     def knows(self, batch: int) -> bool:
         """Whether all trees worth a try were tried with so many lists, and often enough with any."""
@@ -167,9 +165,9 @@ class ByLoad(TreeChoice):
         self._chosen[size] = chosen
         return chosen
 
-    def _old(self, size: int) -> list[Tree]:
+    def _old(self, best: Tree, size: int) -> list[Tree]:
         """Those of which nothing was heard for too long."""
-        now, enough = self._num_rounds[size], self._worth(self._best(size), size) * _FAR
+        now, enough = self._num_rounds[size], self._worth(best, size) * _FAR
         return [
             tree
             for tree in self._trees_for(size)

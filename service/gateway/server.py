@@ -71,9 +71,7 @@ def run_gateway(bundle_path: Path, settings: Settings, *, sockets: list[socket.s
         def connect(address: str, catalog_version: str) -> WorkerClient:
             return WorkerClient(address, catalog_version, worker_tls, sent_along)
 
-        asyncio.run(
-            serve(bundle, settings, connect, settings.gateway.worker, listeners, on_listening=keep_for_good)
-        )
+        asyncio.run(serve(bundle, settings, connect, settings.gateway.worker, listeners))
 
 
 async def serve(
@@ -210,6 +208,7 @@ class _Server(uvicorn.Server):
             await self._serve_locally(local_socket)
         for listener in sockets or ():
             _log.info("gateway listening", url=_url(listener, "https" if self.config.is_ssl else "http"))
+        keep_for_good()
         self._on_listening()
 
     async def _serve_locally(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which sequences of a batch are read in one pass, so that little is read that is padding."""
+"""Which sequences of a batch are read in one pass, so that little is padding, and what a GPU has of it all the same."""
 
 import numpy as np
 import numpy.typing as npt

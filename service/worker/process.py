@@ -8,14 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from service.catalog.bundle import Bundle
-from service.config import Settings, WorkerSettings
-from service.processes import beat, end_with_supervisor, keep_for_good
+from service.config import Settings
+from service.processes import beat, end_with_supervisor
 from service.rpc.server import WorkerServer
 from service.rpc.tls import server_tls
 from service.telemetry.logs import configure_logging
 from service.telemetry.tracing import Tracing, open_tracing
 from service.worker.handler import in_request
-from service.worker.loop import Engine
 from service.worker.worker import EngineBuilder, Worker
 
 # The exit code that says: the bundle and the settings are fine, start me again.
@@ -59,14 +58,8 @@ async def _live(
     bundle: Bundle, settings: Settings, build_engine: EngineBuilder, beside: bool, tracing: Tracing
 ) -> Worker:
     """The worker as it is in the end."""
-
-    def build(bundle: Bundle, settings: WorkerSettings) -> Engine:
-        engine = build_engine(bundle, settings)
-        keep_for_good()
-        return engine
-
     server = WorkerServer(settings.worker.listen, server_tls(settings.worker), partial(in_request, tracing))
-    worker = Worker(bundle, settings.worker, build, server, beside=beside)
+    worker = Worker(bundle, settings.worker, build_engine, server, beside=beside)
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, worker.stop)
     beating = asyncio.create_task(beat())

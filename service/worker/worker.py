@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from service.catalog.bundle import Bundle, DecodingDefaults
 from service.config import WorkerSettings
 from service.errors import UnavailableError
+from service.processes import keep_for_good
 from service.telemetry.gpu import Driver, GpuCollector
 from service.telemetry.metrics import WorkerMetrics
 from service.types import DecodeRequest
@@ -170,6 +171,7 @@ class Worker:
         engine = self._build_engine(self._bundle, self._settings)
         warm_up(engine, self._bundle.manifest.decoding)
         engine.begin_service()
+        keep_for_good()
         _log.info("engine warm", seconds=round(time.perf_counter() - started, 3))
         return engine
 

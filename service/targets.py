@@ -57,7 +57,7 @@ def train_list_target(
     layout = layout_of(tokenizer, sizes)
     positions = layout.prompt_length(preset.max_history_items) + MAX_NUM_ITEMS * layout.tokens_per_item
     model = build_target(preset, len(tokenizer), positions, seed).to(device)
-    recipe = preset.training
+    recipe, dtype = preset.training, pick_dtype("auto", device)
     cases = prepared.validation_cases(recipe.validation_users, seed)
     knn = ItemKnn(train, len(catalogue), device=device)
     near = knn.nearest(_NUM_NEAR)
@@ -92,7 +92,8 @@ def train_list_target(
         )
 
     def validate(model: PreTrainedModel) -> dict[str, float]:
-        engine = Engine(model, catalogue, layout, max_batch=128)
+        # As it would be served, so that on a GPU no kernels are compiled for training alone.
+        engine = Engine(copy_for_inference(model, dtype), catalogue, layout, max_batch=128)
         lists = lists_of(engine, requests_for(cases, max_history_items=preset.max_history_items))
         figures = ranking_metrics(rows_of(lists), [case.target for case in cases])
         return {name: figures[name] for name in ("recall@10", VALIDATION_METRIC)}
@@ -113,8 +114,7 @@ def train_list_target(
     itself = recipe.self_distillation
     if itself is not None:
         on_stage("training the target on: its own beam is the teacher")
-        copy = copy_for_inference(model, pick_dtype("auto", device))
-        engine = Engine(copy, catalogue, layout, max_batch=recipe.batch_size)
+        engine = Engine(copy_for_inference(model, dtype), catalogue, layout, max_batch=recipe.batch_size)
         own: Teacher = OwnBeam(engine, len(catalogue), device)
         if itself.teacher_weight > 0:
             # As sure of itself as it was when it taught alone.

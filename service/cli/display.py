@@ -1,14 +1,16 @@
 """How a long command shows where it is: a bar on a terminal, plain lines elsewhere; always on stderr."""
 
+import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 PLAIN_INTERVAL_SECONDS = 10.0
+_NOTE_SECONDS = 0.5
 
 
 def say(line: str) -> None:
@@ -23,16 +25,28 @@ class Bar:
         self._name = name
         self._progress = progress
         self._task = None if progress is None else progress.add_task(name, total=None, note="")
-        self._last_line = time.monotonic()
+        # A bar tells at once, lines only of what takes long.
+        self._said_at = time.monotonic() if progress is None else -math.inf
 
-    def update(self, done: int, total: int | None = None, note: str = "") -> None:
-        """`done` of `total` steps, where that is known, and what there is to say about them."""
+    def update(self, done: int, total: int | None = None, note: str | Callable[[], str] = "") -> None:
+        """`done` of `total` steps, where that is known, and what there is to say about them.
+
+        A note may be a function, where something must be waited for to know it: it is called now and then.
+        """
+        is_bar = self._progress is not None
+        is_due = time.monotonic() - self._said_at >= (_NOTE_SECONDS if is_bar else PLAIN_INTERVAL_SECONDS)
+        if done == total or is_due or (is_bar and isinstance(note, str)):
+            self._said_at = time.monotonic()
+            self._say(done, total, note if isinstance(note, str) else note())
+        elif self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, total=total)
+
+    def _say(self, done: int, total: int | None, note: str) -> None:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, total=total, note=note)
-        elif done == total or time.monotonic() - self._last_line >= PLAIN_INTERVAL_SECONDS:
-            self._last_line = time.monotonic()
-            of_total = "" if total is None else f"/{total}"
-            say(f"{self._name} {done}{of_total} {note}".rstrip())
+            return
+        of_total = "" if total is None else f"/{total}"
+        say(f"{self._name} {done}{of_total} {note}".rstrip())
 
 
 @contextmanager

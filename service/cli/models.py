@@ -54,7 +54,7 @@ def preset_with(name: str, steps: int | None, *, shares_codes: bool = False) -> 
 
 def shower(shown: Bar) -> "Callable[[Progress], None]":
     """Shows training progress on a bar."""
-    return lambda at: shown.update(at.step, at.steps, f"loss {at.loss:.3f} {_metrics(at.metrics)}")
+    return lambda at: shown.update(at.step, at.steps, lambda: f"loss {at.loss:.3f} {_metrics(at.metrics)}")
 
 
 @bundle_app.command("build")

@@ -74,22 +74,21 @@ def train_draft(
     epochs, lengths = Epochs(len(lists), seed), batches.lengths
     num_tokens = lists.rows.shape[1] * layout.tokens_per_item
 
-    def gather_gradient(step: int) -> float:
+    def gather_gradient(step: int) -> torch.Tensor:
         indices = epochs.batch(step, recipe.batch_size)
         # Lists of like length go together: a pass is as long as its longest.
         indices = indices[np.argsort(lengths[indices], kind="stable")]
         draws = np.random.default_rng([seed, 1, step]).random((len(indices), num_tokens), dtype=np.float32)
-        total, count = 0.0, 0
+        total, count = torch.zeros((), device=target.device), 0
         for begin in range(0, len(indices), recipe.micro_batch_size):
             part = slice(begin, begin + recipe.micro_batch_size)
             batch = batches.of(indices[part])
             losses = lesson.losses(batch, readings.of(indices[part], batch), draws[part])
             losses.sum().backward()  # type: ignore[no-untyped-call]
-            total += float(losses.detach().sum())
+            total += losses.detach().sum()
             count += len(losses)
-        for parameter in draft.parameters():
-            if parameter.grad is not None:
-                parameter.grad /= max(count, 1)
+        gradients = [parameter.grad for parameter in draft.parameters() if parameter.grad is not None]
+        torch._foreach_div_(gradients, max(count, 1))
         return total / max(count, 1)
 
     return train(

@@ -24,14 +24,19 @@ class Progress:
     """Where training stands, after a step.
 
     Attributes:
-        loss: running mean, in nats per token or guess.
+        running_loss: running mean, in nats per token or guess, where it was computed.
         metrics: of the last validation; empty before the first.
     """
 
     step: int
     steps: int
-    loss: float
+    running_loss: torch.Tensor
     metrics: dict[str, float]
+
+    @property
+    def loss(self) -> float:
+        """The running mean; waits for the step to be computed, which training itself does not."""
+        return float(self.running_loss)
 
 
 # Told every step, and what begins, in a line.
@@ -43,7 +48,7 @@ def train(
     model: nn.Module,
     recipe: Recipe,
     *,
-    gather_gradient: Callable[[int], float],
+    gather_gradient: Callable[[int], torch.Tensor],
     work: Path,
     fingerprint: str,
     validate: Callable[[], dict[str, float]],
@@ -55,7 +60,8 @@ def train(
     Args:
         model: in float32.
         recipe: steps and rates.
-        gather_gradient: adds the gradient of a step's batch to the parameters'; the batch's loss, in nats. The
+        gather_gradient: adds the gradient of a step's batch to the parameters'; the batch's loss, in nats, a
+            scalar that nothing waits for, so that the next step is made ready while a GPU computes this one. The
             batch must depend on the number of the step alone, so that a stopped training can go on.
         work: folder of the training state; a run that was stopped goes on from there.
         fingerprint: says what is being trained; a state of another fingerprint is discarded.
@@ -70,9 +76,10 @@ def train(
     state_file = work / STATE
     meta = load_meta(state_file)
     if meta is None or meta["fingerprint"] != fingerprint:
-        meta = {"fingerprint": fingerprint, "step": 0, "loss": math.nan, "metrics": {}, "best": None}
+        meta = {"fingerprint": fingerprint, "step": 0, "loss": None, "metrics": {}, "best": None}
     else:
         load_state(state_file, model, optimizers)
+    running_loss = None if meta["loss"] is None else torch.tensor(meta["loss"])
 
     saved_at = time.monotonic()
     with _training_mode(model):
@@ -80,7 +87,7 @@ def train(
             step = meta["step"]
             loss = gather_gradient(step)
             _update(model, optimizers, _rate(step, recipe))
-            meta["loss"] = loss if math.isnan(meta["loss"]) else 0.98 * meta["loss"] + 0.02 * loss
+            running_loss = loss if running_loss is None else loss.lerp(running_loss.to(loss.device), 0.98)
             meta["step"] = step + 1
             validates = (step + 1) % recipe.validate_every == 0 or step + 1 == recipe.steps
             if validates:
@@ -91,10 +98,11 @@ def train(
                     meta["best"] = {"step": step + 1, "metrics": meta["metrics"]}
                     save_weights(_best_file(work, meta), model)
             if validates or time.monotonic() - saved_at >= SAVE_SECONDS:
+                meta["loss"] = float(running_loss)
                 save_state(state_file, model, optimizers, meta)
                 _forget_lesser(work, meta)
                 saved_at = time.monotonic()
-            on_progress(Progress(step + 1, recipe.steps, meta["loss"], meta["metrics"]))
+            on_progress(Progress(step + 1, recipe.steps, running_loss, meta["metrics"]))
 
     load_weights(_best_file(work, meta), model)
     return {"recipe": asdict(recipe), "best": meta["best"]}

@@ -50,7 +50,7 @@ def train_target(
             layer.compile(dynamic=True)
     code_tokens = torch.as_tensor(sampler.layout.table.clip(min=0), device=model.device)
 
-    def gather(step: int) -> float:
+    def gather(step: int) -> torch.Tensor:
         return gather_gradient(model, sampler.batch(step, recipe.batch_size), code_tokens, recipe)
 
     return train(
@@ -67,7 +67,7 @@ def train_target(
 
 def gather_gradient(
     model: PreTrainedModel, batch: ListBatch, code_tokens: torch.Tensor, recipe: TrainingRecipe
-) -> float:
+) -> torch.Tensor:
     """Add the gradient of a batch, in micro-batches.
 
     Args:
@@ -77,7 +77,7 @@ def gather_gradient(
         recipe: of the target.
 
     Returns:
-        The loss, in nats per token; at a list's codes what the teacher itself is unsure of does not count.
+        The loss, a scalar in nats per token; at a list's codes what the teacher itself is unsure of does not count.
     """
     device = model.device
     num_codes = int(batch.is_listed.sum()) * len(code_tokens)
@@ -94,7 +94,7 @@ def gather_gradient(
         loss = loss / total
         loss.backward()  # type: ignore[no-untyped-call]
         mean_loss += loss.detach()
-    return float(mean_loss)
+    return mean_loss
 
 
 def _known_loss(logits: torch.Tensor, batch: ListBatch, part: IntArray) -> torch.Tensor:

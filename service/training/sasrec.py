@@ -126,7 +126,8 @@ class SasRec(nn.Module):
         items = self.items()
         x = self.dropout(F.embedding(histories, items) + self.positions(place))
         later = place > place.unsqueeze(1)
-        return self.blocks(x, mask=later), items
+        # Said, as the library would otherwise look at the mask, for which a GPU must be waited.
+        return self.blocks(x, mask=later, is_causal=True), items
 
     def rank(self, histories: Histories, k: int, *, exclude_seen: bool = True) -> list[IntArray]:
         """The k best rows for each history, best first; arguments as `ItemKnn.rank`."""

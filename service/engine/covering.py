@@ -5,6 +5,7 @@ or meets more load than ever before, would capture many at once.
 """
 
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 
 from service.engine.beam import NUM_BEAMS
 from service.engine.shapes import PrefillShape, RoundShape, Shapes, is_near, is_near_for_draft
@@ -35,6 +36,9 @@ def rounds_of_service(
 ) -> Iterator[RoundShape]:
     """Of rounds of up to `max_batch` lists, none sampled or explained, with the trees that are likely for so many.
 
+    The last are of lists alone that need fewer items than a tree has passes, so that these are fewer. Larger rounds
+    have room for them, but some kernels are compiled for a number of passes, which takes longer than many rounds.
+
     Arguments as in `covering_rounds`.
     """
     trees = {most: likely(most) for _, most in groups(max_batch)}
@@ -42,6 +46,11 @@ def rounds_of_service(
     for least, most in groups(max_batch):
         for tree in trees[most]:
             yield from covering_rounds(shapes, tree, least, most, longest, widths, may_pause=may_pause)
+    for tree in dict.fromkeys(tree for of_group in trees.values() for tree in of_group):
+        if tree is not None:
+            *_, smallest = covering_rounds(shapes, tree, 1, 1, longest, widths, may_pause=may_pause)
+            for wanted in range(1, tree.num_passes):
+                yield replace(smallest, wanted=wanted)
 
 
 def prefills_of_service(shapes: Shapes, most_incoming: int, longest: int) -> Iterator[PrefillShape]:

@@ -1,5 +1,6 @@
 """A round's kernels write what the functions do of which they are versions: on a GPU, or in Triton's interpreter."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from service.engine import passes
+from service.engine import graphs, passes
 from service.engine.engine import Engine
 from service.engine.load import Always
 from service.engine.reference import write_list
@@ -155,3 +156,52 @@ def test_what_is_made_ready_before_lists_come_changes_none_of_them(monkeypatch) 
 )
 def test_catalogues_that_are_too_large_for_kernels(num_items: int, count: int, can: bool) -> None:
     assert gpu_extensions.can_extend(num_items, count) == can
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="the interpreter is asked what would be compiled")
+@pytest.mark.parametrize("share", [None, 4])
+def test_no_kernel_is_compiled_for_a_caller(monkeypatch, share: int | None) -> None:
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    compiled: set[tuple[object, ...]] = set()
+    interpret = interpreter.InterpretedFunction.run
+
+    def run(self, *args: object, **options: object) -> object:
+        # Triton compiles for each constant, and for whether an integer is one or a multiple of sixteen.
+        given = dict(zip(self.arg_names, args, strict=False)) | options
+        kinds = inspect.signature(self.fn).parameters
+        variant = []
+        for name in self.arg_names:
+            value = given[name]
+            if isinstance(value, torch.Tensor):
+                variant.append(value.dtype)
+            elif isinstance(value, int) and "constexpr" not in str(kinds[name].annotation):
+                variant.append((value == 1, value % 16 == 0))
+            else:
+                variant.append(value)
+        compiled.add((self.fn.__name__, *variant, options.get("num_warps")))
+        return interpret(self, *args, **options)
+
+    monkeypatch.setattr(interpreter.InterpretedFunction, "run", run)
+    monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))
+    monkeypatch.setattr(passes, "KernelSteps", gpu_steps.KernelSteps)
+    monkeypatch.setattr(passes, "Steps", gpu_steps.KernelSteps)
+    monkeypatch.setattr(passes, "capture_on", lambda _: Captured)
+    # Every shape that is met gets a graph of its own.
+    for name, value in {"_OFTEN": 1, "_SHARE_IN_SERVICE": 1e9, "_SHARE_IF_NEEDED": 1e9}.items():
+        monkeypatch.setattr(graphs, name, value)
+    setting = random_setting(np.random.default_rng(2).integers(5, size=(40, 2)), (5, 5))
+    tree = TreeShape(num_passes=3, width=2, num_candidates=3, num_places=12, share=share)
+    draft = random_draft(setting, "slots")
+    engine = Engine(setting.model, setting.catalogue, setting.layout, 2, draft, Always(tree), max_items=4)
+    longest = setting.layout.prompt_length(4)
+    engine.reserve(longest)
+    engine.make_ready(longest)
+    engine.begin_service()
+    known, captured = set(compiled), engine.num_captured
+    waiting = [DecodeRequest(f"{user}", (user, user + 1)[: 1 + user % 2], 1 + user % 4) for user in range(6)]
+    waiting.insert(2, DecodeRequest("beam", (3,), 3, decoding="beam"))
+    while waiting or engine.num_running:
+        engine.add([waiting.pop() for _ in range(min(len(waiting), 2 - engine.num_running))])
+        engine.round()
+    assert engine.num_captured > captured
+    assert compiled == known

@@ -36,8 +36,9 @@ def rounds_of_service(
 ) -> Iterator[RoundShape]:
     """Of rounds of up to `max_batch` lists, none sampled or explained, with the trees that are likely for so many.
 
-    The last are of lists alone that need fewer items than a tree has passes, so that these are fewer. Larger rounds
-    have room for them, but some kernels are compiled for a number of passes, which takes longer than many rounds.
+    The last are there for their kernels: some are compiled for a tree's passes, which are fewer where lists need fewer
+    items, and for places to the next power of two. Larger rounds have room for these, but one that is met often gets a
+    graph of its own in service, and what is compiled then takes longer than many rounds.
 
     Arguments as in `covering_rounds`.
     """
@@ -46,10 +47,15 @@ def rounds_of_service(
     for least, most in groups(max_batch):
         for tree in trees[most]:
             yield from covering_rounds(shapes, tree, least, most, longest, widths, may_pause=may_pause)
+    for least, most in groups(max_batch):
+        for tree in trees[most]:
+            *_, smallest = covering_rounds(shapes, tree, least, most, longest, widths, may_pause=may_pause)
+            for places in _fewer_places(shapes, smallest.draft_places):
+                yield replace(smallest, longest=min(places, smallest.longest), draft_places=places)
     for tree in dict.fromkeys(tree for of_group in trees.values() for tree in of_group):
         if tree is not None:
             *_, smallest = covering_rounds(shapes, tree, 1, 1, longest, widths, may_pause=may_pause)
-            for wanted in range(1, tree.num_passes):
+            for wanted in range(1, min(tree.num_passes, widths.items)):
                 yield replace(smallest, wanted=wanted)
 
 
@@ -147,3 +153,11 @@ def _sizes(
         if not near(size, count):
             size = count
             yield size
+
+
+def _fewer_places(shapes: Shapes, most: int) -> Iterator[int]:
+    """The most places of each power of two that is less than what `most` are in."""
+    power = 1 << (most - 1).bit_length() - 1 if most > 1 else 0
+    while power >= shapes.places:
+        yield power
+        power //= 2

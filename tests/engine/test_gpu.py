@@ -182,7 +182,7 @@ def test_no_kernel_is_compiled_for_a_caller(monkeypatch, share: int | None) -> N
         return interpret(self, *args, **options)
 
     monkeypatch.setattr(interpreter.InterpretedFunction, "run", run)
-    monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))
+    monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 16, pads=True))
     monkeypatch.setattr(passes, "KernelSteps", gpu_steps.KernelSteps)
     monkeypatch.setattr(passes, "Steps", gpu_steps.KernelSteps)
     monkeypatch.setattr(passes, "capture_on", lambda _: Captured)

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,6 +26,7 @@ class Bar:
         self._name = name
         self._progress = progress
         self._task = None if progress is None else progress.add_task(name, total=None, note="")
+        self._interval = PLAIN_INTERVAL_SECONDS if progress is None else _NOTE_SECONDS
         # A bar tells at once, lines only of what takes long.
         self._said_at = time.monotonic() if progress is None else -math.inf
 
@@ -33,20 +35,16 @@ class Bar:
 
         A note may be a function, where something must be waited for to know it: it is called now and then.
         """
-        is_bar = self._progress is not None
-        is_due = time.monotonic() - self._said_at >= (_NOTE_SECONDS if is_bar else PLAIN_INTERVAL_SECONDS)
-        if done == total or is_due or (is_bar and isinstance(note, str)):
+        is_due = done == total or time.monotonic() - self._said_at >= self._interval
+        if is_due:
             self._said_at = time.monotonic()
-            self._say(done, total, note if isinstance(note, str) else note())
-        elif self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, total=total)
-
-    def _say(self, done: int, total: int | None, note: str) -> None:
+            note = note() if callable(note) else note
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, total=total, note=note)
-            return
-        of_total = "" if total is None else f"/{total}"
-        say(f"{self._name} {done}{of_total} {note}".rstrip())
+            said: dict[str, Any] = {} if callable(note) else {"note": note}
+            self._progress.update(self._task, completed=done, total=total, **said)
+        elif is_due:
+            of_total = "" if total is None else f"/{total}"
+            say(f"{self._name} {done}{of_total} {note}".rstrip())
 
 
 @contextmanager

@@ -36,9 +36,9 @@ def rounds_of_service(
 ) -> Iterator[RoundShape]:
     """Of rounds of up to `max_batch` lists, none sampled or explained, with the trees that are likely for so many.
 
-    The last are there for their kernels: some are compiled for a tree's passes, which are fewer where lists need fewer
-    items, and for places to the next power of two. Larger rounds have room for these, but one that is met often gets a
-    graph of its own in service, and what is compiled then takes longer than many rounds.
+    Some are there for their kernels alone, which are compiled for a tree's passes, fewer where lists need fewer items,
+    and for places to the next power of two. Larger rounds have room for these, but one that is met often gets a graph
+    of its own in service, and what is compiled then takes longer than many rounds.
 
     Arguments as in `covering_rounds`.
     """
@@ -46,17 +46,16 @@ def rounds_of_service(
     may_pause = any(None in of_group for of_group in trees.values())
     for least, most in groups(max_batch):
         for tree in trees[most]:
-            yield from covering_rounds(shapes, tree, least, most, longest, widths, may_pause=may_pause)
-    for least, most in groups(max_batch):
-        for tree in trees[most]:
-            *_, smallest = covering_rounds(shapes, tree, least, most, longest, widths, may_pause=may_pause)
-            for places in _fewer_places(shapes, smallest.draft_places):
-                yield replace(smallest, longest=min(places, smallest.longest), draft_places=places)
-    for tree in dict.fromkeys(tree for of_group in trees.values() for tree in of_group):
-        if tree is not None:
-            *_, smallest = covering_rounds(shapes, tree, 1, 1, longest, widths, may_pause=may_pause)
-            for wanted in range(1, min(tree.num_passes, widths.items)):
-                yield replace(smallest, wanted=wanted)
+            covering = list(covering_rounds(shapes, tree, least, most, longest, widths, may_pause=may_pause))
+            yield from covering
+            smallest = covering[-1]
+            for _, places in groups(smallest.draft_places):
+                if shapes.places <= places < smallest.draft_places:
+                    yield replace(smallest, longest=min(places, smallest.longest), draft_places=places)
+            # However many rows there are, kernels for fewer passes are the same; a list alone may have any tree.
+            if most == 1 and tree is not None:
+                for wanted in range(1, min(tree.num_passes, widths.items)):
+                    yield replace(smallest, wanted=wanted)
 
 
 def prefills_of_service(shapes: Shapes, most_incoming: int, longest: int) -> Iterator[PrefillShape]:
@@ -153,11 +152,3 @@ def _sizes(
         if not near(size, count):
             size = count
             yield size
-
-
-def _fewer_places(shapes: Shapes, most: int) -> Iterator[int]:
-    """The most places of each power of two that is less than what `most` are in."""
-    power = 1 << (most - 1).bit_length() - 1 if most > 1 else 0
-    while power >= shapes.places:
-        yield power
-        power //= 2

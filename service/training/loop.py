@@ -75,11 +75,12 @@ def train(
     optimizers = optimizers_for(model, recipe)
     state_file = work / STATE
     meta = load_meta(state_file)
+    running_loss: torch.Tensor | None = None
     if meta is None or meta["fingerprint"] != fingerprint:
-        meta = {"fingerprint": fingerprint, "step": 0, "loss": None, "metrics": {}, "best": None}
+        meta = {"fingerprint": fingerprint, "step": 0, "metrics": {}, "best": None}
     else:
         load_state(state_file, model, optimizers)
-    running_loss = None if meta["loss"] is None else torch.tensor(meta["loss"])
+        running_loss = torch.tensor(meta["loss"], device=next(model.parameters()).device)
 
     saved_at = time.monotonic()
     with _training_mode(model):
@@ -87,7 +88,7 @@ def train(
             step = meta["step"]
             loss = gather_gradient(step)
             _update(model, optimizers, _rate(step, recipe))
-            running_loss = loss if running_loss is None else loss.lerp(running_loss.to(loss.device), 0.98)
+            running_loss = loss if running_loss is None else loss.lerp(running_loss, 0.98)
             meta["step"] = step + 1
             validates = (step + 1) % recipe.validate_every == 0 or step + 1 == recipe.steps
             if validates:
@@ -98,8 +99,7 @@ def train(
                     meta["best"] = {"step": step + 1, "metrics": meta["metrics"]}
                     save_weights(_best_file(work, meta), model)
             if validates or time.monotonic() - saved_at >= SAVE_SECONDS:
-                meta["loss"] = float(running_loss)
-                save_state(state_file, model, optimizers, meta)
+                save_state(state_file, model, optimizers, {**meta, "loss": float(running_loss)})
                 _forget_lesser(work, meta)
                 saved_at = time.monotonic()
             on_progress(Progress(step + 1, recipe.steps, running_loss, meta["metrics"]))

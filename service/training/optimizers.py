@@ -3,6 +3,7 @@
 from torch import nn, optim
 
 from service.model.presets import Recipe
+from service.training.muon import BatchedMuon
 
 # Where a draft stands and how sure it is: scalars and embeddings, of more dimensions than one for convenience.
 _NOT_DECAYED = ("position.", "log_sharpness")
@@ -23,12 +24,7 @@ def optimizers_for(model: nn.Module, recipe: Recipe) -> list[optim.Optimizer]:
         {"params": [p for name, p in others if not decays(name, p)], "weight_decay": 0.0},
     ]
     return [
-        optim.Muon(
-            matrices,
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        ),
+        BatchedMuon(matrices, lr=recipe.learning_rate, weight_decay=recipe.weight_decay),
         optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True),
     ]
 

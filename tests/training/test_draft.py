@@ -293,6 +293,6 @@ def test_every_parameter_has_one_optimizer(target) -> None:
     }
     names = {id(parameter): name for name, parameter in draft.named_parameters()}
     by_muon = {"q_proj", "kv_proj", "o_proj", "gate_up_proj", "down_proj"}
-    assert {names[key] for key in held["Muon"]} == {f"{name}.weight" for name in by_muon}
-    assert held["Muon"] | held["AdamW"] == set(names)
-    assert not held["Muon"] & held["AdamW"]
+    assert {names[key] for key in held["BatchedMuon"]} == {f"{name}.weight" for name in by_muon}
+    assert held["BatchedMuon"] | held["AdamW"] == set(names)
+    assert not held["BatchedMuon"] & held["AdamW"]

@@ -36,7 +36,7 @@ class BestBelow:
         """The score of the best item below each code that may follow, where no item comes twice.
 
         Args:
-            scores: of all items, float32 [batch, num_items]; -inf for those that may not be listed. Used up.
+            scores: of all items, float32 [batch, num_items]; -inf for those that may not be listed.
             lists: rows of items, best first, int64 [batch, K]; what stands in for an item that is not there is not
                 looked at by others, as it comes last.
 
@@ -46,32 +46,44 @@ class BestBelow:
         batch, num_listed = lists.shape
         levels = self._codes.shape[1]
         best = scores.new_empty(batch, num_listed, levels, self._num_codes)
+        # All items of the lists at once: what is left before each of them is what no earlier one is.
+        slot = torch.arange(num_listed, dtype=torch.int16, device=scores.device)
+        listed_at = torch.full_like(scores, num_listed, dtype=torch.int16)
+        listed_at.scatter_(1, lists, slot.expand(batch, -1))
+        below = [self._below(scores, lists, listed_at, level) for level in range(1, max(2, levels))]
+
+        # Of the first codes only the listed item's loses one each time.
+        _, reached, when = below[0]
+        after = reached.masked_fill(when <= slot.unsqueeze(1), -torch.inf).amax(dim=2)
+        codes = self._codes[lists, 0]
         first = self._by_code(scores, self._codes[:, 0].expand(batch, -1))
-        row = torch.arange(batch, device=scores.device)
-        for slot, items in enumerate(lists.unbind(dim=1)):
-            best[:, slot, 0] = first
-            for level in range(1, levels):
-                below, places = self._below(scores, items, level)
-                best[:, slot, level] = self._by_code(below, self._codes[places, level])
-            scores[row, items] = -torch.inf
-            # Of the first codes only the listed item's has lost one.
-            first[row, self._codes[items, 0]] = self._below(scores, items, 1)[0].amax(dim=1)
+        for now in range(num_listed):
+            best[:, now, 0] = first
+            first.scatter_(1, codes[:, now : now + 1], after[:, now : now + 1])
+
+        for level, (places, reached, when) in enumerate(below[: levels - 1], start=1):
+            left = reached.masked_fill(when < slot.unsqueeze(1), -torch.inf)
+            best[:, :, level] = self._by_code(left, self._codes[places, level])
         return best
 
     def _below(
-        self, scores: torch.Tensor, items: torch.Tensor, level: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores of what shares the first `level` codes with `items` [batch], and the rows: [batch, most], both."""
+        self, scores: torch.Tensor, items: torch.Tensor, listed_at: torch.Tensor, level: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What shares the first `level` codes with `items` [batch, K]: rows, scores and where listed, -1 for what only
+        fills up: [batch, K, most], all.
+        """
         begin, end, most = self._ranges[level - 1]
-        places = begin[items].unsqueeze(1) + torch.arange(most, device=scores.device)
-        outside = places >= end[items].unsqueeze(1)
-        places = places.clamp(max=scores.shape[1] - 1)
-        return scores.gather(1, places).masked_fill(outside, -torch.inf), places
+        places = begin[items].unsqueeze(2) + torch.arange(most, device=scores.device)
+        outside = places >= end[items].unsqueeze(2)
+        places = places.clamp_(max=scores.shape[1] - 1)
+        of_list = places.flatten(1)
+        when = listed_at.gather(1, of_list).view_as(places).masked_fill_(outside, -1)
+        return places, scores.gather(1, of_list).view_as(places), when
 
     def _by_code(self, scores: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        """The largest of `scores` [batch, n] for each code, of `codes` [batch, n]."""
-        best = scores.new_full((len(scores), self._num_codes), -torch.inf)
-        return best.scatter_reduce_(1, codes, scores, "amax")
+        """The largest of `scores` [..., n] for each code, of `codes` [..., n]: [..., codes]."""
+        best = scores.new_full((*scores.shape[:-1], self._num_codes), -torch.inf)
+        return best.scatter_reduce_(-1, codes, scores, "amax")
 
 
 def _ranges(trie: Trie) -> list[tuple[Int32Array, Int32Array]]:

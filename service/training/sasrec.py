@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from service.catalog.trie import Int32Array
 from service.data.dataset import Interactions
 from service.model.transfer import sent
+from service.training.graphed import GraphedLoss
 from service.training.micro_batches import rounded
 from service.training.teacher import Histories, IntArray, without_seen
 
@@ -140,34 +141,44 @@ class SasRec(nn.Module):
         """See `Teacher`."""
         self.eval()
         padded, lengths = self._padded(histories)
-        last = torch.arange(len(lengths), device=padded.device), sent(lengths - 1, padded.device)
-        known, items = self(padded)
+        device = self.items.own.device
+        last = torch.arange(len(lengths), device=device), sent(lengths - 1, device)
+        known, items = self(sent(padded, device))
         scores: torch.Tensor = known[last] @ items.T
         return without_seen(scores, histories) if exclude_seen else scores
 
-    def loss(self, histories: Histories) -> torch.Tensor:
-        """Cross-entropy of each item given those before it, mean over items; histories of two or more."""
+    def foreseen(self, histories: Histories) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What `loss` is asked of, for histories of two or more: each item from those before it.
+
+        Returns:
+            Histories without their last items, int64 [batch, n], where an item is to be foreseen, int64 [2, m], and
+            which one, int64 [m]; padded.
+        """
         padded, lengths = self._padded(histories, more=1)
-        device = padded.device
         before, after = padded[:, :-1], padded[:, 1:]
-        # Only where there is an item to foresee: the scores of all items are most of the work. The host knows where.
         real = np.stack(np.nonzero(np.arange(after.shape[1]) < lengths[:, None] - 1))
-        count = real.shape[1]
-        row, place = sent(np.pad(real, ((0, 0), (0, rounded(count, device, _GRAIN) - count))), device)
-        wanted = after[row, place]
-        wanted[count:] = _NOTHING
+        device = self.items.own.device
+        room = rounded(real.shape[1], device, _GRAIN) - real.shape[1]
+        where = np.pad(real, ((0, 0), (0, room)))
+        wanted = np.pad(after[tuple(real)], (0, room), constant_values=_NOTHING)
+        return sent(before, device), sent(where, device), sent(wanted, device)
+
+    def loss(self, before: torch.Tensor, where: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy, mean over items, of what is `foreseen`; only there, as the scores of all items are most of the
+        work.
+        """
         known, items = self(before)
+        row, place = where
         return F.cross_entropy(known[row, place] @ items.T, wanted, ignore_index=_NOTHING)
 
-    def _padded(self, histories: Histories, more: int = 0) -> tuple[torch.Tensor, IntArray]:
-        """The latest items of histories, int64 [batch, n] on the device, and how many, [batch]."""
+    def _padded(self, histories: Histories, more: int = 0) -> tuple[IntArray, IntArray]:
+        """The latest items of histories, [batch, n], and how many, [batch]."""
         latest = [history[-self._recipe.max_items - more :] for history in histories]
         lengths = np.array([len(history) for history in latest])
-        device = self.items.own.device
-        width = min(rounded(int(lengths.max()), device), self._recipe.max_items + more)
+        width = min(rounded(int(lengths.max()), self.items.own.device), self._recipe.max_items + more)
         padded = np.zeros((len(latest), width), dtype=np.int64)
         padded[np.arange(width) < lengths[:, None]] = np.concatenate(latest)
-        return sent(padded, device), lengths
+        return padded, lengths
 
 
 def train_sasrec(
@@ -195,6 +206,7 @@ def train_sasrec(
     """
     torch.manual_seed(seed)
     model = SasRec(num_items, recipe, codes).to(device)
+    loss_of = GraphedLoss(model, model.loss)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)
     users = np.flatnonzero(np.diff(train.offsets) > 1)
     rng = np.random.default_rng(seed)
@@ -206,8 +218,7 @@ def train_sasrec(
         for begin in range(0, len(order), recipe.batch_size):
             histories = [train.history(user) for user in order[begin : begin + recipe.batch_size].tolist()]
             optimizer.zero_grad()
-            loss = model.loss(histories)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss_of(*model.foreseen(histories)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         value = metric(model)
         on_epoch(epoch, value)

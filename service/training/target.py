@@ -1,6 +1,7 @@
 """Training a target to write lists."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 
 from service.model.presets import TrainingRecipe
 from service.model.transfer import sent
+from service.training.ahead import made_ahead
 from service.training.lists import IntArray, ListBatch, ListSampler
 from service.training.loop import Progress, train
 from service.training.micro_batches import micro_batches, with_room
@@ -50,19 +52,22 @@ def train_target(
             layer.compile(dynamic=True)
     code_tokens = torch.as_tensor(sampler.layout.table.clip(min=0), device=model.device)
 
-    def gather(step: int) -> torch.Tensor:
-        return gather_gradient(model, sampler.batch(step, recipe.batch_size), code_tokens, recipe)
+    def batch(step: int) -> ListBatch:
+        return sampler.batch(step, recipe.batch_size)
 
-    return train(
-        model,
-        recipe,
-        gather_gradient=gather,
-        work=work,
-        fingerprint=fingerprint,
-        validate=lambda: validate(model),
-        metric=metric,
-        on_progress=on_progress,
-    )
+    # On CPU cores the two would only wait for each other.
+    ahead = made_ahead(batch, recipe.steps) if model.device.type == "cuda" else nullcontext(batch)
+    with ahead as batch_of:
+        return train(
+            model,
+            recipe,
+            gather_gradient=lambda step: gather_gradient(model, batch_of(step), code_tokens, recipe),
+            work=work,
+            fingerprint=fingerprint,
+            validate=lambda: validate(model),
+            metric=metric,
+            on_progress=on_progress,
+        )
 
 
 def gather_gradient(

@@ -10,7 +10,7 @@ import torch
 
 from service.engine import graphs, passes
 from service.engine.engine import Engine
-from service.engine.load import Always
+from service.engine.load import Always, ByLoad
 from service.engine.reference import write_list
 from service.engine.shapes import Shapes
 from service.engine.steps import Steps
@@ -158,30 +158,47 @@ def test_catalogues_that_are_too_large_for_kernels(num_items: int, count: int, c
     assert gpu_extensions.can_extend(num_items, count) == can
 
 
-@pytest.mark.skipif(DEVICE == "cuda", reason="the interpreter is asked what would be compiled")
-@pytest.mark.parametrize("share", [None, 4])
-def test_no_kernel_is_compiled_for_a_caller(monkeypatch, share: int | None) -> None:
+@pytest.fixture
+def compiled(monkeypatch) -> Callable[..., set[tuple[object, ...]]]:
+    """Watches for what a GPU would compile; kernels need not run where nothing is to come of them."""
     interpreter = pytest.importorskip("triton.runtime.interpreter")
-    compiled: set[tuple[object, ...]] = set()
     interpret = interpreter.InterpretedFunction.run
 
-    def run(self, *args: object, **options: object) -> object:
-        # Triton compiles for each constant, and for whether an integer is one or a multiple of sixteen.
-        given = dict(zip(self.arg_names, args, strict=False)) | options
-        kinds = inspect.signature(self.fn).parameters
-        variant = []
-        for name in self.arg_names:
-            value = given[name]
-            if isinstance(value, torch.Tensor):
-                variant.append(value.dtype)
-            elif isinstance(value, int) and "constexpr" not in str(kinds[name].annotation):
-                variant.append((value == 1, value % 16 == 0))
-            else:
-                variant.append(value)
-        compiled.add((self.fn.__name__, *variant, options.get("num_warps")))
-        return interpret(self, *args, **options)
+    def watch(*, runs: bool = True) -> set[tuple[object, ...]]:
+        seen: set[tuple[object, ...]] = set()
 
-    monkeypatch.setattr(interpreter.InterpretedFunction, "run", run)
+        def run(self, *args: object, **options: object) -> object:
+            # Triton compiles for each constant, and, unless told not to, for whether an integer is one or a multiple of
+            # sixteen, and for whether memory begins at such a multiple.
+            any_integer, any_place = (
+                self.kwargs.get(name) or ()
+                for name in ("do_not_specialize", "do_not_specialize_on_alignment")
+            )
+            given = dict(zip(self.arg_names, args, strict=False)) | options
+            kinds = inspect.signature(self.fn).parameters
+            variant = []
+            for name in self.arg_names:
+                value = given[name]
+                if isinstance(value, torch.Tensor):
+                    variant.append((value.dtype, name in any_place or value.data_ptr() % 16 == 0))
+                elif name in any_integer:
+                    variant.append(None)
+                elif isinstance(value, int) and "constexpr" not in str(kinds[name].annotation):
+                    variant.append((value == 1, value % 16 == 0))
+                else:
+                    variant.append(value)
+            seen.add((self.fn.__name__, *variant, options.get("num_warps")))
+            return interpret(self, *args, **options) if runs else None
+
+        monkeypatch.setattr(interpreter.InterpretedFunction, "run", run)
+        return seen
+
+    return watch
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="the interpreter is asked what would be compiled")
+@pytest.mark.parametrize("share", [None, 4])
+def test_no_kernel_is_compiled_for_a_caller(compiled, monkeypatch, share: int | None) -> None:
     monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 16, pads=True))
     monkeypatch.setattr(passes, "KernelSteps", gpu_steps.KernelSteps)
     monkeypatch.setattr(passes, "Steps", gpu_steps.KernelSteps)
@@ -192,16 +209,38 @@ def test_no_kernel_is_compiled_for_a_caller(monkeypatch, share: int | None) -> N
     setting = random_setting(np.random.default_rng(2).integers(5, size=(40, 2)), (5, 5))
     tree = TreeShape(num_passes=3, width=2, num_candidates=3, num_places=12, share=share)
     draft = random_draft(setting, "slots")
+    seen = compiled()
     engine = Engine(setting.model, setting.catalogue, setting.layout, 2, draft, Always(tree), max_items=4)
     longest = setting.layout.prompt_length(4)
     engine.reserve(longest)
     engine.make_ready(longest)
     engine.begin_service()
-    known, captured = set(compiled), engine.num_captured
+    known, captured = set(seen), engine.num_captured
     waiting = [DecodeRequest(f"{user}", (user, user + 1)[: 1 + user % 2], 1 + user % 4) for user in range(6)]
     waiting.insert(2, DecodeRequest("beam", (3,), 3, decoding="beam"))
     while waiting or engine.num_running:
         engine.add([waiting.pop() for _ in range(min(len(waiting), 2 - engine.num_running))])
         engine.round()
     assert engine.num_captured > captured
-    assert compiled == known
+    assert seen == known
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="the interpreter is asked what would be compiled")
+def test_what_is_made_ready_for_many_lists_and_trees_takes_few_kernels(compiled, monkeypatch) -> None:
+    """A first worker waits for each; 68 of the round's for the menu of an H100 and 64 lists, where there were 219."""
+    monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 128, pads=True))
+    monkeypatch.setattr(passes, "KernelSteps", gpu_steps.KernelSteps)
+    monkeypatch.setattr(passes, "Steps", gpu_steps.KernelSteps)
+    monkeypatch.setattr(passes, "capture_on", lambda _: Captured)
+    for name, filled in {"empty": torch.zeros, "empty_like": torch.zeros_like}.items():
+        monkeypatch.setattr(torch, name, filled)
+    monkeypatch.setattr(torch.Tensor, "new_empty", torch.Tensor.new_zeros)
+    setting = random_setting(np.random.default_rng(2).integers(5, size=(40, 2)), (5, 5))
+    draft = random_draft(setting, "slots")
+    menu = ByLoad(TreeShape.menu(draft.config, torch.device("cuda")))
+    seen = compiled(runs=False)
+    engine = Engine(setting.model, setting.catalogue, setting.layout, 64, draft, menu, max_items=4)
+    longest = setting.layout.prompt_length(4)
+    engine.reserve(longest)
+    assert engine.make_ready(longest) > 100
+    assert len(seen) < 75

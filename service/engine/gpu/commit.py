@@ -153,7 +153,7 @@ def _begin(
     tl.store(num_read + at, end * 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "most"])
 def _commit(
     free, items, log_scores, num_items, node, pending, num_pending, length, start, tokens, num_read, counts,
     by_step, by_slot,
@@ -247,7 +247,7 @@ def _keep(
     tl.store(base + target, entries, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["most"])
 def _remember(
     features, hidden, begin, path, num_path, num_pending, length, start,
     most, places, width, WIDTH: tl.constexpr,

@@ -104,7 +104,7 @@ def extend_by_item(
     _best_of_branch[(batch, n)](
         values, rows, sums, branches.log_probability, branches.written, lists.num_wanted, best_values, best_rows,
         branches.log_probability.stride(0), branches.written.stride(0),
-        NOT_ALLOWED, num_written, n, triton.next_power_of_2(parts), parts, kept,
+        n, NOT_ALLOWED, num_written, triton.next_power_of_2(parts), parts, kept,
     )  # fmt: skip
     _best_of_all[(batch, n)](
         best_values, best_rows, found.log_probability, found.parent, which,
@@ -140,7 +140,7 @@ def _largest(values, lane, ALL: tl.constexpr, KEPT: tl.constexpr):
     return value, (ALL - 1 - (best & 0xFFFFFFFF)).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "node_stride", "written_stride"])
 def _best_of_part(
     scores, node, written, slot, log_sharpness, free, before, node_begin, node_end, leaf_begin,
     values, rows, sums,
@@ -181,15 +181,15 @@ def _best_of_part(
     tl.store(rows + out * KEPT + rank, tl.minimum(part * PART + at, num_items - 1))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["log_stride", "written_stride", "n"])
 def _best_of_branch(
-    values, rows, sums, log_probability, written, num_wanted, best_values, best_rows, log_stride, written_stride,
-    NOT_ALLOWED: tl.constexpr, WRITTEN: tl.constexpr, N: tl.constexpr, PARTS: tl.constexpr, NUM_PARTS: tl.constexpr,
+    values, rows, sums, log_probability, written, num_wanted, best_values, best_rows, log_stride, written_stride, n,
+    NOT_ALLOWED: tl.constexpr, WRITTEN: tl.constexpr, PARTS: tl.constexpr, NUM_PARTS: tl.constexpr,
     KEPT: tl.constexpr,
 ):  # fmt: skip
     """Joint log-probabilities of a branch's best items of each part, and the best of them."""
     of_list, number = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    branch = of_list * N + number
+    branch = of_list * n + number
     part = tl.arange(0, PARTS)
     exists = part < NUM_PARTS
     of_part = sums + 2 * (branch * NUM_PARTS + part)
@@ -214,26 +214,29 @@ def _best_of_branch(
     tl.store(best_rows + out, tl.load(rows + branch * NUM_PARTS * KEPT + at))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["out_stride", "n"])
 def _best_of_all(
-    values, rows, best, parent, which, out_stride, count, N: tl.constexpr, BRANCHES: tl.constexpr, KEPT: tl.constexpr
+    values, rows, best, parent, which, out_stride, count, n, BRANCHES: tl.constexpr, KEPT: tl.constexpr
 ):  # fmt: skip
     """How many of a list's best are better than each of one branch, which says where it goes."""
     of_list, number = tl.program_id(0).to(tl.int64), tl.program_id(1)
     own = number * KEPT + tl.arange(0, KEPT)
     lane = tl.arange(0, BRANCHES * KEPT)
-    mine = tl.load(values + of_list * N * KEPT + own)
-    theirs = tl.load(values + of_list * N * KEPT + lane, mask=lane < N * KEPT, other=-float("inf"))
+    mine = tl.load(values + of_list * n * KEPT + own)
+    theirs = tl.load(values + of_list * n * KEPT + lane, mask=lane < n * KEPT, other=-float("inf"))
     is_before = (theirs[None, :] == mine[:, None]) & (lane[None, :] < own[:, None])
     rank = tl.sum(((theirs[None, :] > mine[:, None]) | is_before).to(tl.int32), axis=1)
-    row = tl.load(rows + of_list * N * KEPT + own)
+    row = tl.load(rows + of_list * n * KEPT + own)
     wins = rank < count
     tl.store(best + of_list * out_stride + rank, mine, mask=wins)
     tl.store(parent + of_list * out_stride + rank, tl.zeros([KEPT], tl.int64) + number, mask=wins)
     tl.store(which + of_list * count + rank, row.to(tl.int64), mask=wins)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["stride", "written_stride", "new_stride", "new_written_stride", "new_tokens_stride"],
+    do_not_specialize_on_alignment=["new_forced"],
+)
 def _follow_items(
     which, parent, written, slot, end, before, node_begin, node_end, path, item_tokens,
     new_node, new_written, new_slot, new_row, new_tokens, new_nodes, new_length, new_forced, new_end,

@@ -9,7 +9,7 @@ import triton.language as tl
 from service.engine.constraint import TrieIndex
 from service.engine.drafter import Placed, TokenInputs
 from service.engine.gpu.extensions import Candidates
-from service.engine.gpu.layout import list_of
+from service.engine.gpu.layout import PLACES_AT_ONCE, list_of, lists_at_once
 from service.engine.states import ListStates
 from service.model.kernels import Spans
 
@@ -33,16 +33,16 @@ class NewTokens:
     @classmethod
     def of(cls, num_lists: torch.Tensor, states: ListStates, num_tokens: int, num_places: int) -> "NewTokens":
         """Those of the first lists, int64 [1] of them, given for how many there is room, and of places."""
-        batch, device, power = len(states.length), num_lists.device, triton.next_power_of_2
+        batch, device = len(states.length), num_lists.device
         begin = torch.empty(batch + 1, dtype=torch.int64, device=device)
-        ends, last = torch.empty(2, batch, dtype=torch.int64, device=device)
+        ends, last = (torch.empty(batch, dtype=torch.int64, device=device) for _ in range(2))
         mask = torch.empty(batch, 1, num_places, dtype=torch.bool, device=device)
         _news_spans[(batch,)](
             num_lists, states.length, states.start, states.num_read, states.num_pending,
-            begin, ends, last, mask, num_tokens, num_places, power(batch), power(num_places),
+            begin, ends, last, mask, num_tokens, num_places, lists_at_once(batch), PLACES_AT_ONCE,
         )  # fmt: skip
         row, column = torch.empty(2, num_tokens, dtype=torch.int64, device=device)
-        _news_rows[(num_tokens,)](begin, row, column, batch, power(batch))
+        _news_rows[(num_tokens,)](begin, row, column, batch, lists_at_once(batch))
         most = states.tokens.shape[1] + states.pending.shape[1]
         return cls(Spans(row, begin, ends, most, has_padding=True), column, last.unsqueeze(1), mask)
 
@@ -156,7 +156,7 @@ def place_branches(
     )  # fmt: skip
     _see_branches[(batch, width)](
         branches.parent, branches.length, context, mask,
-        num_passes, count, width, base, num_places, s, step, triton.next_power_of_2(num_places),
+        num_passes, count, width, base, num_places, s, step, PLACES_AT_ONCE,
     )  # fmt: skip
     return Placed(u, positions, last, mask)
 
@@ -189,11 +189,12 @@ def _news_spans(
     tl.store(last + row, tl.minimum(tl.maximum(until - 1, 0), num_tokens - 1))
     end = tl.load(start + row) + tl.load(num_read + row) + own
     tl.store(ends + row, end)
-    place = tl.arange(0, PLACES)
-    tl.store(mask + row * num_places + place, place < end, mask=place < num_places)
+    for first in range(0, num_places, PLACES):
+        place = first + tl.arange(0, PLACES)
+        tl.store(mask + row * num_places + place, place < end, mask=place < num_places)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def _news_rows(begin, rows, columns, batch, LISTS: tl.constexpr):
     """One token."""
     at = tl.program_id(0).to(tl.int64)
@@ -277,7 +278,7 @@ def _place_news(
     tl.store(positions + at, tl.where(of_list < 0, num_places, begin + read + column))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number", "num_passes", "m", "width"])
 def _place_branches(
     told, of_token, token_row, of_slots, of_step, weight, bias,
     tokens, parent, length, slots, end,
@@ -307,20 +308,20 @@ def _place_branches(
         tl.store(last_column + of_list * width + branch, column + tl.maximum(last, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_passes", "width", "num_places", "step"])
 def _see_branches(
-    parent, length, context, mask, num_passes, count, width, base, num_places, s,
-    STEP: tl.constexpr, PLACES: tl.constexpr,
+    parent, length, context, mask, num_passes, count, width, base, num_places, s, step, PLACES: tl.constexpr,
 ):  # fmt: skip
     """What the last token of a branch may look at: the list's own tokens, and those of it and its ancestors."""
     of_list, branch = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    place = tl.arange(0, PLACES)
-    seen = tl.load(context + of_list * base + place, mask=place < base, other=0) != 0
-    ancestor = branch.to(tl.int64)
-    for back in tl.static_range(STEP):
-        number = STEP - 1 - back
-        at = (of_list * num_passes + number) * count + ancestor
-        begin = base + (number * width + ancestor) * s
-        seen |= (place >= begin) & (place < begin + tl.load(length + at))
-        ancestor = tl.load(parent + at)
-    tl.store(mask + (of_list * width + branch) * num_places + place, seen, mask=place < num_places)
+    for first in range(0, num_places, PLACES):
+        place = first + tl.arange(0, PLACES)
+        seen = tl.load(context + of_list * base + place, mask=place < base, other=0) != 0
+        ancestor = branch.to(tl.int64)
+        for back in range(step):
+            number = step - 1 - back
+            at = (of_list * num_passes + number) * count + ancestor
+            begin = base + (number * width + ancestor) * s
+            seen |= (place >= begin) & (place < begin + tl.load(length + at))
+            ancestor = tl.load(parent + at)
+        tl.store(mask + (of_list * width + branch) * num_places + place, seen, mask=place < num_places)

@@ -10,6 +10,16 @@ from service.engine.target_pass import Reading
 from service.engine.tree import Trees
 from service.model.kernels import Spans
 
+# Each of these that differs is compiled anew; what is past the end costs a program next to nothing.
+PLACES_AT_ONCE = 512  # of a cache
+_MOST_AT_ONCE = 16384  # guesses of some lists
+_LEAST_GUESSES = 32  # of a list
+
+
+def lists_at_once(batch: int) -> int:
+    """As many as a program looks at where there are so many: few different numbers, a power of two each."""
+    return 8 if batch <= 8 else max(64, triton.next_power_of_2(batch))
+
 
 def lay_out(
     num_tokens: int, num_places: int, num_lists: torch.Tensor, states: ListStates, trees: Trees
@@ -20,11 +30,11 @@ def lay_out(
     begin = torch.empty(batch + 1, dtype=torch.int64, device=device)
     ends = torch.empty(batch, dtype=torch.int64, device=device)
     asked = torch.empty(batch, n, dtype=torch.int64, device=device)
-    power = triton.next_power_of_2
-    lists = max(1, min(power(batch), 16384 // power(n)))
+    guesses = max(_LEAST_GUESSES, triton.next_power_of_2(n))
+    lists = max(1, min(lists_at_once(batch), _MOST_AT_ONCE // guesses))
     _spans[(1,)](
         num_lists, states.num_pending, states.length, trees.probability, trees.is_real, begin, ends, asked,
-        batch, n, num_tokens, lists, triton.cdiv(batch, lists), power(n),
+        batch, n, num_tokens, lists, triton.cdiv(batch, lists), guesses,
         num_warps=8,
     )  # fmt: skip
     tokens, positions, places, row = torch.empty(4, num_tokens, dtype=torch.int64, device=device)
@@ -32,7 +42,7 @@ def lay_out(
     _lay_out[(num_tokens,)](
         states.pending, states.num_pending, states.length, trees.token, trees.depth, trees.sees, begin,
         tokens, positions, places, row, mask,
-        batch, n, num_places, most_pending, power(batch), power(num_places),
+        batch, n, num_places, most_pending, lists_at_once(batch), PLACES_AT_ONCE,
     )  # fmt: skip
     read = Reading(
         tokens, positions, places, mask, Spans(row, begin, ends, most_pending + n - 1, has_padding=True)
@@ -67,7 +77,7 @@ def _probabilities(
     return tl.where(real, likely, 0.0).to(tl.int32, bitcast=True)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "n"])
 def _spans(
     num_lists, num_pending, length, probability, is_real, begin, ends, asked, batch, n, num_tokens,
     LISTS: tl.constexpr, BLOCKS: tl.constexpr, PLACES: tl.constexpr,
@@ -110,7 +120,7 @@ def _spans(
         total += tl.sum(count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "n"])
 def _lay_out(
     pending, num_pending, length, tree_token, tree_depth, sees, begin, tokens, positions, places, rows, mask,
     batch, n, num_places, most_pending, LISTS: tl.constexpr, PLACES: tl.constexpr,
@@ -130,10 +140,11 @@ def _lay_out(
     tl.store(positions + at, of_length + ahead)
     tl.store(places + at, tl.where(is_padding, num_places, of_length + column))
     tl.store(rows + at, tl.where(is_padding, -1, row))
-    block = tl.arange(0, PLACES)
-    place = block - of_length
-    other = place - own + 1
-    in_tree = (other > 0) & (other < tl.where(is_guess, n, 0)) & (block < num_places)
-    sees_it = tl.load(sees + of_tree * n + other, mask=in_tree, other=0) != 0
-    seen = (place < tl.minimum(own, column + 1)) | (in_tree & sees_it)
-    tl.store(mask + at * num_places + block, seen, mask=block < num_places)
+    for first in range(0, num_places, PLACES):
+        block = first + tl.arange(0, PLACES)
+        place = block - of_length
+        other = place - own + 1
+        in_tree = (other > 0) & (other < tl.where(is_guess, n, 0)) & (block < num_places)
+        sees_it = tl.load(sees + of_tree * n + other, mask=in_tree, other=0) != 0
+        seen = (place < tl.minimum(own, column + 1)) | (in_tree & sees_it)
+        tl.store(mask + at * num_places + block, seen, mask=block < num_places)

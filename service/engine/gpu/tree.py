@@ -7,6 +7,8 @@ import triton.language as tl
 from service.engine.gpu.extensions import Candidates
 from service.engine.tree import Trees
 
+_PLACES = 128  # of a tree that a program looks at: as many as most have, so that one is compiled for them
+
 
 def grow(
     candidates: Candidates,
@@ -69,13 +71,13 @@ def grow(
         trees.sees,
         num_places + 1,
         num_passes * s,
-        triton.next_power_of_2(num_places + 1),
+        max(_PLACES, triton.next_power_of_2(num_places + 1)),
         num_warps=1,
     )
     return trees
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number", "num_passes", "total"])
 def _merge(
     parent, log_probability, length, tokens, forced, row, slot, root_slot,
     probability, fields, ends, end_probability,
@@ -153,7 +155,7 @@ def _merge(
     tl.store(end_probability + base + lane, end_share, mask=exists)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["total"])
 def _rank(probability, which, place_of, total, num_places, BLOCK: tl.constexpr, ALL: tl.constexpr):
     """The order of tokens by probability, those that come first before others that are as probable."""
     of_list = tl.program_id(0).to(tl.int64)
@@ -168,7 +170,7 @@ def _rank(probability, which, place_of, total, num_places, BLOCK: tl.constexpr, 
     tl.store(place_of + of_list * total + own, tl.where(has_place, rank + 1, 0), mask=own < total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["total", "num_candidates"])
 def _choose_tokens(
     which, place_of, probability, fields, tokens, nodes, forced, written, root,
     out_token, out_parent, out_node, out_slot, out_depth, out_step, out_row, out_written, out_guess, out_real,
@@ -220,14 +222,14 @@ def _choose_tokens(
         tl.store(out_written + out * num_written + item, rows, mask=item < num_written)
 
 
-@triton.jit
-def _follow_parents(parent, sees, n, DEPTH: tl.constexpr, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["n", "depth"])
+def _follow_parents(parent, sees, n, depth, BLOCK: tl.constexpr):
     """Which places one follows, or is."""
     of_list, place = tl.program_id(0).to(tl.int64), tl.program_id(1)
     other = tl.arange(0, BLOCK)
     at = place.to(tl.int64)
     seen = other == at
-    for _ in range(DEPTH):
+    for _ in range(depth):
         at = tl.load(parent + of_list * n + at)
         seen |= other == at
     tl.store(sees + (of_list * n + place) * n + other, seen, mask=other < n)

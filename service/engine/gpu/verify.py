@@ -61,7 +61,7 @@ def decide(
     return done
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _choose(
     logits, asked, nodes, written, before, node_begin, node_end, node_code, node_depth, child_begin,
     choice, log_p, is_lone,
@@ -98,7 +98,7 @@ def _choose(
     tl.store(is_lone + at, tl.sum(allowed.to(tl.int32)) == 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "most"])
 def _accept(
     parents, nodes, slots, rows_of, written, is_real, choice, choice_log_p, choice_lone, num_wanted, before,
     node_begin, node_end, node_depth, codes, item_tokens, path_of,

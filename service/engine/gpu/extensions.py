@@ -6,6 +6,7 @@ import triton.language as tl
 
 from service.engine.branches import Branches, Lists
 from service.engine.constraint import NOT_ALLOWED, TrieIndex
+from service.engine.gpu.layout import items_at_once
 
 _PART = 1024  # items that one program looks through
 _MOST_KEPT = 4096  # of all parts together, among which one program finds the best
@@ -96,15 +97,15 @@ def extend_by_item(
         free, before, index.node_begin, index.node_end, leaf_begin,
         values, rows, sums,
         n, num_items, num_scores, len(log_sharpness) - 1,
-        branches.node.stride(0), branches.written.stride(0), free.stride(0),
-        NOT_ALLOWED, num_written, _PART, kept,
+        branches.node.stride(0), branches.written.stride(0), free.stride(0), num_written,
+        NOT_ALLOWED, items_at_once(num_written), _PART, kept,
     )  # fmt: skip
     which = torch.empty(batch, count, dtype=torch.int64, device=scores.device)
     best_values, best_rows = values.new_empty(batch, n, kept), rows.new_empty(batch, n, kept)
     _best_of_branch[(batch, n)](
         values, rows, sums, branches.log_probability, branches.written, lists.num_wanted, best_values, best_rows,
         branches.log_probability.stride(0), branches.written.stride(0),
-        n, NOT_ALLOWED, num_written, triton.next_power_of_2(parts), parts, kept,
+        n, num_written, NOT_ALLOWED, items_at_once(num_written), triton.next_power_of_2(parts), parts, kept,
     )  # fmt: skip
     _best_of_all[(batch, n)](
         best_values, best_rows, found.log_probability, found.parent, which,
@@ -116,9 +117,8 @@ def extend_by_item(
         found.node, found.written, found.slot, found.row, found.tokens, found.nodes, found.length, found.forced,
         found.end,
         count, num_items, branches.slot.stride(0), branches.written.stride(0),
-        found.parent.stride(0), found.written.stride(0), found.tokens.stride(0),
-        index.num_levels, num_written,
-        triton.next_power_of_2(num_written), triton.next_power_of_2(index.num_levels + 1),
+        found.parent.stride(0), found.written.stride(0), found.tokens.stride(0), num_written,
+        index.num_levels, items_at_once(num_written), triton.next_power_of_2(index.num_levels + 1),
         num_warps=1,
     )  # fmt: skip
 
@@ -140,11 +140,11 @@ def _largest(values, lane, ALL: tl.constexpr, KEPT: tl.constexpr):
     return value, (ALL - 1 - (best & 0xFFFFFFFF)).to(tl.int32)
 
 
-@triton.jit(do_not_specialize=["n", "node_stride", "written_stride"])
+@triton.jit(do_not_specialize=["n", "node_stride", "written_stride", "num_written"])
 def _best_of_part(
     scores, node, written, slot, log_sharpness, free, before, node_begin, node_end, leaf_begin,
     values, rows, sums,
-    n, num_items, num_scores, last_slot, node_stride, written_stride, free_stride,
+    n, num_items, num_scores, last_slot, node_stride, written_stride, free_stride, num_written,
     NOT_ALLOWED: tl.constexpr, WRITTEN: tl.constexpr, PART: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
     """The best items of a part of the catalogue for one branch, and what its softmax needs of the part."""
@@ -163,7 +163,8 @@ def _best_of_part(
     allowed &= tl.load(of_free + row, mask=allowed, other=0) != 0
     allowed &= before_it == tl.load(of_before + first, mask=allowed, other=0)
     for i in tl.static_range(WRITTEN):
-        allowed &= row != tl.load(written + of_list * written_stride + number * WRITTEN + i)
+        at = written + of_list * written_stride + number * num_written + i
+        allowed &= row != tl.load(at, mask=num_written > i, other=-1)
     of_slot = tl.minimum(tl.load(slot + of_list * node_stride + number), last_slot)
     sharpness = tl.exp(tl.load(log_sharpness + of_slot).to(tl.float32))
     score = tl.load(scores + branch * num_scores + row, mask=allowed, other=0.0).to(tl.float32) * sharpness
@@ -181,10 +182,10 @@ def _best_of_part(
     tl.store(rows + out * KEPT + rank, tl.minimum(part * PART + at, num_items - 1))
 
 
-@triton.jit(do_not_specialize=["log_stride", "written_stride", "n"])
+@triton.jit(do_not_specialize=["log_stride", "written_stride", "n", "num_written"])
 def _best_of_branch(
     values, rows, sums, log_probability, written, num_wanted, best_values, best_rows, log_stride, written_stride, n,
-    NOT_ALLOWED: tl.constexpr, WRITTEN: tl.constexpr, PARTS: tl.constexpr, NUM_PARTS: tl.constexpr,
+    num_written, NOT_ALLOWED: tl.constexpr, WRITTEN: tl.constexpr, PARTS: tl.constexpr, NUM_PARTS: tl.constexpr,
     KEPT: tl.constexpr,
 ):  # fmt: skip
     """Joint log-probabilities of a branch's best items of each part, and the best of them."""
@@ -197,10 +198,13 @@ def _best_of_branch(
     total = tl.load(of_part + 1, mask=exists, other=0.0)
     base = tl.max(largest)
     log_total = base + tl.log(tl.maximum(tl.sum(total * tl.exp(largest - base)), 1e-30))
-    num_written = 0
+    count = 0
     for i in tl.static_range(WRITTEN):
-        num_written += (tl.load(written + of_list * written_stride + number * WRITTEN + i) >= 0).to(tl.int32)
-    is_open = num_written < tl.load(num_wanted + of_list)
+        row = tl.load(
+            written + of_list * written_stride + number * num_written + i, mask=num_written > i, other=-1
+        )
+        count += (row >= 0).to(tl.int32)
+    is_open = count < tl.load(num_wanted + of_list)
     lane = tl.arange(0, PARTS * KEPT)
     inside = lane < NUM_PARTS * KEPT
     value = tl.load(values + branch * NUM_PARTS * KEPT + lane, mask=inside, other=NOT_ALLOWED)
@@ -234,14 +238,21 @@ def _best_of_all(
 
 
 @triton.jit(
-    do_not_specialize=["stride", "written_stride", "new_stride", "new_written_stride", "new_tokens_stride"],
+    do_not_specialize=[
+        "stride",
+        "written_stride",
+        "new_stride",
+        "new_written_stride",
+        "new_tokens_stride",
+        "most_written",
+    ],
     do_not_specialize_on_alignment=["new_forced"],
 )
 def _follow_items(
     which, parent, written, slot, end, before, node_begin, node_end, path, item_tokens,
     new_node, new_written, new_slot, new_row, new_tokens, new_nodes, new_length, new_forced, new_end,
-    count, num_items, stride, written_stride, new_stride, new_written_stride, new_tokens_stride,
-    LEVELS: tl.constexpr, WRITTEN: tl.constexpr, WRITTEN_BLOCK: tl.constexpr, TOKENS: tl.constexpr,
+    count, num_items, stride, written_stride, new_stride, new_written_stride, new_tokens_stride, most_written,
+    LEVELS: tl.constexpr, WRITTEN: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     """A branch that goes on along the codes of an item, to its end."""
     of_list, number = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -249,9 +260,11 @@ def _follow_items(
     of_parent = tl.load(parent + of_list * new_stride + number)
     first = tl.load(slot + of_list * stride + of_parent)
     ends = tl.load(end + of_list * stride + of_parent)
-    item = tl.arange(0, WRITTEN_BLOCK)
+    item = tl.arange(0, WRITTEN)
     written_before = tl.load(
-        written + of_list * written_stride + of_parent * WRITTEN + item, mask=item < WRITTEN, other=-1
+        written + of_list * written_stride + of_parent * most_written + item,
+        mask=item < most_written,
+        other=-1,
     )
     place = tl.arange(0, TOKENS)
     slots = first + place
@@ -276,9 +289,9 @@ def _follow_items(
     tl.store(new_forced + out, forced, mask=is_token)
     num_written = tl.sum((written_before >= 0).to(tl.int32))
     tl.store(
-        new_written + of_list * new_written_stride + number * WRITTEN + item,
+        new_written + of_list * new_written_stride + number * most_written + item,
         tl.where(item == num_written, row, written_before),
-        mask=item < WRITTEN,
+        mask=item < most_written,
     )
 
 

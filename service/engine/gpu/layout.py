@@ -21,6 +21,11 @@ def lists_at_once(batch: int) -> int:
     return 8 if batch <= 8 else max(64, triton.next_power_of_2(batch))
 
 
+def items_at_once(num_written: int) -> int:
+    """As many as a program looks at of the items that are on the way, likewise."""
+    return max(4, triton.next_power_of_2(num_written))
+
+
 def lay_out(
     num_tokens: int, num_places: int, num_lists: torch.Tensor, states: ListStates, trees: Trees
 ) -> Layout:

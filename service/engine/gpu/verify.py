@@ -6,6 +6,7 @@ import triton.language as tl
 
 from service.engine.branches import Lists
 from service.engine.constraint import DEAD, NOT_ALLOWED, ROOT_NODE, TrieIndex
+from service.engine.gpu.layout import items_at_once
 from service.engine.tree import Trees
 from service.engine.verify import Accepted
 
@@ -30,8 +31,8 @@ def decide(
         logits, asked, trees.node, trees.written, before,
         index.node_begin, index.node_end, index.node_code, index.node_depth, index.child_begin,
         choice, log_p, is_lone,
-        n, num_items, index.num_codes,
-        index.num_levels, num_written, triton.next_power_of_2(index.most_children), NOT_ALLOWED,
+        n, num_items, index.num_codes, num_written,
+        index.num_levels, items_at_once(num_written), triton.next_power_of_2(index.most_children), NOT_ALLOWED,
     )  # fmt: skip
     columns = num_written + 2  # of items: those on a path, the one after it, and nobody's
     done = Accepted(
@@ -52,20 +53,21 @@ def decide(
         index.node_begin, index.node_end, index.node_depth, index.codes, index.item_tokens, index.path,
         done.path, done.num_path, done.pending, done.num_pending, done.node, done.rows, done.log_scores,
         done.num_rows, done.num_tokens, done.num_forced,
-        n, most, num_items, columns,
+        n, most, num_items, columns, num_written,
         index.num_levels, triton.next_power_of_2(index.num_levels + 1), triton.next_power_of_2(columns),
-        triton.next_power_of_2(max(1, most)), triton.next_power_of_2(n), num_written, num_items.bit_length() + 1,
+        triton.next_power_of_2(max(1, most)), triton.next_power_of_2(n), items_at_once(num_written),
+        num_items.bit_length() + 1,
         DEAD, ROOT_NODE,
         num_warps=1,
     )  # fmt: skip
     return done
 
 
-@triton.jit(do_not_specialize=["n"])
+@triton.jit(do_not_specialize=["n", "num_written"])
 def _choose(
     logits, asked, nodes, written, before, node_begin, node_end, node_code, node_depth, child_begin,
     choice, log_p, is_lone,
-    n, num_items, num_codes,
+    n, num_items, num_codes, num_written,
     LEVELS: tl.constexpr, WRITTEN: tl.constexpr, CHILDREN: tl.constexpr, NOT_ALLOWED: tl.constexpr,
 ):  # fmt: skip
     """What the target chooses after one place."""
@@ -82,7 +84,7 @@ def _choose(
     )
     left = tl.load(of_before + end, mask=exists, other=0) - tl.load(of_before + begin, mask=exists, other=0)
     for i in tl.static_range(WRITTEN):
-        row = tl.load(written + at * WRITTEN + i)
+        row = tl.load(written + at * num_written + i, mask=num_written > i, other=-1)
         left -= ((row >= begin) & (row < end)).to(tl.int64)
     allowed = exists & (left > 0)
     code = tl.load(node_code + child, mask=exists, other=0)
@@ -98,12 +100,12 @@ def _choose(
     tl.store(is_lone + at, tl.sum(allowed.to(tl.int32)) == 1)
 
 
-@triton.jit(do_not_specialize=["n", "most"])
+@triton.jit(do_not_specialize=["n", "most", "num_written"])
 def _accept(
     parents, nodes, slots, rows_of, written, is_real, choice, choice_log_p, choice_lone, num_wanted, before,
     node_begin, node_end, node_depth, codes, item_tokens, path_of,
     path, num_path, pending, num_pending, node, rows, log_scores, num_rows, num_tokens, num_forced,
-    n, most, num_items, columns,
+    n, most, num_items, columns, num_written,
     LEVELS: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, MOST: tl.constexpr, BLOCK: tl.constexpr,
     WRITTEN: tl.constexpr, STEPS: tl.constexpr, DEAD: tl.constexpr, ROOT: tl.constexpr,
 ):  # fmt: skip
@@ -118,9 +120,13 @@ def _accept(
     is_separator = tl.load(slots + at, mask=inside, other=0) == LEVELS
     real = tl.load(is_real + at, mask=inside, other=0) != 0
     wanted = tl.load(num_wanted + of_list)
-    num_before = tl.zeros([BLOCK], tl.int32)
-    for i in tl.static_range(WRITTEN):
-        num_before += (tl.load(written + at * WRITTEN + i, mask=inside, other=-1) >= 0).to(tl.int32)
+    number = tl.arange(0, WRITTEN)
+    on_the_way = tl.load(
+        written + at[:, None] * num_written + number[None, :],
+        mask=inside[:, None] & (number < num_written)[None, :],
+        other=-1,
+    )
+    num_before = tl.sum((on_the_way >= 0).to(tl.int32), axis=1)
     chosen_there = tl.load(choice + first_place + parent, mask=inside, other=DEAD)
     as_chosen = (at_node != DEAD) & (at_node == chosen_there)
     # A list has no separator after its last item.

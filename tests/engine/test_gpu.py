@@ -1,8 +1,12 @@
 """A round's kernels write what the functions do of which they are versions: on a GPU, or in Triton's interpreter."""
 
-import inspect
+import os
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +21,7 @@ from service.engine.steps import Steps
 from service.engine.tree import TreeShape
 from service.types import DecodedList, DecodeRequest
 from tests.engine.conftest import Setting, assert_equal, random_draft, random_requests, random_setting
+from tests.engine.kernel_variants import Variant
 from tests.engine.test_graphs import Captured
 
 gpu_steps = pytest.importorskip("service.engine.gpu.steps", reason="Triton is for Linux alone")
@@ -159,35 +164,16 @@ def test_catalogues_that_are_too_large_for_kernels(num_items: int, count: int, c
 
 
 @pytest.fixture
-def compiled(monkeypatch) -> Callable[..., set[tuple[object, ...]]]:
+def compiled(monkeypatch) -> Callable[..., set[Variant]]:
     """Watches for what a GPU would compile; kernels need not run where nothing is to come of them."""
     interpreter = pytest.importorskip("triton.runtime.interpreter")
     interpret = interpreter.InterpretedFunction.run
 
-    def watch(*, runs: bool = True) -> set[tuple[object, ...]]:
-        seen: set[tuple[object, ...]] = set()
+    def watch(*, runs: bool = True) -> set[Variant]:
+        seen: set[Variant] = set()
 
         def run(self, *args: object, **options: object) -> object:
-            # Triton compiles for each constant, and, unless told not to, for whether an integer is one or a multiple of
-            # sixteen, and for whether memory begins at such a multiple.
-            any_integer, any_place = (
-                self.kwargs.get(name) or ()
-                for name in ("do_not_specialize", "do_not_specialize_on_alignment")
-            )
-            given = dict(zip(self.arg_names, args, strict=False)) | options
-            kinds = inspect.signature(self.fn).parameters
-            variant = []
-            for name in self.arg_names:
-                value = given[name]
-                if isinstance(value, torch.Tensor):
-                    variant.append((value.dtype, name in any_place or value.data_ptr() % 16 == 0))
-                elif name in any_integer:
-                    variant.append(None)
-                elif isinstance(value, int) and "constexpr" not in str(kinds[name].annotation):
-                    variant.append((value == 1, value % 16 == 0))
-                else:
-                    variant.append(value)
-            seen.add((self.fn.__name__, *variant, options.get("num_warps")))
+            seen.add(Variant.of(self, args, options))
             return interpret(self, *args, **options) if runs else None
 
         monkeypatch.setattr(interpreter.InterpretedFunction, "run", run)
@@ -226,8 +212,10 @@ def test_no_kernel_is_compiled_for_a_caller(compiled, monkeypatch, share: int | 
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="the interpreter is asked what would be compiled")
-def test_what_is_made_ready_for_many_lists_and_trees_takes_few_kernels(compiled, monkeypatch) -> None:
-    """A first worker waits for each; 68 of the round's for the menu of an H100 and 64 lists, where there were 219."""
+def test_what_is_made_ready_for_many_lists_and_trees_takes_few_kernels(
+    compiled, monkeypatch, tmp_path: Path
+) -> None:
+    """A first worker waits for each; for an H100's menu and 64 lists there were 219."""
     monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 128, pads=True))
     monkeypatch.setattr(passes, "KernelSteps", gpu_steps.KernelSteps)
     monkeypatch.setattr(passes, "Steps", gpu_steps.KernelSteps)
@@ -243,4 +231,14 @@ def test_what_is_made_ready_for_many_lists_and_trees_takes_few_kernels(compiled,
     longest = setting.layout.prompt_length(4)
     engine.reserve(longest)
     assert engine.make_ready(longest) > 100
-    assert len(seen) < 75
+    assert len(seen) < 65
+
+    one_each = {variant.name: variant for variant in sorted(seen, key=repr)}
+    assert len(one_each) > 20
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    subprocess.run(
+        [sys.executable, "-m", "tests.engine.kernel_variants"],
+        input=pickle.dumps(list(one_each.values())),
+        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
+        check=True,
+    )

@@ -18,12 +18,14 @@ _LEAST_GUESSES = 32  # of a list
 
 def lists_at_once(batch: int) -> int:
     """As many as a program looks at where there are so many: few different numbers, a power of two each."""
-    return 8 if batch <= 8 else max(64, triton.next_power_of_2(batch))
+    power: int = triton.next_power_of_2(batch)
+    return 8 if batch <= 8 else max(64, power)
 
 
 def items_at_once(num_written: int) -> int:
     """As many as a program looks at of the items that are on the way, likewise."""
-    return max(4, triton.next_power_of_2(num_written))
+    power: int = triton.next_power_of_2(num_written)
+    return max(4, power)
 
 
 def lay_out(

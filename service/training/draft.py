@@ -175,8 +175,8 @@ class Lesson:
         inputs = self._draft.inputs(before, embeddings, slots, step=0)
         return _Context(features, embeddings, slots, self._draft.keys_and_values(inputs, positions))
 
-    def _guess(self, context: _Context, starts: torch.Tensor, path: Segments) -> list[torch.Tensor]:
-        """norm(g) at the end of every segment, for each guess [batch * anchors, hidden]."""
+    def _guess(self, context: _Context, starts: torch.Tensor, path: Segments) -> torch.Tensor:
+        """norm(g) at the end of every segment, of each guess: [unroll, batch, anchors, hidden]."""
         batch, num_anchors, unroll = path.begin.shape
         length = context.embeddings.shape[1]
         offsets = torch.arange(self._per_item, device=self._device)
@@ -208,43 +208,43 @@ class Lesson:
             guesses.append(feature)
             is_token = (offsets < num_tokens.unsqueeze(1)).unsqueeze(1)
             seen = torch.cat((seen, is_token.expand(-1, self._per_item, -1)), dim=2)
-        return guesses
+        return torch.stack(guesses).view(unroll, batch, num_anchors, -1)
 
     def _greedy_loss(
         self,
-        guess: int,
+        guess: torch.Tensor,
         slot: torch.Tensor,
         scores: torch.Tensor,
         allowed: torch.Tensor,
         written: torch.Tensor,
     ) -> torch.Tensor:
-        """Weighted cross-entropy, [n], of what the target wrote, for sharpened scores [n, m] of what was allowed."""
-        sharpness = self._draft.sharpness(guess + 1, slot).unsqueeze(-1)
+        """Weighted cross-entropy, [n], of what the target wrote, for sharpened scores [n, m] of what was allowed.
+
+        Guesses are numbers from 0, int64 [n].
+        """
+        of_all = self._draft.log_sharpness
+        last_step, last_slot = (count - 1 for count in of_all.shape)
+        sharpness = of_all[guess.clamp(max=last_step), slot.clamp(max=last_slot)].exp().unsqueeze(-1)
         log_probabilities = (scores * sharpness).masked_fill(~allowed, -torch.inf).log_softmax(dim=-1)
         return -self._greedy_weight * log_probabilities.gather(1, written.unsqueeze(1)).squeeze(1)
 
     def _code_losses(
-        self, guesses: list[torch.Tensor], reading: Reading, rows: torch.Tensor, path: Segments
+        self, guesses: torch.Tensor, reading: Reading, rows: torch.Tensor, path: Segments
     ) -> torch.Tensor:
         """The next decision's code, from each guess that has one."""
-        head = self._code_embeddings.flatten(0, 1)
-        losses = []
-        for guess, normed in enumerate(guesses):
-            is_valid = path.is_valid[..., guess]
-            owner, _ = is_valid.nonzero(as_tuple=True)
-            end = path.end[..., guess][is_valid]
-            place, level = end // self._per_item, end % self._per_item
-            logits = F.linear(normed[is_valid.flatten()], head).float()
-            logits = _take(logits.view(-1, *self._code_embeddings.shape[:2]), level.unsqueeze(1)).squeeze(1)
-            allowed = reading.allowed[owner, place, level]
-            soft = _cross_entropy(logits, allowed, reading.probabilities[owner, place, level])
-            written = self._codes[rows[owner, place], level]
-            losses.append(soft + self._greedy_loss(guess, level, logits, allowed, written))
-        return torch.cat(losses)
+        guess, owner, anchor = _in_order(path.is_valid)
+        end = path.end[owner, anchor, guess]
+        place, level = end // self._per_item, end % self._per_item
+        logits = F.linear(guesses[guess, owner, anchor], self._code_embeddings.flatten(0, 1)).float()
+        logits = _take(logits.view(-1, *self._code_embeddings.shape[:2]), level.unsqueeze(1)).squeeze(1)
+        allowed = reading.allowed[owner, place, level]
+        soft = _cross_entropy(logits, allowed, reading.probabilities[owner, place, level])
+        written = self._codes[rows[owner, place], level]
+        return soft + self._greedy_loss(guess, level, logits, allowed, written)
 
     def _item_losses(
         self,
-        guesses: list[torch.Tensor],
+        guesses: torch.Tensor,
         reading: Reading,
         is_decision: torch.Tensor,
         rows: torch.Tensor,
@@ -254,35 +254,30 @@ class Lesson:
         """The rest of the item, from each guess: the mean over its levels that were a decision."""
         vectors = self._draft.item_vectors(self._code_embeddings, self._codes)
         num_levels = len(self._one_hot)
-        losses = []
-        for guess, normed in enumerate(guesses):
-            end = path.end[..., guess]
-            # Items that hold no decision at all teach nothing.
-            slot = end % self._per_item
-            levels = torch.arange(num_levels, device=self._device)
-            of_item = (end - slot).unsqueeze(-1) + levels
-            is_asked = _gather_padded(is_decision, of_item) & (levels >= slot.unsqueeze(-1))
-            is_valid = path.is_valid[..., guess] & is_asked.any(dim=-1)
-            owner, _ = is_valid.nonzero(as_tuple=True)
-            is_asked = is_asked[is_valid]
-            place = end[is_valid] // self._per_item
-            scores = self._draft.item_scores(normed[is_valid.flatten()], vectors)
-            matches = free_until[owner] >= place.unsqueeze(1)
-            true_codes = self._codes[rows[owner, place]]
-            by_level = []
-            fits_slot = matches
-            for level in range(num_levels):
-                by_level.append(
-                    self._implied_loss(scores, matches, level, reading.probabilities[owner, place, level])
-                )
-                fits = self._codes[:, level] == true_codes[:, level].unsqueeze(1)
-                matches = matches & fits
-                fits_slot = fits_slot & (fits | (level >= slot[is_valid]).unsqueeze(1))
-            weights = is_asked / is_asked.sum(dim=-1, keepdim=True)
-            soft = (torch.stack(by_level, dim=-1) * weights).sum(dim=-1)
-            written = rows[owner, place]
-            losses.append(soft + self._greedy_loss(guess, slot[is_valid], scores, fits_slot, written))
-        return torch.cat(losses)
+        levels = torch.arange(num_levels, device=self._device)
+        slots = path.end % self._per_item
+        of_item = (path.end - slots).unsqueeze(-1) + levels
+        are_asked = _gather_padded(is_decision, of_item) & (levels >= slots.unsqueeze(-1))
+        # Items that hold no decision at all teach nothing.
+        guess, owner, anchor = _in_order(path.is_valid & are_asked.any(dim=-1))
+        is_asked, slot = are_asked[owner, anchor, guess], slots[owner, anchor, guess]
+        place = path.end[owner, anchor, guess] // self._per_item
+        scores = self._draft.item_scores(guesses[guess, owner, anchor], vectors)
+        matches = free_until[owner] >= place.unsqueeze(1)
+        written = rows[owner, place]
+        true_codes = self._codes[written]
+        by_level = []
+        fits_slot = matches
+        for level in range(num_levels):
+            by_level.append(
+                self._implied_loss(scores, matches, level, reading.probabilities[owner, place, level])
+            )
+            fits = self._codes[:, level] == true_codes[:, level].unsqueeze(1)
+            matches = matches & fits
+            fits_slot = fits_slot & (fits | (level >= slot).unsqueeze(1))
+        weights = is_asked / is_asked.sum(dim=-1, keepdim=True)
+        soft = (torch.stack(by_level, dim=-1) * weights).sum(dim=-1)
+        return soft + self._greedy_loss(guess, slot, scores, fits_slot, written)
 
     def _implied_loss(
         self, scores: torch.Tensor, matches: torch.Tensor, level: int, probabilities: torch.Tensor
@@ -299,6 +294,11 @@ class Lesson:
             shares = scores.masked_fill(~matches, -torch.inf).softmax(dim=-1)
             implied = shares @ self._one_hot[level]
             return -(probabilities * implied.clamp_min(FLOOR).log()).sum(dim=-1)
+
+
+def _in_order(is_valid: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Guess, list and anchor of what is valid of [batch, anchors, unroll], int64 [n] each; waits for the device."""
+    return is_valid.permute(2, 0, 1).nonzero(as_tuple=True)
 
 
 def _take(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,7 @@ from service.training.written_lists import WrittenBatch, WrittenBatches, Written
 
 # What a probability counts as at least, so that its logarithm is finite.
 FLOOR = 1e-9
+_READ_AT_ONCE = 4  # times as many lists as in a pass that keeps what a gradient needs
 
 
 def train_draft(
@@ -70,7 +71,7 @@ def train_draft(
     reader = Reader(target, draft.config.feature_layers(target.config.num_hidden_layers), codes, layout)
     lesson = Lesson(draft, reader, recipe)
     batches = WrittenBatches(lists, codes, layout)
-    readings = Readings(reader, batches, recipe.micro_batch_size, on_read)
+    readings = Readings(reader, batches, _READ_AT_ONCE * recipe.micro_batch_size, on_read)
     epochs, lengths = Epochs(len(lists), seed), batches.lengths
     num_tokens = lists.rows.shape[1] * layout.tokens_per_item
 

@@ -1,7 +1,6 @@
 """Training a target to write lists."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from transformers import PreTrainedModel
 
 from service.model.presets import TrainingRecipe
 from service.model.transfer import sent
-from service.training.ahead import made_ahead
+from service.training.ahead import Ahead
 from service.training.lists import IntArray, ListBatch, ListSampler
 from service.training.loop import Progress, train
 from service.training.micro_batches import micro_batches, with_room
@@ -55,16 +54,20 @@ def train_target(
     def batch(step: int) -> ListBatch:
         return sampler.batch(step, recipe.batch_size)
 
-    # On CPU cores the two would only wait for each other.
-    ahead = made_ahead(batch, recipe.steps) if model.device.type == "cuda" else nullcontext(batch)
-    with ahead as batch_of:
+    # On a CPU the two threads would only wait for each other's cores.
+    with Ahead(batch, recipe.steps, in_thread=model.device.type == "cuda") as ahead:
+
+        def validate_alone() -> dict[str, float]:
+            ahead.settle()  # a teacher that is a beam captures graphs, and so does a validation
+            return validate(model)
+
         return train(
             model,
             recipe,
-            gather_gradient=lambda step: gather_gradient(model, batch_of(step), code_tokens, recipe),
+            gather_gradient=lambda step: gather_gradient(model, ahead.of(step), code_tokens, recipe),
             work=work,
             fingerprint=fingerprint,
-            validate=lambda: validate(model),
+            validate=validate_alone,
             metric=metric,
             on_progress=on_progress,
         )

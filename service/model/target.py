@@ -89,7 +89,7 @@ def target_digest(path: Path) -> str:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` takes the GPU where there is one.
+    """`auto` takes the GPU where there is one; one of several GPUs becomes the calling thread's own.
 
     Raises:
         InputError: the name is no device, or this machine does not have it.
@@ -102,6 +102,11 @@ def pick_device(name: str) -> torch.device:
         raise InputError(f"device '{name}' is not one of auto, cpu, cuda, cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device '{name}': this machine has no usable CUDA device")
+    if device.type == "cuda" and device.index is not None:
+        if device.index >= torch.cuda.device_count():
+            raise InputError(f"device '{name}': this machine has {torch.cuda.device_count()}, from cuda:0 on")
+        # Triton starts kernels there, wherever the tensors are.
+        torch.cuda.set_device(device)
     return device
 
 

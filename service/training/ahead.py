@@ -16,12 +16,20 @@ class Ahead(Generic[T]):
         make: what a step needs, by its number alone; is not called twice at once.
         steps: how many there are.
         in_thread: else it is called where it is asked for.
+        begin: called in the thread before all else.
     """
 
-    def __init__(self, make: Callable[[int], T], steps: int, *, in_thread: bool = True) -> None:
+    def __init__(
+        self,
+        make: Callable[[int], T],
+        steps: int,
+        *,
+        in_thread: bool = True,
+        begin: Callable[[], None] | None = None,
+    ) -> None:
         self._make, self._steps = make, steps
         self._begun: dict[int, Future[T]] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ahead") if in_thread else None
+        self._thread = ThreadPoolExecutor(1, "ahead", begin) if in_thread else None
 
     def __enter__(self) -> "Ahead[T]":
         return self

@@ -1,6 +1,7 @@
 """Training a target to write lists."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def train_target(
         return sampler.batch(step, recipe.batch_size)
 
     # On a CPU the two threads would only wait for each other's cores.
-    with Ahead(batch, recipe.steps, in_thread=model.device.type == "cuda") as ahead:
+    in_thread, begin = model.device.type == "cuda", partial(torch.cuda.set_device, model.device)
+    with Ahead(batch, recipe.steps, in_thread=in_thread, begin=begin) as ahead:
 
         def validate_alone() -> dict[str, float]:
             ahead.settle()  # a teacher that is a beam captures graphs, and so does a validation

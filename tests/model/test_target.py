@@ -66,3 +66,15 @@ def test_devices_and_types() -> None:
         pick_device("tpu9")
     with pytest.raises(InputError, match="no preset 'huge'"):
         preset_named("huge")
+
+
+def test_one_of_several_gpus_is_where_kernels_start(monkeypatch) -> None:
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert pick_device("cuda") == torch.device("cuda")
+    assert pick_device("cuda:1") == torch.device("cuda:1")
+    assert current == [torch.device("cuda:1")]
+    with pytest.raises(InputError, match="'cuda:2': this machine has 2, from cuda:0 on"):
+        pick_device("cuda:2")

@@ -15,13 +15,14 @@ def test_the_next_one_is_begun_with_the_one_asked_for() -> None:
         made.append((step, threading.current_thread().name))
         return 10 * step
 
-    with Ahead(make, 6) as ahead:
+    began: list[str] = []
+    with Ahead(make, 6, begin=lambda: began.append(threading.current_thread().name)) as ahead:
         for step in range(2, 6):  # as a training that goes on
             assert ahead.of(step) == 10 * step
             if step < 5:
                 assert begun[step + 1].wait(10)
     assert [step for step, _ in made] == [2, 3, 4, 5]
-    assert {name for _, name in made} == {"ahead_0"}
+    assert {name for _, name in made} == set(began) == {"ahead_0"}
 
 
 def test_what_fails_fails_where_it_is_asked_for() -> None:

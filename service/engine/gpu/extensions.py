@@ -163,8 +163,8 @@ def _best_of_part(
     allowed &= tl.load(of_free + row, mask=allowed, other=0) != 0
     allowed &= before_it == tl.load(of_before + first, mask=allowed, other=0)
     for i in tl.static_range(WRITTEN):
-        at = written + of_list * written_stride + number * num_written + i
-        allowed &= row != tl.load(at, mask=num_written > i, other=-1)
+        of_item = written + of_list * written_stride + number * num_written + i
+        allowed &= row != tl.load(of_item, mask=num_written > i, other=-1)
     of_slot = tl.minimum(tl.load(slot + of_list * node_stride + number), last_slot)
     sharpness = tl.exp(tl.load(log_sharpness + of_slot).to(tl.float32))
     score = tl.load(scores + branch * num_scores + row, mask=allowed, other=0.0).to(tl.float32) * sharpness

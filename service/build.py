@@ -14,7 +14,7 @@ from service.data.dataset import Dataset
 from service.drafts import train_list_draft
 from service.errors import InputError
 from service.files import check_new_folder, new_folder, write_json
-from service.model.draft import Variant
+from service.model.draft_config import Variant
 from service.model.presets import Preset
 from service.model.target import load_target, read_config
 from service.model.vocabulary import PromptText, check_layout, read_layout

@@ -13,7 +13,8 @@ from service.data.dataset import Interactions
 from service.engine.engine import Engine
 from service.evaluation.acceptance import accepted_length
 from service.model.copies import copy_for_inference
-from service.model.draft import Draft, DraftConfig, Features, Variant, guesses_items, save_draft
+from service.model.draft import Draft, save_draft
+from service.model.draft_config import DraftConfig, Features, Variant, guesses_items
 from service.model.presets import Preset
 from service.model.target import load_target, pick_dtype, target_digest
 from service.model.vocabulary import check_layout

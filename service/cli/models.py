@@ -92,7 +92,7 @@ def bundle_build(
     """Semantic IDs, target, draft and catalogue in one folder; trains what is not given."""
     from service.build import build_bundle
     from service.data.dataset import Dataset
-    from service.model.draft import variant_named
+    from service.model.draft_config import variant_named
     from service.model.target import pick_device
     from service.model.vocabulary import PromptText
     from service.training.item_ids import read_semantic_ids
@@ -245,7 +245,8 @@ def train_draft(
     from service.data.dataset import Dataset
     from service.drafts import train_list_draft
     from service.files import new_folder, write_json
-    from service.model.draft import WEIGHTS, features_named, variant_named
+    from service.model.draft import WEIGHTS
+    from service.model.draft_config import features_named, variant_named
     from service.model.presets import preset_named
     from service.model.target import pick_device
     from service.prepared import Prepared

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from service.engine.branches import Branches
 from service.engine.constraint import NOT_ALLOWED
-from service.model.draft import DraftConfig
+from service.model.draft_config import DraftConfig
 
 ROOT = 0  # the place of the last token that is certain; guesses hang off it
 

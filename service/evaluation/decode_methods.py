@@ -14,7 +14,8 @@ from service.engine.engine import Engine
 from service.engine.load import Always, ByLoad, warm_up
 from service.engine.tree import TreeShape
 from service.evaluation.position_cost import position_figures
-from service.model.draft import Draft, DraftConfig
+from service.model.draft import Draft
+from service.model.draft_config import DraftConfig
 from service.types import DecodedList, DecodeRequest
 
 _WARM_UP_SECONDS = 120.0

@@ -38,9 +38,8 @@ has one for each pass and each slot that it starts from.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -53,95 +52,10 @@ from service.errors import InputError, first_line
 from service.files import write_json
 from service.model.attention import for_groups, grouped_attention, rotated
 from service.model.copies import for_inference
-
-Variant = Literal["none", "item", "step", "both", "slots"]
-Features = Literal["last", "fused"]
-VARIANTS: tuple[Variant, ...] = get_args(Variant)
-FEATURES: tuple[Features, ...] = get_args(Features)
+from service.model.draft_config import DraftConfig
 
 CONFIG, WEIGHTS = "config.json", "draft.safetensors"
 KeysAndValues = tuple[torch.Tensor, torch.Tensor]
-
-
-def guesses_items(variant: Variant) -> bool:
-    """Whether one pass of such a draft guesses the rest of an item rather than one code."""
-    return variant == "slots"
-
-
-@dataclass(frozen=True, slots=True)
-class DraftConfig:
-    """A draft's shape.
-
-    Attributes:
-        variant: what it knows of its position; `none` is the plain baseline.
-        features: `last`: the target's last feature; `fused`: a projection of its low, middle and last ones.
-        num_levels: codes per item, L.
-        max_steps: guesses ahead of the target that it was trained for.
-        num_items: size of the catalogue; used by `slots` alone.
-        item_rank: dimension in which `slots` compares a state with an item.
-        target: `target_digest` of the target that it was trained for; empty where nobody said.
-    """
-
-    variant: Variant
-    features: Features
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    rms_norm_eps: float
-    num_levels: int
-    max_steps: int
-    num_items: int
-    item_rank: int = 256
-    rope_theta: float = 10_000.0
-    target: str = ""
-
-    def __post_init__(self) -> None:
-        if self.variant not in VARIANTS or self.features not in FEATURES:
-            raise ValueError(f"unknown variant '{self.variant}' or features '{self.features}'")
-        sizes = [value for value in asdict(self).values() if isinstance(value, int)]
-        if min(sizes) < 1 or self.head_dim % 2 or self.num_heads % self.num_kv_heads:
-            raise ValueError("its sizes do not fit each other")
-
-    @classmethod
-    def like(
-        cls,
-        target: PretrainedConfig,
-        variant: Variant,
-        *,
-        num_levels: int,
-        num_items: int,
-        max_steps: int,
-        features: Features = "last",
-        target_digest: str = "",
-    ) -> "DraftConfig":
-        """The shape of one of the target's own layers."""
-        heads = int(target.num_attention_heads)
-        return cls(
-            variant=variant,
-            features=features,
-            hidden_size=target.hidden_size,
-            intermediate_size=target.intermediate_size,
-            num_heads=heads,
-            num_kv_heads=getattr(target, "num_key_value_heads", None) or heads,
-            head_dim=getattr(target, "head_dim", None) or target.hidden_size // heads,
-            rms_norm_eps=target.rms_norm_eps,
-            num_levels=num_levels,
-            max_steps=max_steps,
-            num_items=num_items,
-            item_rank=min(256, target.hidden_size),
-            target=target_digest,
-        )
-
-    @property
-    def guesses_items(self) -> bool:
-        """Whether one pass guesses the rest of an item rather than one code."""
-        return guesses_items(self.variant)
-
-    def feature_layers(self, num_layers: int) -> tuple[int, ...]:
-        """Which of the target's hidden states are fused, as indices into `num_layers + 1` of them; () for `last`."""
-        return () if self.features == "last" else (num_layers // 4, num_layers // 2, num_layers)
 
 
 class PositionModule(nn.Module):
@@ -394,30 +308,6 @@ class Draft(nn.Module):
     def num_position_parameters(self) -> int:
         """Those of the position module."""
         return sum(parameter.numel() for parameter in self.position.parameters())
-
-
-def variant_named(name: str) -> Variant:
-    """The variant of that name.
-
-    Raises:
-        InputError: there is none.
-    """
-    for variant in VARIANTS:
-        if variant == name:
-            return variant
-    raise InputError(f"no draft variant '{name}'; there are {', '.join(VARIANTS)}")
-
-
-def features_named(name: str) -> Features:
-    """The features of that name.
-
-    Raises:
-        InputError: there are none.
-    """
-    for features in FEATURES:
-        if features == name:
-            return features
-    raise InputError(f"no features '{name}'; there are {', '.join(FEATURES)}")
 
 
 def save_draft(draft: Draft, folder: Path) -> None:

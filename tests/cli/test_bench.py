@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from service.catalog.bundle import Bundle
-from service.model.draft import Draft, DraftConfig, save_draft
+from service.model.draft import Draft, save_draft
+from service.model.draft_config import DraftConfig
 from service.model.target import read_config
 
 

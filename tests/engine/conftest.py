@@ -20,7 +20,8 @@ from transformers import (
 from service.catalog.items import Catalogue
 from service.catalog.layout import TokenLayout
 from service.engine.tree import TreeShape
-from service.model.draft import VARIANTS, Draft, DraftConfig
+from service.model.draft import Draft
+from service.model.draft_config import VARIANTS, DraftConfig
 from service.types import DecodedList, DecodeRequest
 
 FAMILIES = {

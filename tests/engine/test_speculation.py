@@ -13,7 +13,7 @@ from service.engine.shapes import Shapes
 from service.engine.target_pass import TargetPass
 from service.engine.tree import TreeShape
 from service.errors import InputError
-from service.model.draft import VARIANTS
+from service.model.draft_config import VARIANTS
 from service.types import DecodedList
 from tests.engine.conftest import assert_equal, random_case, random_draft, random_requests
 

@@ -21,7 +21,7 @@ from service.evaluation.decode_bench import (
     with_speed_ups,
 )
 from service.evaluation.decode_methods import Method, Writer, shape_of, transformers_method
-from service.model.draft import DraftConfig
+from service.model.draft_config import DraftConfig
 from service.types import DecodedList, DecodeRequest, SpeculationCounts
 
 

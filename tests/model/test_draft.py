@@ -10,17 +10,8 @@ from transformers import LlamaConfig
 
 from service.errors import InputError
 from service.model.copies import copy_for_inference
-from service.model.draft import (
-    VARIANTS,
-    Draft,
-    DraftConfig,
-    check_draft,
-    features_named,
-    guesses_items,
-    load_draft,
-    save_draft,
-    variant_named,
-)
+from service.model.draft import Draft, check_draft, load_draft, save_draft
+from service.model.draft_config import VARIANTS, DraftConfig, features_named, guesses_items, variant_named
 from service.model.presets import PRESETS, Preset
 
 CPU = torch.device("cpu")

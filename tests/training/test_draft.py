@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from service.catalog.layout import TokenLayout
-from service.model.draft import VARIANTS, Draft, DraftConfig, guesses_items
+from service.model.draft import Draft
+from service.model.draft_config import VARIANTS, DraftConfig, guesses_items
 from service.model.presets import DraftRecipe, Preset, preset_named
 from service.model.target import build_target
 from service.training.draft import Lesson, train_draft

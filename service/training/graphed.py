@@ -27,7 +27,7 @@ class GraphedLoss:
 
     def __call__(self, *tensors: torch.Tensor) -> torch.Tensor:
         """The loss of these tensors, on the model's device; shapes should be few."""
-        if tensors[0].device.type != "cuda":
+        if not _captures(tensors[0].device):
             return self._loss(*tensors)
         shapes = tuple(tensor.shape for tensor in tensors)
         if shapes not in self._graphs:
@@ -39,6 +39,10 @@ class GraphedLoss:
             )
         found: torch.Tensor = self._graphs[shapes](*tensors)
         return found
+
+
+def _captures(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 class _LossOf(nn.Module):

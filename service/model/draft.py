@@ -262,15 +262,16 @@ class Draft(nn.Module):
         normed: torch.Tensor = self.norm(g + self.down_proj(F.silu(gate) * up))
         return normed
 
-    def sharpness(self, step: int, slot: torch.Tensor) -> torch.Tensor:
+    def sharpness(self, step: int | torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
         """What to multiply scores with for a greedy list, [...].
 
         Args:
-            step: of the guess, from 1.
+            step: of the guess, from 1; or of each its own, int64 [...].
             slot: int64 [...], the slot that the guess begins with, 0 to L - 1.
         """
-        of_step = self.log_sharpness_of(step).exp()
-        return of_step[slot.clamp(max=len(of_step) - 1)]
+        steps, slots = self.log_sharpness.shape
+        at_step = min(step, steps) if isinstance(step, int) else step.clamp(max=steps)
+        return self.log_sharpness[at_step - 1, slot.clamp(max=slots - 1)].exp()
 
     def log_sharpness_of(self, step: int) -> torch.Tensor:
         """Logarithms of what to multiply scores with, by the slot that a guess begins with, or the last of them."""

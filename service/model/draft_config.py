@@ -1,7 +1,7 @@
 """A draft's shape, and the names of its kinds; what they mean is said in `service.model.draft`."""
 
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from transformers import PretrainedConfig
 
@@ -11,6 +11,7 @@ Variant = Literal["none", "item", "step", "both", "slots"]
 Features = Literal["last", "fused"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 FEATURES: tuple[Features, ...] = get_args(Features)
+_Name = TypeVar("_Name", bound=str)
 
 
 def guesses_items(variant: Variant) -> bool:
@@ -100,10 +101,7 @@ def variant_named(name: str) -> Variant:
     Raises:
         InputError: there is none.
     """
-    for variant in VARIANTS:
-        if variant == name:
-            return variant
-    raise InputError(f"no draft variant '{name}'; there are {', '.join(VARIANTS)}")
+    return _named(name, VARIANTS, "draft variant")
 
 
 def features_named(name: str) -> Features:
@@ -112,7 +110,11 @@ def features_named(name: str) -> Features:
     Raises:
         InputError: there are none.
     """
-    for features in FEATURES:
-        if features == name:
-            return features
-    raise InputError(f"no features '{name}'; there are {', '.join(FEATURES)}")
+    return _named(name, FEATURES, "features")
+
+
+def _named(name: str, known: tuple[_Name, ...], kind: str) -> _Name:
+    for one in known:
+        if one == name:
+            return one
+    raise InputError(f"no {kind} '{name}'; there are {', '.join(known)}")

@@ -223,9 +223,7 @@ class Lesson:
 
         Guesses are numbers from 0, int64 [n].
         """
-        of_all = self._draft.log_sharpness
-        last_step, last_slot = (count - 1 for count in of_all.shape)
-        sharpness = of_all[guess.clamp(max=last_step), slot.clamp(max=last_slot)].exp().unsqueeze(-1)
+        sharpness = self._draft.sharpness(guess + 1, slot).unsqueeze(-1)
         log_probabilities = (scores * sharpness).masked_fill(~allowed, -torch.inf).log_softmax(dim=-1)
         return -self._greedy_weight * log_probabilities.gather(1, written.unsqueeze(1)).squeeze(1)
 

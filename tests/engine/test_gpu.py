@@ -60,6 +60,15 @@ def write(monkeypatch) -> Callable[..., list[DecodedList]]:
     return write
 
 
+def as_on_a_gpu(monkeypatch, shapes: Shapes) -> None:
+    """Its shapes, its kernels, and graphs, or without a GPU what stands in for them."""
+    monkeypatch.setattr(Shapes, "of", lambda _: shapes)
+    monkeypatch.setattr(passes, "KernelSteps", gpu_steps.KernelSteps)
+    monkeypatch.setattr(passes, "Steps", gpu_steps.KernelSteps)
+    if DEVICE == "cpu":
+        monkeypatch.setattr(passes, "capture_on", lambda _: Captured)
+
+
 def untimed(lists: list[DecodedList]) -> list[DecodedList]:
     """Without scores, which differ in their last digits, and what they took."""
     return [
@@ -136,11 +145,7 @@ def test_a_list_that_the_prefill_finished_outlives_those_that_are_dropped_before
 
 
 def test_what_is_made_ready_before_lists_come_changes_none_of_them(monkeypatch) -> None:
-    monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 64, pads=True))
-    monkeypatch.setattr(passes, "Steps", gpu_steps.KernelSteps)
-    monkeypatch.setattr(passes, "KernelSteps", gpu_steps.KernelSteps)
-    if DEVICE == "cpu":
-        monkeypatch.setattr(passes, "capture_on", lambda _: Captured)
+    as_on_a_gpu(monkeypatch, Shapes(16, 64, pads=True))
     setting = random_setting(np.random.default_rng(2).integers(5, size=(40, 2)), (5, 5))
     setting.model.to(DEVICE)
     draft = random_draft(setting, "slots").to(DEVICE)
@@ -185,10 +190,7 @@ def compiled(monkeypatch) -> Callable[..., set[Variant]]:
 @pytest.mark.skipif(DEVICE == "cuda", reason="the interpreter is asked what would be compiled")
 @pytest.mark.parametrize("share", [None, 4])
 def test_no_kernel_is_compiled_for_a_caller(compiled, monkeypatch, share: int | None) -> None:
-    monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 16, pads=True))
-    monkeypatch.setattr(passes, "KernelSteps", gpu_steps.KernelSteps)
-    monkeypatch.setattr(passes, "Steps", gpu_steps.KernelSteps)
-    monkeypatch.setattr(passes, "capture_on", lambda _: Captured)
+    as_on_a_gpu(monkeypatch, Shapes(16, 16, pads=True))
     # Every shape that is met gets a graph of its own.
     for name, value in {"_OFTEN": 1, "_SHARE_IN_SERVICE": 1e9, "_SHARE_IF_NEEDED": 1e9}.items():
         monkeypatch.setattr(graphs, name, value)
@@ -216,10 +218,7 @@ def test_what_is_made_ready_for_many_lists_and_trees_takes_few_kernels(
     compiled, monkeypatch, tmp_path: Path
 ) -> None:
     """A first worker waits for each; for an H100's menu and 64 lists there were 219."""
-    monkeypatch.setattr(Shapes, "of", lambda _: Shapes(16, 128, pads=True))
-    monkeypatch.setattr(passes, "KernelSteps", gpu_steps.KernelSteps)
-    monkeypatch.setattr(passes, "Steps", gpu_steps.KernelSteps)
-    monkeypatch.setattr(passes, "capture_on", lambda _: Captured)
+    as_on_a_gpu(monkeypatch, Shapes(16, 128, pads=True))
     for name, filled in {"empty": torch.zeros, "empty_like": torch.zeros_like}.items():
         monkeypatch.setattr(torch, name, filled)
     monkeypatch.setattr(torch.Tensor, "new_empty", torch.Tensor.new_zeros)

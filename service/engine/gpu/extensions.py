@@ -6,7 +6,7 @@ import triton.language as tl
 
 from service.engine.branches import Branches, Lists
 from service.engine.constraint import NOT_ALLOWED, TrieIndex
-from service.engine.gpu.layout import items_at_once
+from service.engine.gpu.sizes import items_at_once
 
 _PART = 1024  # items that one program looks through
 _MOST_KEPT = 4096  # of all parts together, among which one program finds the best

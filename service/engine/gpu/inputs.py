@@ -9,7 +9,8 @@ import triton.language as tl
 from service.engine.constraint import TrieIndex
 from service.engine.drafter import Placed, TokenInputs
 from service.engine.gpu.extensions import Candidates
-from service.engine.gpu.layout import PLACES_AT_ONCE, list_of, lists_at_once
+from service.engine.gpu.layout import list_of
+from service.engine.gpu.sizes import PLACES_AT_ONCE, lists_at_once
 from service.engine.states import ListStates
 from service.model.kernels import Spans
 

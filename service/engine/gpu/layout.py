@@ -4,28 +4,14 @@ import torch
 import triton
 import triton.language as tl
 
+from service.engine.gpu.sizes import PLACES_AT_ONCE, guesses_at_once, lists_at_once
 from service.engine.states import ListStates
 from service.engine.steps import Layout
 from service.engine.target_pass import Reading
 from service.engine.tree import Trees
 from service.model.kernels import Spans
 
-# Each of these that differs is compiled anew; what is past the end costs a program next to nothing.
-PLACES_AT_ONCE = 512  # of a cache
 _MOST_AT_ONCE = 16384  # guesses of some lists
-_LEAST_GUESSES = 32  # of a list
-
-
-def lists_at_once(batch: int) -> int:
-    """As many as a program looks at where there are so many: few different numbers, a power of two each."""
-    power: int = triton.next_power_of_2(batch)
-    return 8 if batch <= 8 else max(64, power)
-
-
-def items_at_once(num_written: int) -> int:
-    """As many as a program looks at of the items that are on the way, likewise."""
-    power: int = triton.next_power_of_2(num_written)
-    return max(4, power)
 
 
 def lay_out(
@@ -37,7 +23,7 @@ def lay_out(
     begin = torch.empty(batch + 1, dtype=torch.int64, device=device)
     ends = torch.empty(batch, dtype=torch.int64, device=device)
     asked = torch.empty(batch, n, dtype=torch.int64, device=device)
-    guesses = max(_LEAST_GUESSES, triton.next_power_of_2(n))
+    guesses = guesses_at_once(n)
     lists = max(1, min(lists_at_once(batch), _MOST_AT_ONCE // guesses))
     _spans[(1,)](
         num_lists, states.num_pending, states.length, trees.probability, trees.is_real, begin, ends, asked,

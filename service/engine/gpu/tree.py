@@ -5,9 +5,8 @@ import triton
 import triton.language as tl
 
 from service.engine.gpu.extensions import Candidates
+from service.engine.gpu.sizes import tree_places_at_once
 from service.engine.tree import Trees
-
-_PLACES = 128  # of a tree that a program looks at: as many as most have, so that one is compiled for them
 
 
 def grow(
@@ -71,7 +70,7 @@ def grow(
         trees.sees,
         num_places + 1,
         num_passes * s,
-        max(_PLACES, triton.next_power_of_2(num_places + 1)),
+        tree_places_at_once(num_places + 1),
         num_warps=1,
     )
     return trees

@@ -6,7 +6,7 @@ import triton.language as tl
 
 from service.engine.branches import Lists
 from service.engine.constraint import DEAD, NOT_ALLOWED, ROOT_NODE, TrieIndex
-from service.engine.gpu.layout import items_at_once
+from service.engine.gpu.sizes import items_at_once
 from service.engine.tree import Trees
 from service.engine.verify import Accepted
 

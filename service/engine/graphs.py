@@ -1,13 +1,12 @@
 """Rounds and prefills as CUDA graphs: thousands of small kernels, started as one."""
 
-import gc
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol, Self, TypeVar
 
-import torch
+from service.model.capture import Capture, Graph
 
 _OFTEN = 32  # times that a shape is met before it gets a graph although another would do
 # Of the time since the latest capture, how much that one may be before there is another: where a larger graph would do;
@@ -30,17 +29,6 @@ class Sized(Hashable, Protocol):
 
 Shape = TypeVar("Shape", bound=Hashable)
 SizedShape = TypeVar("SizedShape", bound=Sized)
-
-
-class Graph(Protocol):
-    """What was captured; runs again, on what its memory holds by then."""
-
-    def replay(self) -> None:
-        """Start it."""
-        ...
-
-
-Capture = Callable[[Callable[[], None]], Graph]
 
 
 class Graphs:
@@ -148,29 +136,3 @@ class Graphs:
     def _may_take(self, share: float) -> bool:
         """Whether another capture like the latest is no more of the time since."""
         return self._clock() >= self._captured_at + self._captured_for / share
-
-
-def capture_on(device: torch.device) -> Capture | None:
-    """How to capture on a device; None where there are no graphs.
-
-    Once some were captured and all of them are gone, ask anew: their scratch memory is gone with them.
-    """
-    if device.type != "cuda":
-        return None
-    # No two graphs run at a time, so all may use the same scratch memory.
-    pool = torch.cuda.graph_pool_handle()
-
-    def capture(function: Callable[[], None]) -> Graph:
-        graph = torch.cuda.CUDAGraph()
-        # What is freed while a capture runs breaks it, another engine's graphs that the collector finds among it.
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-                function()
-        finally:
-            if collects:
-                gc.enable()
-        return graph
-
-    return capture

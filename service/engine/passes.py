@@ -15,7 +15,7 @@ from service.catalog.trie import Int64Array
 from service.engine.beam import MOST_BEAMS, Beams, BeamSearch
 from service.engine.constraint import TrieIndex
 from service.engine.drafter import Drafter
-from service.engine.graphs import Graphs, SizedShape, capture_on
+from service.engine.graphs import Graphs, SizedShape
 from service.engine.incoming import Incoming
 from service.engine.kv_cache import KvCache
 from service.engine.sampling import FloatArray, Sampling
@@ -25,6 +25,7 @@ from service.engine.steps import Steps
 from service.engine.target_pass import Reading, TargetPass
 from service.engine.trace import RoundRecord, Tracer
 from service.engine.tree import Trees, TreeShape
+from service.model.capture import capture_on
 from service.model.draft import Draft
 from service.model.kernels import HAS_TRITON, move_rows, runs_triton
 from service.model.transfer import sent, sent_together

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from service.engine.graphs import capture_on
 from service.engine.tree import TreeShape
 from service.evaluation.timing import median_seconds
+from service.model.capture import capture_on
 from service.model.draft import Draft
 
 CONTEXT = 256  # places that a list's branches look back at

@@ -1,56 +1,58 @@
-"""A loss in CUDA graphs: of a small model a GPU has computed each operation before the host asks for the next one."""
+"""A gradient in CUDA graphs: of a small model a GPU has computed each operation before the host asks for the next."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
-_Loss = Callable[..., torch.Tensor]
+from service.model.capture import Graph, capture_on
+
+_Shapes = tuple[torch.Size, ...]
 
 
-class GraphedLoss:
-    """A loss, which on a GPU is captured once for each shape of what it is asked of.
-
-    The gradient is to be taken before the loss is asked for again, and `optimizer.zero_grad` to be called in between:
-    graphs write where the last ones did.
+class GraphedGradient:
+    """The gradient of a loss; on a GPU it is captured once for each shape of what the loss is asked of.
 
     Args:
-        model: whose parameters the loss depends on; in training mode.
+        model: whose parameters the loss depends on, each of them; on its device.
         loss: a scalar, of tensors that need no gradient; waits for nothing on the device.
     """
 
-    def __init__(self, model: nn.Module, loss: _Loss) -> None:
-        self._model, self._loss = model, loss
-        self._graphs: dict[tuple[torch.Size, ...], Any] = {}
-        self._pool: Any = None
+    def __init__(self, model: nn.Module, loss: Callable[..., torch.Tensor]) -> None:
+        self._parameters = list(model.parameters())
+        self._loss_of = loss
+        # What graphs write into and read from stands where it stood.
+        self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
+        self._loss = torch.zeros((), device=self._parameters[0].device)
+        self._inputs: dict[_Shapes, list[torch.Tensor]] = {}
+        self._graphs: dict[_Shapes, Graph] = {}
+        self._capture = capture_on(self._loss.device)
 
     def __call__(self, *tensors: torch.Tensor) -> torch.Tensor:
-        """The loss of these tensors, on the model's device; shapes should be few."""
-        if not _captures(tensors[0].device):
-            return self._loss(*tensors)
+        """The loss of these tensors, whose gradient is in the parameters' `grad` then, in place of what was there.
+
+        Both are overwritten when it is asked for again. Tensors are on the model's device; shapes should be few.
+        """
+        self._compute(tensors)
+        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+            parameter.grad = gradient
+        return self._loss
+
+    def _compute(self, tensors: tuple[torch.Tensor, ...]) -> None:
+        if self._capture is None:
+            self._gather(tensors)
+            return
         shapes = tuple(tensor.shape for tensor in tensors)
-        if shapes not in self._graphs:
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
-            # Its inputs are the graph's from now on.
-            samples = tuple(tensor.clone() for tensor in tensors)
-            self._graphs[shapes] = torch.cuda.make_graphed_callables(
-                _LossOf(self._model, self._loss), samples, pool=self._pool
-            )
-        found: torch.Tensor = self._graphs[shapes](*tensors)
-        return found
+        if shapes in self._graphs:
+            for place, tensor in zip(self._inputs[shapes], tensors, strict=True):
+                place.copy_(tensor)
+            self._graphs[shapes].replay()
+            return
+        inputs = self._inputs[shapes] = [tensor.clone() for tensor in tensors]
+        self._gather(inputs)  # which makes ready what a capture must not
+        self._graphs[shapes] = self._capture(lambda: self._gather(inputs))
 
-
-def _captures(device: torch.device) -> bool:
-    return device.type == "cuda"
-
-
-class _LossOf(nn.Module):
-    """What `make_graphed_callables` asks for: a module that owns the parameters and returns the loss."""
-
-    def __init__(self, model: nn.Module, loss: _Loss) -> None:
-        super().__init__()
-        self.model, self._loss = model, loss
-
-    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-        return self._loss(*tensors)
+    def _gather(self, tensors: Sequence[torch.Tensor]) -> None:
+        loss = self._loss_of(*tensors)
+        torch._foreach_copy_(self._gradients, list(torch.autograd.grad(loss, self._parameters)))
+        self._loss.copy_(loss.detach())

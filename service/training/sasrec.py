@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from service.catalog.trie import Int32Array
 from service.data.dataset import Interactions
 from service.model.transfer import sent
-from service.training.graphed import GraphedLoss
+from service.training.graphed import GraphedGradient
 from service.training.micro_batches import rounded
 from service.training.teacher import Histories, IntArray, without_seen
 
@@ -206,7 +206,7 @@ def train_sasrec(
     """
     torch.manual_seed(seed)
     model = SasRec(num_items, recipe, codes).to(device)
-    loss_of = GraphedLoss(model, model.loss)
+    gather_gradient = GraphedGradient(model, model.loss)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)
     users = np.flatnonzero(np.diff(train.offsets) > 1)
     rng = np.random.default_rng(seed)
@@ -217,8 +217,7 @@ def train_sasrec(
         order = rng.permutation(users)
         for begin in range(0, len(order), recipe.batch_size):
             histories = [train.history(user) for user in order[begin : begin + recipe.batch_size].tolist()]
-            optimizer.zero_grad()
-            loss_of(*model.foreseen(histories)).backward()  # type: ignore[no-untyped-call]
+            gather_gradient(*model.foreseen(histories))
             optimizer.step()
         value = metric(model)
         on_epoch(epoch, value)

@@ -34,9 +34,9 @@ def rounds_of_service(
 ) -> Iterator[RoundShape]:
     """Of rounds of up to `max_batch` lists, none sampled or explained, with the trees that are likely for so many.
 
-    Some are there for their kernels alone, which are compiled for a tree's passes, fewer where lists need fewer items.
-    Larger rounds have room for these, but one that is met often gets a graph of its own in service, and what is
-    compiled then takes longer than many rounds.
+    Some have fewer places, as most lists are shorter than they might be. Some are there for their kernels alone, which
+    are compiled for a tree's passes, fewer where lists need fewer items: larger rounds have room for these, but one
+    that is met often gets a graph of its own in service, and what is compiled then takes longer than many rounds.
 
     Arguments as in `covering_rounds`.
     """
@@ -46,10 +46,14 @@ def rounds_of_service(
         for tree in trees[most]:
             covering = list(covering_rounds(shapes, tree, least, most, longest, widths, may_pause=may_pause))
             yield from covering
+            smallest = covering[-1]
+            for _, places in groups(smallest.draft_places):
+                if shapes.places <= places < smallest.draft_places:
+                    yield replace(smallest, longest=min(places, smallest.longest), draft_places=places)
             # However many rows there are, kernels for fewer passes are the same; a list alone may have any tree.
             if most == 1 and tree is not None:
                 for wanted in range(1, min(tree.num_passes, widths.items)):
-                    yield replace(covering[-1], wanted=wanted)
+                    yield replace(smallest, wanted=wanted)
 
 
 def prefills_of_service(shapes: Shapes, most_incoming: int, longest: int) -> Iterator[PrefillShape]:

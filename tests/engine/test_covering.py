@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from service.engine import graphs, passes
 from service.engine.beam import NUM_BEAMS
-from service.engine.covering import covering_prefills, covering_rounds, groups
+from service.engine.covering import covering_prefills, covering_rounds, groups, rounds_of_service
 from service.engine.engine import Engine
 from service.engine.load import Always
 from service.engine.reference import write_list
@@ -67,6 +67,18 @@ def test_each_round_fits_into_one_that_was_made_ready(data, tree: TreeShape | No
     [(least, most)] = [group for group in groups(max_batch) if group[0] <= batch <= group[1]]
     ready = covering_rounds(SHAPES, tree, least, most, LONGEST, WIDTHS, may_pause=may_pause)
     assert any(one.covers(shape) for one in ready)
+
+
+@pytest.mark.parametrize("batch", range(1, 9))
+def test_short_lists_have_rounds_of_few_places(batch: int) -> None:
+    ready = rounds_of_service(SHAPES, lambda _: TREES[2:3], 8, LONGEST, WIDTHS)
+    few, some = (np.full(batch, count) for count in (2, 40))
+    summary = Summary(
+        num_items=few, limit=some, num_pending=few, num_unread=few, length=some, num_round_tokens=few
+    )
+    shape = SHAPES.round(summary, WIDTHS, 8, TREES[2], is_sampled=False)
+    found = min((one for one in ready if one.covers(shape)), key=lambda one: one.cost)
+    assert (found.longest, found.draft_places) == (SHAPES.places, SHAPES.places)
 
 
 @given(st.data(), st.sampled_from([1, 5, 16, 32]), st.sampled_from([0, NUM_BEAMS]))

@@ -1,4 +1,4 @@
-"""CUDA graphs: thousands of small kernels, started as one."""
+"""How a call becomes a CUDA graph."""
 
 import gc
 from collections.abc import Callable

@@ -7,8 +7,6 @@ from torch import nn
 
 from service.model.capture import Graph, capture_on
 
-_Shapes = tuple[torch.Size, ...]
-
 
 class GraphedGradient:
     """The gradient of a loss; on a GPU it is captured once for each shape of what the loss is asked of.
@@ -21,11 +19,10 @@ class GraphedGradient:
     def __init__(self, model: nn.Module, loss: Callable[..., torch.Tensor]) -> None:
         self._parameters = list(model.parameters())
         self._loss_of = loss
-        # What graphs write into and read from stands where it stood.
+        # What graphs write into stands where it stood, and so do the inputs that each reads.
         self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._loss = torch.zeros((), device=self._parameters[0].device)
-        self._inputs: dict[_Shapes, list[torch.Tensor]] = {}
-        self._graphs: dict[_Shapes, Graph] = {}
+        self._graphs: dict[tuple[torch.Size, ...], tuple[list[torch.Tensor], Graph]] = {}
         self._capture = capture_on(self._loss.device)
 
     def __call__(self, *tensors: torch.Tensor) -> torch.Tensor:
@@ -44,13 +41,14 @@ class GraphedGradient:
             return
         shapes = tuple(tensor.shape for tensor in tensors)
         if shapes in self._graphs:
-            for place, tensor in zip(self._inputs[shapes], tensors, strict=True):
+            inputs, graph = self._graphs[shapes]
+            for place, tensor in zip(inputs, tensors, strict=True):
                 place.copy_(tensor)
-            self._graphs[shapes].replay()
+            graph.replay()
             return
-        inputs = self._inputs[shapes] = [tensor.clone() for tensor in tensors]
+        inputs = [tensor.clone() for tensor in tensors]
         self._gather(inputs)  # which makes ready what a capture must not
-        self._graphs[shapes] = self._capture(lambda: self._gather(inputs))
+        self._graphs[shapes] = inputs, self._capture(lambda: self._gather(inputs))
 
     def _gather(self, tensors: Sequence[torch.Tensor]) -> None:
         loss = self._loss_of(*tensors)
